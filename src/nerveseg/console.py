@@ -1,0 +1,38 @@
+"""What people see on the terminal: one console for messages, tables and progress."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from nerveseg.errors import NervesegError
+
+# Logs of `dvc repro` and of CI are no terminals: there, 120 columns keep tables whole.
+console = Console(stderr=True, highlight=False)
+if not console.is_terminal:
+    console = Console(stderr=True, highlight=False, width=120)
+
+
+def progress(unit: str) -> Progress:
+    """A progress bar that counts bytes (`unit="bytes"`) or things of that name."""
+    counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
+    return Progress(TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn(), console=console)
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Prints a NervesegError as one message and exits with status 1; lets every other exception through."""
+    try:
+        yield
+    except NervesegError as error:
+        console.print("[bold red]error:[/]", str(error), soft_wrap=True)
+        raise SystemExit(1) from None

@@ -1,0 +1,218 @@
+"""`params.yaml` as frozen, typed objects: everything that changes a result, and nothing else.
+
+`params.yaml` holds every value; there are no defaults here, so that a number has one home.
+"""
+
+import difflib
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML, YAMLError
+
+from nerveseg import paths
+from nerveseg.errors import NervesegError
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+InputSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]  # five halvings in the encoder
+
+
+class Section(BaseModel):
+    """A section of params.yaml: frozen, strict about types, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class PhantomParams(Section):
+    subjects: int = Field(ge=3, le=1000, description="people in the phantom dataset")
+    frames_per_subject: int = Field(ge=1, le=1000, description="frames of one slow sweep")
+    empty_share: Share = Field(description="share of the frames without a nerve")
+    height: int = Field(ge=64, le=2048, description="frame height in pixels")
+    width: int = Field(ge=64, le=2048, description="frame width in pixels")
+    layout: Literal["hydrogen-torch", "kaggle"] = Field(description="layout of the dataset zip")
+    seed: Seed
+
+
+class DataParams(Section):
+    uri: str = Field(min_length=1, description="s3://bucket/key, https://host/path or a path of a dataset zip")
+    version_id: str | None = Field(description="pins one version of an S3 object")
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(description="refuses any other content")
+    frames: Literal["nonempty", "all"] = Field(description="frames with a mask only, or all of them")
+
+    @field_validator("uri")
+    @classmethod
+    def _known_scheme(cls, uri: str) -> str:
+        scheme, separator, rest = uri.partition("://")
+        if separator and scheme not in ("s3", "https", "http"):
+            raise ValueError(f"cannot read {scheme}://; use s3://bucket/key, https://host/path or a path")
+        if scheme == "s3" and separator and not all(rest.partition("/")[::2]):
+            raise ValueError("an S3 URI has a bucket and a key: s3://bucket/key")
+        return uri
+
+    @model_validator(mode="after")
+    def _version_needs_s3(self) -> Self:
+        if self.version_id is not None and not self.uri.startswith("s3://"):
+            raise ValueError("version_id pins a version of an S3 object, but uri is not s3://; set it to null")
+        return self
+
+
+class SplitParams(Section):
+    by: Literal["subject", "fold"] = Field(description="whole subjects drawn by seed, or the dataset's fold column")
+    seed: Seed
+    validation: Share = Field(gt=0, description="by subject: share of the subjects for validation")
+    test: Share = Field(description="by subject: share of the subjects for testing")
+    validation_fold: int | None = Field(description="by fold: the fold that validates")
+    test_fold: int | None = Field(description="by fold: the fold that tests")
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test must stay below 1: nothing is left to train on")
+        if self.by == "fold" and self.validation_fold is None:
+            raise ValueError("by: fold needs a validation_fold")
+        if self.by == "fold" and self.validation_fold == self.test_fold:
+            raise ValueError(
+                "validation_fold and test_fold must differ; with no test fold, set evaluate.split: validation"
+            )
+        return self
+
+    @property
+    def has_test(self) -> bool:
+        """Whether any frame is set aside for testing."""
+        return self.test > 0 if self.by == "subject" else self.test_fold is not None
+
+
+class ModelParams(Section):
+    architecture: str = Field(min_length=1, description="architecture of segmentation_models_pytorch, such as Unet")
+    encoder: str = Field(min_length=1, description="encoder of segmentation_models_pytorch, such as resnet34")
+    encoder_weights: str = Field(description="none, imagenet, or a .safetensors or .pth file under weights/")
+    height: InputSide = Field(description="height in pixels that the network sees")
+    width: InputSide = Field(description="width in pixels that the network sees")
+    threshold: float = Field(gt=0, lt=1, description="probability from which a pixel is nerve")
+
+    @field_validator("encoder_weights")
+    @classmethod
+    def _known_weights(cls, weights: str) -> str:
+        path = PurePosixPath(weights)
+        if weights in ("none", "imagenet"):
+            return weights
+        if path.suffix not in (".safetensors", ".pth") or path.parts[:1] != (paths.WEIGHTS.name,) or ".." in path.parts:
+            raise ValueError(
+                "use none, imagenet, or a .safetensors or .pth file under weights/, the folder whose changes DVC sees"
+            )
+        return weights
+
+
+class TrainParams(Section):
+    batch_size: int = Field(ge=2, le=4096, description="frames a step; the last, smaller batch is dropped")
+    epochs: int = Field(ge=1, le=10_000)
+    optimizer: Literal["adamw"]
+    learning_rate: float = Field(gt=0, le=1)
+    schedule: Literal["cosine"] = Field(description="learning rate per step, down to zero")
+    weight_decay: float = Field(ge=0, le=1)
+    gradient_clip: float = Field(ge=0, description="largest norm of the gradient; 0: no clipping")
+    augmentation: Literal["none", "soft"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(description="auto: what the device does best")
+    seed: Seed
+
+
+class EvaluateParams(Section):
+    split: Literal["test", "validation"] = Field(description="which frames are scored")
+    overlays: int = Field(ge=1, le=24, description="frames in each panel: best, worst, random")
+    seed: Seed
+
+
+class RegisterParams(Section):
+    min_dice: float = Field(ge=0, le=1, description="floor on the mean Dice of the scored frames")
+
+
+class Params(Section):
+    """The whole of `params.yaml`."""
+
+    phantom: PhantomParams
+    data: DataParams
+    split: SplitParams
+    model: ModelParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    registration: RegisterParams = Field(alias="register")  # `register` is a method of pydantic's base class
+
+    @model_validator(mode="after")
+    def _test_frames_exist(self) -> Self:
+        if self.evaluate.split == "test" and not self.split.has_test:
+            raise ValueError("evaluate.split is test, but split sets no frames aside for testing")
+        return self
+
+
+def load(path: Path = paths.PARAMS) -> Params:
+    """Reads and checks a params file.
+
+    Raises:
+        NervesegError: the file is missing, is not YAML, or does not fit; names every key that is wrong.
+    """
+    return parse(read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping.
+
+    Raises:
+        NervesegError: it is missing, is not YAML, or holds something else.
+    """
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))  # YAML 1.2, as DVC reads it
+    except FileNotFoundError:
+        raise NervesegError(f"{path} is missing: run from the root of the repository.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise NervesegError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise NervesegError(f"{path} must hold sections (phantom, data, ...), but holds {type(content).__name__}.")
+    return content
+
+
+def parse(content: dict[str, Any], name: str) -> Params:
+    """Checks the content of a params file called `name`.
+
+    Raises:
+        NervesegError: names every key that is wrong, and the nearest known name of an unknown one.
+    """
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        lines = [_explain(detail) for detail in error.errors()]
+        raise NervesegError(f"{name} does not fit:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as `{"train.epochs": 5, ...}`, in their order."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def known_names() -> list[str]:
+    """Every name that params.yaml knows, dotted: its sections and their keys."""
+    schema = Params.model_json_schema()
+    sections = {name: schema["$defs"][part["$ref"].rpartition("/")[2]] for name, part in schema["properties"].items()}
+    return [*sections, *(f"{name}.{key}" for name, section in sections.items() for key in section["properties"])]
+
+
+def _explain(detail: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{name}: unknown key{nearest(name)}"
+    if detail["type"] == "missing":
+        return f"{name}: missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    if isinstance(detail["input"], dict):  # a check across keys: its text names them
+        return f"{name}: {message}" if name else message
+    return f"{name}: {message}, not {detail['input']!r}"
+
+
+def nearest(name: str) -> str:
+    """`; did you mean a.b?` for a known name that resembles `name`, else nothing."""
+    matches = difflib.get_close_matches(name, known_names(), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""

@@ -1,0 +1,23 @@
+"""Where the stages leave their files for one another, relative to the repository's root."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+PROFILES = Path("profiles")
+WEIGHTS = Path("weights")  # encoder weights that the user brings; DVC watches the folder
+DVC_LOCK = Path("dvc.lock")
+
+PHANTOM_ZIP = Path("data/phantom.zip")
+DATASET_ZIP = Path("data/raw/dataset.zip")
+SOURCE_JSON = Path("data/raw/source.json")
+PACKED = Path("data/packed")
+
+MODELS = Path("models")
+CHECKPOINTS = Path("checkpoints")  # outside DVC's outs, which it removes before a stage runs
+
+REPORTS = Path("reports")
+FIGURES = REPORTS / "figures"
+METRICS_JSON = REPORTS / "metrics.json"
+PER_IMAGE_CSV = REPORTS / "per_image.csv"
+PER_SUBJECT_CSV = REPORTS / "per_subject.csv"
+REGISTRATION_JSON = REPORTS / "registration.json"

@@ -1,0 +1,1 @@
+"""The gate and the versions of the registered model."""

@@ -1,0 +1,49 @@
+"""The typed environment: where things live and what they run on. Nothing here makes a stage stale."""
+
+import difflib
+import os
+from functools import cache
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from nerveseg.errors import NervesegError
+
+_PREFIX = "NERVESEG_"
+
+
+class Settings(BaseSettings):
+    """Environment variables of the project; AWS's own (`AWS_*`) are read by boto3 itself."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True)
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="where tensors live")
+    workers: int | None = Field(
+        default=None, ge=0, description="processes that load frames; unset: one less than the CPUs, at most 8"
+    )
+    experiment: str = Field(default="nerveseg", description="MLflow experiment of the runs")
+    tracking_uri: str = Field(default="sqlite:///mlflow.db", validation_alias="MLFLOW_TRACKING_URI")
+    # fsspec's variable rather than one of ours: DVC's own S3 client obeys it as well.
+    s3_anonymous: bool = Field(
+        False, validation_alias="FSSPEC_S3_ANON", description="unsigned requests to public buckets"
+    )
+
+
+@cache
+def settings() -> Settings:
+    """The environment of this process, read once.
+
+    Raises:
+        NervesegError: a variable has a bad value, or an unknown one begins with NERVESEG_.
+    """
+    known = {f"{_PREFIX}{name}".upper() for name, field in Settings.model_fields.items() if not field.validation_alias}
+    for name in os.environ:
+        if name.startswith(_PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise NervesegError(f"{name}: no such setting{f'; did you mean {near[0]}?' if near else ''}")
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
+        raise NervesegError("The environment does not fit:\n" + "\n".join(lines)) from None
