@@ -1,0 +1,64 @@
+"""Masks as Kaggle's run lengths: "start length start length ...", counted from 1 down the columns.
+
+Source: https://www.kaggle.com/competitions/ultrasound-nerve-segmentation/overview/evaluation
+"""
+
+import re
+
+import numpy as np
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")  # 18 digits fit int64
+
+
+def encode(mask: np.ndarray) -> str:
+    """The run lengths of a mask.
+
+    Args:
+        mask: (height, width), any dtype; everything above 0 is foreground.
+
+    Returns:
+        Runs in ascending order, none touching the next; an empty text for an empty mask.
+    """
+    foreground = np.concatenate([[0], (mask > 0).T.ravel(), [0]]).astype(np.int8)
+    edges = np.flatnonzero(np.diff(foreground)) + 1  # start, end, start, end ... from 1, ends exclusive
+    edges[1::2] -= edges[::2]
+    return " ".join(map(str, edges))
+
+
+def decode(text: str, height: int, width: int) -> np.ndarray:
+    """The mask that run lengths describe. Runs may come in any order and may touch, but not overlap.
+
+    Returns:
+        uint8 0/1, (height, width); all 0 for an empty text.
+
+    Raises:
+        ValueError: a number is missing or is no integer, a start or length is below 1, a run leaves the frame, or two
+            runs overlap (a mask counted across the rows, or one of another frame size, often shows itself that way).
+    """
+    words = text.split()
+    wrong = next((word for word in words if not _INTEGER.fullmatch(word)), None)
+    if wrong is not None:
+        raise ValueError(f"run lengths hold {wrong[:40]!r}, which is not an integer")
+    if len(words) % 2:
+        raise ValueError(f"run lengths come in pairs, but there are {len(words)} numbers")
+    runs = np.array(words, dtype=np.int64).reshape(-1, 2)
+    runs = runs[np.argsort(runs[:, 0], kind="stable")]
+    starts, lengths = runs[:, 0], runs[:, 1]
+    ends = starts + lengths  # exclusive
+    size = height * width
+    _refuse(runs, starts < 1, "starts below 1")
+    _refuse(runs, lengths < 1, "has a length below 1")
+    _refuse(runs, ends - 1 > size, f"ends beyond the {size} pixels of a {width}x{height} frame")
+    _refuse(runs[1:], starts[1:] < ends[:-1], "overlaps the run before it")
+
+    steps = np.zeros(size + 1, np.int8)
+    steps[starts - 1] += 1
+    steps[ends - 1] -= 1  # cancels the start of a run that touches
+    mask = np.cumsum(steps[:-1], dtype=np.int8).astype(np.uint8)
+    return np.ascontiguousarray(mask.reshape(width, height).T)
+
+
+def _refuse(runs: np.ndarray, wrong: np.ndarray, reason: str) -> None:
+    if wrong.any():
+        start, length = runs[np.argmax(wrong)]
+        raise ValueError(f"run '{start} {length}' {reason}")
