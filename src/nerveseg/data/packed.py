@@ -1,0 +1,169 @@
+"""The memory-mapped store of decoded frames that the split stage writes and every later stage reads.
+
+A folder with `frames.npy` and `masks.npy` (uint8, one axis: the pixels of all frames one after the other, as sizes may
+differ), `index.parquet` (a row a frame) and `findings.json` (what the checks saw).
+"""
+
+import hashlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import pandas as pd
+
+from nerveseg.errors import NervesegError
+
+_FRAMES = "frames.npy"
+_MASKS = "masks.npy"
+_INDEX = "index.parquet"
+FINDINGS = "findings.json"
+
+_DTYPES = {
+    "image": "str",
+    "subject": "str",
+    "split": "str",
+    "fold": "Int64",
+    "height": "int64",
+    "width": "int64",
+    "mask_area": "int64",
+    "offset": "int64",
+    "sha256": "str",
+}
+
+
+def pixel_digest(frame: np.ndarray) -> str:
+    """The SHA-256 of the pixels of a frame in row order, as 64 hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(frame).data).hexdigest()
+
+
+class Writer:
+    """Appends frames to a new store in `folder`; a context manager. `write_index` completes the store."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: list[BinaryIO] = []
+        self._rows: list[dict[str, Any]] = []
+        self._pixels = 0
+
+    def __enter__(self) -> Self:
+        self._files = [(self._folder / name).open("wb") for name in (_FRAMES, _MASKS)]
+        self._write_headers()
+        return self
+
+    def append(self, image: str, subject: str, fold: int | None, frame: np.ndarray, mask: np.ndarray) -> None:
+        """Adds one frame.
+
+        Args:
+            image: file name.
+            subject: the person scanned.
+            fold: the dataset's own fold, if it has any.
+            frame: uint8 (height, width).
+            mask: uint8 0/1 (height, width).
+        """
+        for file, pixels in zip(self._files, (frame, mask), strict=True):
+            file.write(np.ascontiguousarray(pixels, dtype=np.uint8).data)
+        height, width = frame.shape
+        row = (image, subject, fold, height, width, int(mask.sum()), self._pixels, pixel_digest(frame))
+        self._rows.append(dict(zip((name for name in _DTYPES if name != "split"), row, strict=True)))
+        self._pixels += frame.size
+
+    def frames(self) -> pd.DataFrame:
+        """The frames so far: the index but for its column `split`."""
+        dtypes = {name: dtype for name, dtype in _DTYPES.items() if name != "split"}
+        return pd.DataFrame(self._rows, columns=list(dtypes)).astype(dtypes)
+
+    def write_index(self, split: pd.Series) -> pd.DataFrame:
+        """Writes and returns the index; `split` says "train", "validation" or "test" for each row of `frames()`."""
+        index = self.frames().assign(split=split)[list(_DTYPES)].astype(_DTYPES)
+        index.to_parquet(self._folder / _INDEX, index=False)
+        return index
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._write_headers()
+        for file in self._files:
+            file.close()
+
+    def _write_headers(self) -> None:
+        # numpy pads its header so that the first axis can grow in place.
+        header = {"descr": "|u1", "fortran_order": False, "shape": (self._pixels,)}
+        for file in self._files:
+            file.seek(0)
+            np.lib.format.write_array_header_1_0(file, header)
+
+
+class Packed:
+    """A store opened for reading. Pickling it carries the folder only, so that workers map the same files.
+
+    Attributes:
+        index: a row a frame, RangeIndex, with the columns image (file name), subject, split ("train", "validation",
+            "test"), fold (nullable Int64), height, width, mask_area (pixels), offset (into both arrays), sha256 (of the
+            frame's pixels).
+    """
+
+    index: pd.DataFrame
+
+    def __init__(self, folder: Path, index: pd.DataFrame, frames: np.ndarray, masks: np.ndarray) -> None:
+        self.index = index
+        self._folder = folder
+        self._frames = frames
+        self._masks = masks
+        shapes = index[["height", "width"]].itertuples(index=False, name=None)
+        self._places = list(zip(index["offset"].tolist(), shapes, strict=True))
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Maps the store in `folder`.
+
+        Raises:
+            NervesegError: a file is missing or damaged, or the files do not belong together.
+        """
+        mend = "`dvc repro split` makes it anew, `dvc pull` brings it."
+        missing = [str(folder / name) for name in (_FRAMES, _MASKS, _INDEX) if not (folder / name).exists()]
+        if missing:
+            raise NervesegError(f"{', '.join(missing)} missing: {mend}")
+        try:
+            index = pd.read_parquet(folder / _INDEX)
+            frames, masks = (
+                np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False)) for name in (_FRAMES, _MASKS)
+            )
+        except (ValueError, OSError) as error:
+            raise NervesegError(f"{folder} is damaged ({error}): {mend}") from None
+        problem = _inconsistency(index, frames, masks)
+        if problem:
+            raise NervesegError(f"{folder} is inconsistent: {problem}. {mend}")
+        return cls(folder, index, frames, masks)
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Packed.open, (self._folder,)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def frame(self, row: int) -> np.ndarray:
+        """The pixels of a frame: uint8 (height, width), a read-only view of the map."""
+        return self._view(self._frames, row)
+
+    def mask(self, row: int) -> np.ndarray:
+        """The mask of a frame: uint8 0/1 (height, width), a read-only view of the map."""
+        return self._view(self._masks, row)
+
+    def rows(self, split: str) -> np.ndarray:
+        """The row numbers of one split: int64, ascending."""
+        return np.flatnonzero(self.index["split"] == split).astype(np.int64)
+
+    def _view(self, pixels: np.ndarray, row: int) -> np.ndarray:
+        offset, (height, width) = self._places[row]
+        return pixels[offset : offset + height * width].reshape(height, width)
+
+
+def _inconsistency(index: pd.DataFrame, frames: np.ndarray, masks: np.ndarray) -> str | None:
+    if list(index.columns) != list(_DTYPES):
+        return f"{_INDEX} has the columns {', '.join(index.columns)}"
+    sizes = (index["height"] * index["width"]).to_numpy()
+    if not np.array_equal(index["offset"], np.cumsum(sizes) - sizes):
+        return f"the offsets of {_INDEX} do not follow from its frame sizes"
+    for name, pixels in ((_FRAMES, frames), (_MASKS, masks)):
+        if pixels.dtype != np.uint8 or pixels.shape != (sizes.sum(),):
+            return f"{name} holds {pixels.dtype} {pixels.shape}, but {_INDEX} counts {sizes.sum()} pixels"
+    return None
