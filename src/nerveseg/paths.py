@@ -11,6 +11,7 @@ PHANTOM_ZIP = Path("data/phantom.zip")
 DATASET_ZIP = Path("data/raw/dataset.zip")
 SOURCE_JSON = Path("data/raw/source.json")
 PACKED = Path("data/packed")
+FINDINGS_JSON = Path("data/findings.json")  # only while errors keep the dataset from being packed
 
 MODELS = Path("models")
 CHECKPOINTS = Path("checkpoints")  # outside DVC's outs, which it removes before a stage runs

@@ -1,0 +1,167 @@
+"""Reads a dataset zip that nobody vouches for: member by member into memory, nothing unpacked to disk or unpickled."""
+
+import io
+import stat
+import zipfile
+import zlib
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
+
+from nerveseg.errors import NervesegError
+
+MAX_MEMBER_BYTES = 256 * 2**20  # the largest table of Kaggle's data is 20 MiB
+MAX_RATIO = 200  # ultrasound frames shrink by less than 2; only above FREE_RATIO_BYTES,
+FREE_RATIO_BYTES = 16 * 2**20  # since an empty uncompressed mask shrinks by 1000
+MAX_PIXELS = 2**24  # 4096 x 4096
+
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that zipfile unpacks in bounded pieces
+_ENCRYPTED = 0x1
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+_BITS_PER_SAMPLE = 258  # TIFF tag
+_PNG_BIT_DEPTH = 24  # place of that byte in a PNG file
+
+
+class UnfitImageError(ValueError):
+    """An image that cannot be used as 8-bit grey pixels; `kind` says why in two words."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+class Archive:
+    """A zip opened for reading; a context manager, safe to read from several threads.
+
+    Attributes:
+        path: the zip.
+        names: members in the order of the zip, with forward slashes; folders, `__MACOSX/` and hidden files left out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens the zip and looks at its directory only.
+
+        Raises:
+            NervesegError: missing, not a zip, cut off or empty; or a member is encrypted, unpacks to more than 256 MiB,
+                unpacks to more than 16 MiB at more than 200:1, uses another method than store or deflate, is listed
+                twice, is a link, or has a name that leads out of the zip or cannot be printed.
+        """
+        self.path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except FileNotFoundError:
+            raise NervesegError(f"{path} is missing: `dvc repro download` fetches it.") from None
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+            raise NervesegError(f"{path} is not a zip, or was cut off ({error}): upload or download it anew.") from None
+        members = [(info.filename.replace("\\", "/"), info) for info in self._zip.infolist()]  # Windows' backslashes
+        members = [(name, info) for name, info in members if not name.endswith("/") and not _is_hidden(name)]
+        self._members = dict(members)
+        self.names = list(self._members)
+        problem = self._problem(Counter(name for name, _ in members))
+        if problem:
+            self._zip.close()
+            raise NervesegError(f"{path} is refused: {problem}.")
+
+    def _problem(self, counts: Counter[str]) -> str | None:
+        if not self.names:
+            return "it holds no files"
+        twice = next((name for name in self.names if counts[name] > 1), None)
+        if twice:
+            return f"{twice} is in it twice"
+        for name, info in self._members.items():
+            reason = _reason_to_refuse(name, info)
+            if reason:
+                return f"{name!r} {reason}"
+        return None
+
+    def read(self, name: str) -> bytes:
+        """The content of a member.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        info = self._members[name]
+        try:
+            with self._zip.open(info) as file:
+                return file.read(info.file_size + 1)  # one more byte, so that the end and with it the CRC is reached
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            raise ValueError(f"damaged in the zip: {error}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._zip.close()
+
+
+def _is_hidden(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts)
+
+
+def _reason_to_refuse(name: str, info: zipfile.ZipInfo) -> str | None:
+    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+        return "is a name that leads out of the zip"
+    if not name or not name.isprintable():
+        return "is an empty name, or one with control characters"
+    if info.flag_bits & _ENCRYPTED:
+        return "is encrypted; zip the dataset without a password"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "is a link; zip the files themselves"
+    if info.compress_type not in _METHODS:
+        return "is packed by another method than deflate; zip it with a common tool"
+    if info.file_size > MAX_MEMBER_BYTES:
+        return f"unpacks to {info.file_size} bytes; the limit is {MAX_MEMBER_BYTES}"
+    if info.file_size > max(FREE_RATIO_BYTES, MAX_RATIO * info.compress_size):
+        return f"unpacks to more than {MAX_RATIO} times its size, as a zip bomb does"
+    return None
+
+
+def decode_grey(content: bytes) -> tuple[np.ndarray, bool]:
+    """Decodes a PNG, JPEG, TIFF or BMP file.
+
+    Returns:
+        uint8 (height, width), and whether the file has colours, which were turned into grey by ITU-R 601 luma. An
+        alpha channel is left aside.
+
+    Raises:
+        UnfitImageError: it cannot be read, is larger than 4096 x 4096 pixels, has more than 8 bits a sample, or holds
+            several pages. Rescaling 16 bits or picking a page is a choice that belongs to whoever knows the data.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            _refuse_unfit(image, content)
+            return _grey(image)
+    except UnfitImageError:
+        raise
+    except Exception as error:  # decoders meet foreign bytes with errors of many classes; each becomes a finding
+        raise UnfitImageError("unreadable", f"is no readable PNG, JPEG, TIFF or BMP: {error}") from None
+
+
+def _refuse_unfit(image: Image.Image, content: bytes) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise UnfitImageError("too large", f"has {image.width}x{image.height} pixels; the limit is {MAX_PIXELS} pixels")
+    pages = getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise UnfitImageError("several pages", f"holds {pages} pages; save each frame as a file of its own")
+    bits = 8
+    if isinstance(image, TiffImageFile):
+        bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+    elif image.format == "PNG":
+        bits = content[_PNG_BIT_DEPTH]
+    if bits > 8:
+        raise UnfitImageError("16-bit", f"has {bits} bits a sample; save it with 8 bits, scaled as you see fit")
+
+
+def _grey(image: Image.Image) -> tuple[np.ndarray, bool]:
+    if image.mode in ("1", "L", "LA"):
+        return np.asarray(image.convert("L")), False
+    colours = image.convert("RGB")
+    red, green, blue = (np.asarray(channel) for channel in colours.split())
+    is_coloured = not (np.array_equal(red, green) and np.array_equal(green, blue))
+    return np.asarray(colours.convert("L")), is_coloured

@@ -1,0 +1,169 @@
+"""Checks every frame with its mask and packs it, each file decoded once."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nerveseg.console import progress
+from nerveseg.data import rle
+from nerveseg.data.archive import Archive, UnfitImageError, decode_grey
+from nerveseg.data.findings import Finding, count
+from nerveseg.data.layouts import Dataset, Record
+from nerveseg.data.packed import Writer, pixel_digest
+
+MIN_SIDE = 32  # pixels; a thumbnail or another file that is no ultrasound frame
+
+_AHEAD = 64  # frames decoded before they are written: bounds the memory
+
+
+@dataclass
+class _Pair:
+    """A decoded frame and its mask, as far as they could be had."""
+
+    record: Record
+    frame: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    def error(self, kind: str, detail: str) -> None:
+        self.findings.append(Finding("error", kind, self.record.image, detail))
+
+    def warn(self, kind: str, detail: str) -> None:
+        self.findings.append(Finding("warning", kind, self.record.image, detail))
+
+
+def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -> dict[str, Any]:
+    """Checks all frames of a dataset and appends the good ones, in the order of the records.
+
+    Args:
+        archive: the zip.
+        dataset: its frames, and what was found while listing them.
+        writer: the store to fill; worth nothing if there are errors.
+        keep_empty: whether to append frames whose mask is empty.
+
+    Returns:
+        What findings.json holds: layout, frames, subjects, frames_with_mask, packed_frames, errors, warnings and
+        findings (a list of `Finding`, all of them, errors do not end the checks).
+    """
+    findings = list(dataset.findings)
+    twins = _Twins()
+    with_mask = packed = 0
+    for pair in _decoded(archive, dataset.records):
+        findings += pair.findings
+        if pair.frame is None or pair.mask is None:
+            continue
+        findings += twins.compare(pair.record, pair.frame, pair.mask)
+        has_mask = bool(pair.mask.any())
+        with_mask += has_mask
+        if has_mask or keep_empty:
+            writer.append(pair.record.image, pair.record.subject, pair.record.fold, pair.frame, pair.mask)
+            packed += 1
+    return {
+        "layout": dataset.layout,
+        "frames": len(dataset.records),
+        "subjects": len({record.subject for record in dataset.records}),
+        "frames_with_mask": with_mask,
+        "packed_frames": packed,
+        "errors": count(findings, "error"),
+        "warnings": count(findings, "warning"),
+        "findings": findings,
+    }
+
+
+def _decoded(archive: Archive, records: Sequence[Record]) -> Iterator[_Pair]:
+    with progress("frames") as bar, ThreadPoolExecutor() as pool:
+        task = bar.add_task("Checking and packing", total=len(records))
+        for first in range(0, len(records), _AHEAD):
+            for pair in pool.map(lambda record: _decode(archive, record), records[first : first + _AHEAD]):
+                yield pair
+                bar.advance(task)
+
+
+def _decode(archive: Archive, record: Record) -> _Pair:
+    pair = _Pair(record)
+    pair.frame = _image(archive, pair, record.member)
+    if pair.frame is not None:
+        _check_frame(pair, pair.frame)
+    if record.mask_member is not None:
+        pair.mask = _mask_from_image(archive, pair, record.mask_member)
+    elif pair.frame is not None:
+        pair.mask = _mask_from_runs(pair, pair.frame.shape)
+    if pair.frame is not None and pair.mask is not None and pair.frame.shape != pair.mask.shape:
+        pair.error("size mismatch", f"the frame is {_size(pair.frame)}, its mask {_size(pair.mask)} (width x height)")
+        pair.mask = None
+    return pair
+
+
+def _image(archive: Archive, pair: _Pair, member: str) -> np.ndarray | None:
+    try:
+        pixels, is_coloured = decode_grey(archive.read(member))
+    except UnfitImageError as error:
+        pair.error(error.kind, f"{member} {error}")
+        return None
+    except ValueError as error:
+        pair.error("unreadable", f"{member} is {error}")
+        return None
+    if is_coloured:
+        pair.warn("colour", f"{member} has colours; they were turned into grey by luma")
+    return pixels
+
+
+def _check_frame(pair: _Pair, frame: np.ndarray) -> None:
+    if min(frame.shape) < MIN_SIDE:
+        pair.error("frame too small", f"is {_size(frame)}; {MIN_SIDE} pixels a side are the least")
+    if frame.min() == frame.max():
+        pair.warn("blank frame", f"all pixels are {frame.min()}")
+
+
+def _mask_from_image(archive: Archive, pair: _Pair, member: str) -> np.ndarray | None:
+    pixels = _image(archive, pair, member)
+    if pixels is None:
+        return None
+    if ((pixels != 0) & (pixels != pixels.max())).any():
+        values = np.unique(pixels).tolist()
+        shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
+        pair.error("mask values", f"{member} holds the {len(values)} values {shown}; a mask has 0 and one other")
+        return None
+    return (pixels > 0).astype(np.uint8)
+
+
+def _mask_from_runs(pair: _Pair, shape: tuple[int, ...]) -> np.ndarray | None:
+    height, width = shape
+    mask = np.zeros((height, width), np.uint8)
+    try:
+        for text in pair.record.runs:
+            mask |= rle.decode(text, height, width)
+    except ValueError as error:
+        pair.error("run lengths", str(error))
+        return None
+    return mask
+
+
+class _Twins:
+    """Remembers pixels already seen: frames that are twins of one another leak between splits, or contradict."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, dict[str, tuple[str, str]]] = {}  # pixels -> subject -> first image, its mask
+
+    def compare(self, record: Record, frame: np.ndarray, mask: np.ndarray) -> list[Finding]:
+        earlier = self._seen.setdefault(pixel_digest(frame), {})
+        mask_digest = pixel_digest(mask)
+        kind = detail = None
+        if record.subject in earlier:
+            image, other_mask = earlier[record.subject]
+            kind = "duplicate frame" if mask_digest == other_mask else "contradictory masks"
+            detail = f"has the same pixels as {image}" + (", but another mask" if mask_digest != other_mask else "")
+        elif earlier:
+            subject, (image, _) = next(iter(earlier.items()))
+            kind = "duplicate frame across subjects"
+            detail = f"has the same pixels as {image} of subject {subject}"
+        earlier.setdefault(record.subject, (record.image, mask_digest))
+        return [Finding("warning", kind, record.image, detail)] if kind and detail else []
+
+
+def _size(pixels: np.ndarray) -> str:
+    height, width = pixels.shape
+    return f"{width}x{height}"

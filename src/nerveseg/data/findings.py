@@ -1,0 +1,56 @@
+"""What the checks of a dataset have to say about it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from nerveseg.console import console
+
+_TABLE_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong (error: the dataset is not used) or odd (warning) about a frame.
+
+    Attributes:
+        kind: a few words that are the same for all findings of a kind, such as "missing mask".
+        image: file name of the frame; for a finding about several, their folder or the table that names them.
+    """
+
+    severity: Literal["error", "warning"]
+    kind: str
+    image: str
+    detail: str
+
+
+def count(findings: Sequence[Finding], severity: str) -> int:
+    """How many findings have that severity."""
+    return sum(finding.severity == severity for finding in findings)
+
+
+def show(findings: Sequence[Finding], everything_in: Path) -> None:
+    """Prints a table of the findings, errors first: every kind with its count and as many examples as 20 rows hold."""
+    if not findings:
+        return
+    kinds = Counter((finding.severity, finding.kind) for finding in findings)
+    examples_a_kind = max(1, _TABLE_ROWS // len(kinds))
+    table = Table(
+        title=f"The dataset has {count(findings, 'error')} errors and {count(findings, 'warning')} warnings",
+        caption=f"all of them: {everything_in}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for column in ("severity", "kind", "count", "image", "detail"):
+        table.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
+    for severity, kind in sorted(kinds):
+        same = [finding for finding in findings if (finding.severity, finding.kind) == (severity, kind)]
+        for number, finding in enumerate(same[:examples_a_kind]):
+            head = (severity, kind, str(len(same))) if number == 0 else ("", "", "")
+            table.add_row(*head, Text(finding.image), Text(finding.detail))  # Text: names may look like markup
+    console.print(table)

@@ -1,0 +1,256 @@
+"""The two layouts of a dataset zip, told apart by what is inside.
+
+kaggle: `<subject>_<frame>.tif` beside `<subject>_<frame>_mask.tif`, in any folder.
+hydrogen-torch: a parquet or CSV table with the columns image, rle_mask and perhaps fold (a row a mask; several rows of
+an image, of whatever class, are one foreground), and the images in any folder.
+"""
+
+import io
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nerveseg.data.archive import Archive
+from nerveseg.data.findings import Finding
+from nerveseg.data.names import natural_key, subject_of
+from nerveseg.errors import NervesegError
+
+MAX_TABLE_ROWS = 1_000_000
+
+_TIF_SUFFIXES = (".tif", ".tiff")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *_TIF_SUFFIXES)
+_PARQUET_SUFFIXES = (".pq", ".parquet")
+_TABLE_SUFFIXES = (".csv", *_PARQUET_SUFFIXES)
+_REQUIRED = ("image", "rle_mask")
+_READ = (*_REQUIRED, "fold")
+_NULLS = ("", "nan", "none", "null", "<na>")
+_MASK_ENDING = "_mask"
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}(\.0*)?")  # 4.0: a column of integers that once held a null
+
+
+@dataclass(frozen=True)
+class Record:
+    """A frame and where its mask is: in a member of the zip, in run lengths, or nowhere (an empty mask).
+
+    Attributes:
+        image: file name of the frame, unique in the dataset.
+        subject: the person scanned; empty if the file name does not say.
+        member: the frame's name in the zip.
+        mask_member: the mask's name in the zip.
+        runs: run lengths whose union is the mask.
+        fold: the dataset's own fold.
+    """
+
+    image: str
+    subject: str
+    member: str
+    mask_member: str | None = None
+    runs: tuple[str, ...] = ()
+    fold: int | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a zip holds, by its names and its table alone.
+
+    Attributes:
+        layout: "kaggle" or "hydrogen-torch".
+        records: in natural order of their file names, whatever the order in the zip.
+    """
+
+    layout: str
+    records: list[Record] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, record: Record) -> None:
+        """Adds a record, and a finding if its name does not tell the subject."""
+        self.records.append(record)
+        if not record.subject:
+            self.error("unparseable subject", record.image, "is not named <subject>_<frame>")
+
+    def error(self, kind: str, image: str, detail: str) -> None:
+        self.findings.append(Finding("error", kind, image, detail))
+
+    def warn(self, kind: str, image: str, detail: str) -> None:
+        self.findings.append(Finding("warning", kind, image, detail))
+
+
+def find(archive: Archive) -> Dataset:
+    """Finds the layout and lists the frames; decodes nothing.
+
+    Raises:
+        NervesegError: the zip holds neither layout, both, or two tables that could be the one; or the table is damaged.
+    """
+    tables = {name: _columns(archive, name) for name in archive.names if _has_suffix(name, _TABLE_SUFFIXES)}
+    candidates = [name for name, columns in tables.items() if set(_REQUIRED) <= set(columns)]
+    masks = [name for name in archive.names if _has_suffix(name, _TIF_SUFFIXES) and _is_mask(name)]
+    if candidates and masks:
+        raise NervesegError(
+            f"{archive.path} holds both layouts: the table {candidates[0]} (hydrogen-torch) and {len(masks)} files "
+            f"such as {masks[0]} (kaggle). Keep one of them."
+        )
+    if len(candidates) > 1:
+        raise NervesegError(
+            f"{archive.path} holds {len(candidates)} tables with the columns {' and '.join(_REQUIRED)}: "
+            f"{', '.join(candidates)}. Keep one of them."
+        )
+    if candidates:
+        return _hydrogen_torch(archive, candidates[0], tables[candidates[0]])
+    if masks:
+        return _kaggle(archive)
+    raise NervesegError(
+        f"{archive.path} holds neither layout. Wanted: <subject>_<frame>.tif beside <subject>_<frame>_mask.tif "
+        "(kaggle), or images and a parquet or CSV table with the columns image, class_id, rle_mask and perhaps fold "
+        f"(hydrogen-torch). Found: {_inventory(archive.names, tables)}."
+    )
+
+
+def _kaggle(archive: Archive) -> Dataset:
+    dataset = Dataset("kaggle")
+    frames, masks = defaultdict(list), defaultdict(list)  # by folder and stem of the frame
+    for name in archive.names:
+        if _has_suffix(name, _TIF_SUFFIXES):
+            path = PurePosixPath(name)
+            if _is_mask(name):
+                masks[path.parent, path.stem[: -len(_MASK_ENDING)]].append(name)
+            else:
+                frames[path.parent, path.stem].append(name)
+        elif _has_suffix(name, _IMAGE_SUFFIXES):
+            dataset.warn("ignored file", PurePosixPath(name).name, f"{name} is no TIF, unlike the masks")
+
+    labelled = {folder for folder, stem in frames if (folder, stem) in masks}
+    unlabelled = [names for (folder, _), names in frames.items() if folder not in labelled]
+    if unlabelled:
+        _warn_of_unlabelled(
+            dataset, [name for names in unlabelled for name in names], "no frame of their folder has a mask"
+        )
+
+    folders = defaultdict(list)  # labelled ones, by stem of the frame
+    for folder, stem in frames:
+        if folder in labelled:
+            folders[stem].append(folder)
+    for stem in sorted(folders, key=natural_key):
+        names = [name for folder in folders[stem] for name in frames[folder, stem]]
+        own_masks = [name for folder in folders[stem] for name in masks.get((folder, stem), [])]
+        if len(names) > 1 or len(own_masks) > 1:
+            dataset.error("duplicate name", stem, f"is in the zip as {', '.join(sorted(names + own_masks))}")
+            continue
+        path = PurePosixPath(names[0])
+        if not own_masks:
+            dataset.error("missing mask", path.name, f"has no {stem}{_MASK_ENDING}{path.suffix} in {path.parent}/")
+        dataset.add(Record(path.name, subject_of(path.name) or "", names[0], own_masks[0] if own_masks else None))
+    for (folder, stem), names in masks.items():
+        if (folder, stem) not in frames:
+            dataset.error("missing frame", PurePosixPath(names[0]).name, f"is the mask of no {stem}.tif in {folder}/")
+    return dataset
+
+
+def _hydrogen_torch(archive: Archive, table: str, columns: list[str]) -> Dataset:
+    dataset = Dataset("hydrogen-torch")
+    members = defaultdict(list)  # by file name
+    for name in archive.names:
+        if _has_suffix(name, _IMAGE_SUFFIXES):
+            members[PurePosixPath(name).name].append(name)
+
+    rows = defaultdict(list)  # by file name
+    for number, (path, text, fold) in enumerate(_rows(archive, table, columns), start=1):
+        if path is None:
+            dataset.error("missing frame", table, f"row {number} names no image")
+        else:
+            rows[PureWindowsPath(path).name].append((text, fold))  # knows both kinds of slash
+    if not rows:
+        raise NervesegError(f"{table} in {archive.path} has no rows with an image.")
+
+    for image in sorted(rows, key=natural_key):
+        names = members.get(image, [])
+        folds = [_fold(dataset, image, fold) for _, fold in rows[image]]
+        if len(set(folds)) > 1:
+            dataset.error("conflicting folds", image, f"has rows in the folds {', '.join(map(str, folds))}")
+        if not names:
+            dataset.error("missing frame", image, f"is named by {table}, but is not in the zip")
+        elif len(names) > 1:
+            dataset.error("duplicate name", image, f"is in the zip as {', '.join(sorted(names))}")
+        else:
+            runs = tuple(text for text, _ in rows[image] if text is not None)
+            dataset.add(Record(image, subject_of(image) or "", names[0], runs=runs, fold=folds[0]))
+    unlabelled = [name for image, names in members.items() if image not in rows for name in names]
+    if unlabelled:
+        _warn_of_unlabelled(dataset, unlabelled, f"{table} does not name them")
+    return dataset
+
+
+def _rows(archive: Archive, table: str, columns: list[str]) -> Iterable[tuple[str | None, str | None, str | None]]:
+    """Image, run lengths and fold of each row as text, or None."""
+    wanted = [name for name in _READ if name in columns]
+    try:
+        content = io.BytesIO(archive.read(table))
+        if _has_suffix(table, _PARQUET_SUFFIXES):
+            _refuse_long(pq.read_metadata(content).num_rows)
+            read = pq.read_table(content, columns=wanted, use_threads=False)
+            texts = {name: read.column(name).cast(pa.string()).to_pylist() for name in wanted}
+        else:
+            frame = pd.read_csv(
+                content, usecols=wanted, dtype=str, keep_default_na=False, index_col=False, nrows=MAX_TABLE_ROWS + 1
+            )
+            _refuse_long(len(frame))
+            texts = {name: frame[name].tolist() for name in wanted}
+    except (ValueError, NotImplementedError, OSError) as error:  # pandas' and Arrow's errors are among them
+        raise NervesegError(f"{table} in {archive.path} cannot be read: {error}") from None
+    blank = [None] * len(texts["image"])
+    return zip(*([_null_to_none(text) for text in texts.get(name, blank)] for name in _READ), strict=True)
+
+
+def _columns(archive: Archive, table: str) -> list[str]:
+    try:
+        content = io.BytesIO(archive.read(table))
+        if _has_suffix(table, _PARQUET_SUFFIXES):
+            return list(pq.read_schema(content).names)
+        return [str(name) for name in pd.read_csv(content, nrows=0).columns]
+    except (ValueError, NotImplementedError, OSError) as error:
+        raise NervesegError(f"{table} in {archive.path} cannot be read: {error}") from None
+
+
+def _refuse_long(rows: int) -> None:
+    if rows > MAX_TABLE_ROWS:
+        raise ValueError(f"it has more than {MAX_TABLE_ROWS} rows")
+
+
+def _null_to_none(text: str | None) -> str | None:
+    return None if text is None or text.strip().lower() in _NULLS else text.strip()
+
+
+def _fold(dataset: Dataset, image: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if _WHOLE_NUMBER.fullmatch(text):
+        return int(float(text))
+    dataset.error("fold", image, f"has the fold {text[:40]!r}, which is no integer")
+    return None
+
+
+def _warn_of_unlabelled(dataset: Dataset, names: list[str], reason: str) -> None:
+    folders = sorted({f"{PurePosixPath(name).parent}/" for name in names})
+    dataset.warn("unlabelled frames", ", ".join(folders), f"{len(names)} frames are skipped: {reason}")
+
+
+def _has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes)
+
+
+def _is_mask(name: str) -> bool:
+    return PurePosixPath(name).stem.lower().endswith(_MASK_ENDING)
+
+
+def _inventory(names: list[str], tables: dict[str, list[str]]) -> str:
+    counts = Counter((f"{(path := PurePosixPath(name)).parent}/", path.suffix or "(no suffix)") for name in names)
+    files = [f"{number} {suffix} in {folder}" for (folder, suffix), number in counts.most_common(10)]
+    if len(counts) > len(files):
+        files.append(f"{len(counts) - len(files)} more folders and suffixes")
+    columns = [f"{name} with the columns {', '.join(columns[:20])}" for name, columns in tables.items()]
+    return "; ".join(files + columns)

@@ -1,0 +1,56 @@
+"""Checks every frame of the dataset zip, decodes it once into memory-mapped arrays, and divides the subjects."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nerveseg import paths
+from nerveseg.console import console
+from nerveseg.data import checks, findings, folds, layouts, packed
+from nerveseg.data.archive import Archive
+from nerveseg.errors import NervesegError
+from nerveseg.files import replacing_folder, write_json
+from nerveseg.params import Params
+from nerveseg.stages import main
+
+
+def run(params: Params) -> None:
+    """Writes data/packed; where the dataset has errors, data/findings.json instead.
+
+    Raises:
+        NervesegError: the zip cannot be used, has errors, or cannot be divided as asked.
+    """
+    paths.FINDINGS_JSON.unlink(missing_ok=True)
+    with replacing_folder(paths.PACKED) as folder, Archive(paths.DATASET_ZIP) as archive:
+        dataset = layouts.find(archive)
+        with packed.Writer(folder) as writer:
+            report = checks.pack(archive, dataset, writer, keep_empty=params.data.frames == "all")
+        if report["errors"]:
+            _refuse(report)
+        findings.show(report["findings"], paths.PACKED / packed.FINDINGS)
+        index = writer.write_index(folds.assign(writer.frames(), params.split))
+        leaks = folds.check_leaks(index)
+        findings.show(leaks, paths.PACKED / packed.FINDINGS)
+        report["findings"] += leaks
+        report["warnings"] += len(leaks)
+        _write(folder / packed.FINDINGS, report)
+    console.print(folds.table(index))
+
+
+def _refuse(report: dict[str, Any]) -> None:
+    report["packed_frames"] = 0
+    _write(paths.FINDINGS_JSON, report)
+    findings.show(report["findings"], paths.FINDINGS_JSON)
+    raise NervesegError(
+        f"{paths.DATASET_ZIP} has {report['errors']} errors, all of them in {paths.FINDINGS_JSON}; nothing was packed. "
+        "Mend the dataset at its source (data.uri)."
+    )
+
+
+def _write(path: Path, report: Mapping[str, Any]) -> None:
+    write_json(path, {**report, "findings": [asdict(finding) for finding in report["findings"]]})
+
+
+if __name__ == "__main__":
+    main(run)
