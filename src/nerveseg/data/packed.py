@@ -152,6 +152,12 @@ class Packed:
         """The row numbers of one split: int64, ascending."""
         return np.flatnonzero(self.index["split"] == split).astype(np.int64)
 
+    def digest(self) -> str:
+        """64 hexadecimal digits that change with any frame, mask or row of the index."""
+        digest = hashlib.sha256(self.index.to_csv().encode())  # holds the digest of each frame
+        digest.update(self._masks.data)
+        return digest.hexdigest()
+
     def _view(self, pixels: np.ndarray, row: int) -> np.ndarray:
         offset, (height, width) = self._places[row]
         return pixels[offset : offset + height * width].reshape(height, width)

@@ -1,0 +1,37 @@
+"""Augmentation of training frames, by albumentations."""
+
+import albumentations as A
+import cv2
+import numpy as np
+
+
+def _soft() -> list[A.BasicTransform]:
+    return [
+        A.HorizontalFlip(p=0.5),
+        A.VerticalFlip(p=0.5),
+        A.Affine(
+            translate_percent=(-0.05, 0.05),
+            scale=(0.9, 1.1),
+            rotate=(-10, 10),
+            border_mode=cv2.BORDER_REFLECT_101,
+            p=0.5,
+        ),
+        A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.1, p=0.5),
+    ]
+
+
+class Augmentation:
+    """Random changes to a frame and its mask that depend on the given seed alone.
+
+    So a training with other workers, or one that was killed and resumed, sees the same frames.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Args: name: `none` or `soft` (flips, small shifts, scales and rotations, brightness and contrast)."""
+        self._compose = A.Compose({"none": list, "soft": _soft}[name]())
+
+    def __call__(self, frame: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Args: frame uint8 (H, W) and mask uint8 0/1 (H, W). Returns: both changed alike, same shapes and types."""
+        self._compose.set_random_seed(seed)
+        changed = self._compose(image=frame, mask=mask)
+        return changed["image"], changed["mask"]

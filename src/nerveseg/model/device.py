@@ -1,0 +1,33 @@
+"""Where tensors live and how precise they are."""
+
+import torch
+
+from nerveseg.errors import NervesegError
+
+
+def device_name(wanted: str) -> str:
+    """`cpu`, `cuda` or `mps`: the wanted one, or for `auto` the best that this machine has.
+
+    Raises:
+        NervesegError: the wanted device is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return next(name for name, there in available.items() if there)
+    if not available[wanted]:
+        raise NervesegError(f"NERVESEG_DEVICE is {wanted}, but this machine has none; unset it or set it to cpu.")
+    return wanted
+
+
+def precision_for(device: str, wanted: str) -> str:
+    """`fp32`, `bf16` or `fp16`: the wanted one, or for `auto` what the device does best.
+
+    On a CPU that is bf16 only where it is native: emulated it is slower than fp32.
+    """
+    if wanted != "auto":
+        return wanted
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
+        return "bf16"
+    return "fp32"

@@ -1,0 +1,47 @@
+"""Versions and aliases of the registered model."""
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+NAME = "nerve-segmentation"
+CHALLENGER = "challenger"
+
+
+def register(client: MlflowClient, run_id: str, model_id: str, tags: dict[str, str], description: str) -> str:
+    """Registers a logged model under `nerve-segmentation` with the alias `challenger`, once.
+
+    A model that has a version already keeps it; its tags and description are renewed.
+
+    Returns:
+        The version.
+    """
+    try:
+        client.create_registered_model(NAME, description="Nerve in an ultrasound frame: uint8 frames to masks.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = find(client, model_id)
+    if version is None:
+        source = client.get_logged_model(model_id).artifact_location
+        version = client.create_model_version(NAME, source, run_id, model_id=model_id).version
+    for key, value in tags.items():
+        client.set_model_version_tag(NAME, version, key, value)
+    client.update_model_version(NAME, version, description)
+    client.set_registered_model_alias(NAME, CHALLENGER, version)
+    return str(version)
+
+
+def withdraw(client: MlflowClient, model_id: str, reasons: str) -> None:
+    """Takes the alias `challenger` from the version of a model that is refused now, and says why on it."""
+    version = find(client, model_id)
+    if version is None:
+        return
+    client.set_model_version_tag(NAME, version, "gate", f"refused: {reasons}")
+    if CHALLENGER in client.get_model_version(NAME, version).aliases:
+        client.delete_registered_model_alias(NAME, CHALLENGER)
+
+
+def find(client: MlflowClient, model_id: str) -> str | None:
+    """The version that a logged model is registered as, if it is."""
+    versions = client.search_model_versions(f"name = '{NAME}'")
+    return next((str(version.version) for version in versions if version.model_id == model_id), None)

@@ -1,0 +1,106 @@
+"""evaluate: scores of the trained network on frames it has not seen, at their own size."""
+
+import numpy as np
+import pandas as pd
+
+from nerveseg import paths, tracking
+from nerveseg.console import console, progress
+from nerveseg.data.packed import Packed
+from nerveseg.errors import NervesegError
+from nerveseg.evaluation import baselines, metrics, overlays
+from nerveseg.files import replacing, replacing_folder, write_json
+from nerveseg.model.device import device_name
+from nerveseg.model.inference import BATCH, Segmenter
+from nerveseg.params import EvaluateParams, Params, flatten
+from nerveseg.settings import settings
+from nerveseg.stages import main
+
+
+def run(params: Params) -> None:
+    """Scores `models/` on `data/packed`, writes `reports/` and adds figures and pictures to the training's run.
+
+    Raises:
+        NervesegError: missing or damaged inputs, no frames to score, or a tracking server that failed.
+    """
+    packed = Packed.open(paths.PACKED)
+    rows = packed.rows(params.evaluate.split)
+    if not len(rows):
+        raise NervesegError(f"data/packed has no {params.evaluate.split} frames; see evaluate.split and split.test.")
+    segmenter = Segmenter.load(paths.MODELS, device_name(settings().device))
+    scores = _score(packed, rows, segmenter)
+    per_image = scores[["image", "subject", "dice", "iou"]]
+    summary = {
+        "test": {"split": params.evaluate.split, **metrics.summary(per_image)},
+        "baseline": {name: {"dice": float(scores[f"{name}_dice"].mean())} for name in ("empty", "prior")},
+        "empty_rule": metrics.EMPTY_RULE,
+    }
+    for table, path in ((per_image, paths.PER_IMAGE_CSV), (metrics.per_subject(per_image), paths.PER_SUBJECT_CSV)):
+        with replacing(path) as beside:
+            table.to_csv(beside, index=False, float_format="%.6f")
+    with replacing_folder(paths.FIGURES) as folder:
+        overlays.draw_curves(pd.read_csv(paths.MODELS / "curve.csv"), folder / "curves.png")
+        for name, chosen in _choose(scores, params.evaluate).items():
+            panels = [_panel(packed, segmenter, scores.loc[row]) for row in chosen]
+            overlays.draw_panels(
+                panels, f"{name} of {len(scores)} {params.evaluate.split} frames", folder / f"{name}.png"
+            )
+    write_json(paths.METRICS_JSON, summary)
+    _print(summary)
+    with tracking.reachable("reports/ is written: once the server answers, `dvc repro` evaluates again."):
+        tracking.log_evaluation(
+            tracking.ensure_run(paths.MODELS),
+            flatten(summary),
+            paths.FIGURES,
+            [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.METRICS_JSON],
+        )
+
+
+def _score(packed: Packed, rows: np.ndarray, segmenter: Segmenter) -> pd.DataFrame:
+    """A row a frame: its row in the index, image, subject, and the scores of the network and of the baselines."""
+    prior = baselines.prior_mask(packed)
+    found = []
+    with progress("frames") as bar:
+        for start in bar.track(range(0, len(rows), BATCH), description="scoring"):
+            batch = rows[start : start + BATCH]
+            probabilities = segmenter.probabilities([packed.frame(row) for row in batch])
+            for row, probability in zip(batch, probabilities, strict=True):
+                truth = packed.mask(row)
+                dice, iou = metrics.score(segmenter.mask(probability), truth)
+                found.append(
+                    {
+                        "row": int(row),
+                        "image": packed.index.at[row, "image"],
+                        "subject": packed.index.at[row, "subject"],
+                        "dice": dice,
+                        "iou": iou,
+                        "empty_dice": metrics.score(np.zeros_like(truth), truth)[0],
+                        "prior_dice": metrics.score(baselines.at_size(prior, *truth.shape), truth)[0],
+                    }
+                )
+    return pd.DataFrame(found)
+
+
+def _choose(scores: pd.DataFrame, evaluate: EvaluateParams) -> dict[str, pd.Index]:
+    count = min(evaluate.overlays, len(scores))
+    ranked = scores.sort_values("dice", kind="stable").index
+    random = np.random.default_rng(evaluate.seed).choice(scores.index, count, replace=False)
+    return {"best": ranked[::-1][:count], "worst": ranked[:count], "random": pd.Index(random)}
+
+
+def _panel(packed: Packed, segmenter: Segmenter, score: pd.Series) -> overlays.Panel:
+    frame = packed.frame(score["row"])
+    prediction = segmenter.mask(segmenter.probabilities([frame])[0])
+    return overlays.Panel(score["image"], frame, packed.mask(score["row"]), prediction, score["dice"], score["iou"])
+
+
+def _print(summary: dict) -> None:
+    test, baseline = summary["test"], summary["baseline"]
+    console.print(
+        f"{test['frames']} {test['split']} frames of {test['subjects']} subjects: Dice {test['dice']:.4f} "
+        f"({test['dice_by_subject']:.4f} by subject), IoU {test['iou']:.4f}; "
+        f"nothing predicted {baseline['empty']['dice']:.4f}, mean training mask {baseline['prior']['dice']:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,82 @@
+"""register: the evaluated model becomes a version in the registry, or a receipt says why not."""
+
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from nerveseg import paths, tracking
+from nerveseg.console import console
+from nerveseg.errors import NervesegError
+from nerveseg.files import read_json, write_json
+from nerveseg.params import Params, flatten
+from nerveseg.registry import gate, versions
+from nerveseg.stages import main
+
+
+def run(params: Params) -> None:
+    """Asks the gate and registers `models/`; writes `reports/registration.json`.
+
+    On a tracking server that lacks the training's run, the run is made there first.
+
+    Raises:
+        NervesegError: missing inputs, no lineage in dvc.lock, or a tracking server that failed.
+    """
+    metrics = read_json(paths.METRICS_JSON)
+    lineage = _lineage()
+    reasons = gate.reasons_against(metrics, params.registration)
+    with tracking.reachable("Nothing is lost: once the server answers, `dvc repro` registers."):
+        client = tracking.connect()
+        record = tracking.ensure_run(paths.MODELS)
+        tracking.log_evaluation(
+            record, flatten(metrics), paths.FIGURES, [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.METRICS_JSON]
+        )
+        for path in (paths.DVC_LOCK, paths.PARAMS):
+            client.log_artifact(record["run_id"], str(path), "reproduce")
+        verdict = f"refused: {'; '.join(reasons)}" if reasons else "passed"
+        tags = {"gate": verdict, **lineage}
+        for key, value in tags.items():
+            client.set_tag(record["run_id"], key, value)
+        version = None
+        if reasons:
+            versions.withdraw(client, record["model_id"], "; ".join(reasons))
+        else:
+            tags |= {key: value for key, value in record["tags"].items() if key.startswith("git_")}
+            version = versions.register(client, record["run_id"], record["model_id"], tags, _description(metrics))
+    write_json(
+        paths.REGISTRATION_JSON,
+        {"registered": not reasons, "name": versions.NAME, "version": version, "reasons": reasons},
+    )
+    if reasons:
+        console.print(f"[bold yellow]not registered[/]: {'; '.join(reasons)}")
+    else:
+        console.print(f"[bold green]registered[/] {versions.NAME} version {version}, alias {versions.CHALLENGER}")
+
+
+def _lineage() -> dict[str, str]:
+    """Tags that tie a version to its inputs: DVC's hashes of data, split and model, and the dataset's source."""
+    try:
+        stages = YAML(typ="safe", pure=True).load(paths.DVC_LOCK)["stages"]
+        outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+        hashes = {
+            "dvc_data": outs[str(paths.DATASET_ZIP)],
+            "dvc_split": outs[str(paths.PACKED)],
+            "dvc_model": outs[str(paths.MODELS)],
+        }
+    except (FileNotFoundError, KeyError, TypeError):
+        raise NervesegError(
+            "dvc.lock does not record data, split and model: run `dvc repro`, not the stage alone."
+        ) from None
+    source: dict[str, Any] = read_json(paths.SOURCE_JSON)
+    return hashes | {f"dataset_{key}": str(value) for key, value in source.items() if value is not None}
+
+
+def _description(metrics: dict[str, Any]) -> str:
+    test = metrics["test"]
+    return (
+        f"Dice {test['dice']:.3f}, IoU {test['iou']:.3f} on {test['frames']} {test['split']} frames "
+        f"of {test['subjects']} subjects."
+    )
+
+
+if __name__ == "__main__":
+    main(run)

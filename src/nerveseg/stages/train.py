@@ -1,0 +1,92 @@
+"""train: packed frames to a trained network, with its run in MLflow."""
+
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+
+from nerveseg import paths, tracking
+from nerveseg.console import console
+from nerveseg.data.packed import Packed
+from nerveseg.files import read_json, replacing_folder, write_json
+from nerveseg.model import network
+from nerveseg.model.device import device_name, precision_for
+from nerveseg.params import Params, flatten
+from nerveseg.settings import settings
+from nerveseg.stages import main
+from nerveseg.training import trainer
+from nerveseg.training.progress import print_epoch
+from nerveseg.training.timing import Timings
+
+
+def run(params: Params) -> None:
+    """Trains on `data/packed` and writes `models/`; resumes a training that was cut off.
+
+    Raises:
+        NervesegError: bad parameters or inputs, or a tracking server that failed; the training is kept then.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    timings = Timings()
+    packed = Packed.open(paths.PACKED)
+    device = device_name(settings().device)
+    precision = precision_for(device, params.train.precision)
+    checkpoints = paths.CHECKPOINTS / trainer.fingerprint(packed, params.model, params.train)
+    _drop_former_trainings(checkpoints)
+    spec = network.ModelSpec(**params.model.model_dump(exclude={"encoder_weights"}))
+    frames = packed.index["split"].value_counts()
+    console.print(f"training on {frames['train']} frames, validating on {frames['validation']}; {device}, {precision}")
+    record = {
+        "params": {
+            **flatten({"model": params.model.model_dump(), "train": params.train.model_dump()}),
+            **{f"frames.{split}": int(count) for split, count in frames.items()},
+            "device": device,
+            "precision": precision,
+        },
+        "tags": tracking.git_tags(),
+        # Provenance, which must not make training stale, so dvc.yaml does not name it: docs/adr/0003
+        "dataset": read_json(paths.SOURCE_JSON),
+    }
+    timings["start_up"] = time.time() - psutil.Process().create_time()
+    with tracking.TrainingRun(record, checkpoints / "run.json") as mlflow_run:
+
+        def on_epoch(row: trainer.Row) -> None:
+            print_epoch(row)
+            with timings.measure("tracking"):
+                mlflow_run.log_epoch(row)
+
+        trained, rows = trainer.fit(
+            packed,
+            spec,
+            params.model,
+            params.train,
+            device=device,
+            workers=trainer.worker_count(settings().workers),
+            checkpoints=checkpoints,
+            timings=timings,
+            on_epoch=on_epoch,
+        )
+        with replacing_folder(paths.MODELS) as folder:
+            network.save(trained, spec, folder)
+            pd.DataFrame(rows).to_csv(folder / "curve.csv", index=False)
+            with timings.measure("tracking"):
+                write_json(folder / "run.json", mlflow_run.finish(rows, folder))
+            write_json(folder / "timings.json", {part: round(seconds, 3) for part, seconds in timings.items()})
+            mlflow_run.log_timings(timings)
+    shutil.rmtree(checkpoints)
+
+
+def _drop_former_trainings(current: Path) -> None:
+    """Removes checkpoints of trainings with other data or parameters and ends their interrupted runs."""
+    for folder in paths.CHECKPOINTS.glob("*"):
+        if folder != current:
+            if (folder / "run.json").exists():
+                tracking.end_interrupted(read_json(folder / "run.json")["run_id"])
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main(run)

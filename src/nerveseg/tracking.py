@@ -1,0 +1,283 @@
+"""MLflow runs and lineage. Local files are the source of truth; what a run misses is made up for or said loudly.
+
+The train stage opens and closes the run of a training; the later stages add to it. On a tracking server that does not
+have the run, `ensure_run` makes it from what the train stage recorded.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+# Before mlflow is imported: three tries, not four minutes of them, tell that a server is down.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import LoggedModel, Metric, RunStatus
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from sqlalchemy.exc import SQLAlchemyError
+
+from nerveseg.console import console
+from nerveseg.errors import NervesegError
+from nerveseg.files import read_json, write_json
+from nerveseg.settings import settings
+
+ORIGIN = "nerveseg.run_id"  # the training run that a run is, or was made from
+SCORER = Path(__file__).parent / "registry" / "scorer.py"
+# What the code that travels with the model imports; pinned to this environment's versions when it is logged.
+SCORER_REQUIREMENTS = (
+    "huggingface-hub",
+    "mlflow",
+    "numpy",
+    "opencv-python-headless",
+    "pydantic",
+    "safetensors",
+    "segmentation-models-pytorch",
+    "torch",
+    "torchvision",
+)
+Record = dict[str, Any]
+_KEPT = "The training is whole and kept: once the server answers, `dvc repro` goes on from its end."
+_FAILURES = (MlflowException, SQLAlchemyError, OSError)
+
+
+def connect() -> mlflow.MlflowClient:
+    """A client of the tracking server that `MLFLOW_TRACKING_URI` names."""
+    mlflow.set_tracking_uri(settings().tracking_uri)
+    return mlflow.MlflowClient()
+
+
+@contextmanager
+def reachable(consequence: str) -> Iterator[None]:
+    """Turns a failure of the tracking server into a NervesegError that ends with `consequence`."""
+    try:
+        yield
+    except _FAILURES as error:
+        reason = str(error).splitlines()[0]
+        raise NervesegError(f"The MLflow server of MLFLOW_TRACKING_URI failed: {reason}\n{consequence}") from error
+
+
+def git_tags() -> dict[str, str]:
+    """The commit that is checked out and whether tracked files differ from it; nothing outside a git repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        changed = bool(_git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"git_commit": commit, "git_changed": str(changed).lower(), "mlflow.source.git.commit": commit}
+
+
+class TrainingRun:
+    """The MLflow run of a training, a context manager.
+
+    What happens is logged as it happens. Where the server fails meanwhile, training goes on, and `finish` logs what is
+    missing or raises. A training that was killed goes on in its own run. The run ends FINISHED, FAILED after an
+    exception, KILLED after SIGINT or SIGTERM.
+    """
+
+    def __init__(self, record: Record, state: Path) -> None:
+        """
+        Args:
+            record: `params` and `tags` (str to str) of the run and its `dataset` (`uri`, `sha256`, ...).
+            state: file that keeps the run's id for a training that is resumed.
+        """
+        self._record = record
+        self._state = state
+        self._rows: list[dict[str, float]] = []
+        self._failed = False
+
+    def __enter__(self) -> Self:
+        self._try(self._open)
+        return self
+
+    def log_epoch(self, row: dict[str, float]) -> None:
+        """Logs a row of the curve, with `epoch` as its step and `time` as its timestamp."""
+        self._rows.append(row)
+        if not self._failed:
+            self._try(lambda: _log_curve(self._record["run_id"], [row]))
+
+    def finish(self, rows: list[dict[str, float]], folder: Path) -> Record:
+        """Logs the model that lies in `folder` and everything that the server missed.
+
+        Args:
+            rows: the whole curve, epochs before a resume included.
+            folder: holds `model.safetensors` and `model.json`.
+
+        Returns:
+            The record, with `run_id` and `model_id`: what `models/run.json` holds.
+
+        Raises:
+            NervesegError: the server cannot be reached; nothing is lost, and running again only logs.
+        """
+        with reachable(_KEPT):
+            if self._failed:
+                mlflow.end_run()
+                self._open()
+            self._record["model_id"] = _complete_run(self._record, rows, folder)
+        return self._record
+
+    def log_timings(self, timings: dict[str, float]) -> None:
+        """Logs the seconds of each part as `seconds.PART`. Raises NervesegError as `finish` does."""
+        with reachable(_KEPT):
+            mlflow.log_metrics({f"seconds.{part}": seconds for part, seconds in timings.items()})
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        status = RunStatus.FINISHED
+        if kind is not None:
+            status = RunStatus.KILLED if issubclass(kind, SystemExit | KeyboardInterrupt) else RunStatus.FAILED
+        self._try(lambda: mlflow.end_run(RunStatus.to_string(status)))
+
+    def _open(self) -> None:
+        client = connect()
+        former = read_json(self._state)["run_id"] if self._state.exists() else None
+        mlflow.set_experiment(settings().experiment)
+        mlflow.start_run(run_id=former if former and _has_run(client, former) else None, log_system_metrics=True)
+        self._record["run_id"] = _active_run_id()
+        write_json(self._state, {"run_id": self._record["run_id"]})
+        _describe_run(self._record)
+
+    def _try(self, log: Callable[[], None]) -> None:
+        try:
+            log()
+        except _FAILURES as error:
+            self._failed = True
+            console.print(f"[yellow]MLflow failed; the training goes on without it:[/] {str(error).splitlines()[0]}")
+
+
+def ensure_run(folder: Path) -> Record:
+    """The record of the training run of the model in `folder`, as it stands on this tracking server.
+
+    Where the server lacks the run, it is made from `run.json`, `curve.csv` and the model.
+
+    Raises:
+        NervesegError: the record is missing or the server fails.
+    """
+    record: Record = read_json(folder / "run.json")
+    client = connect()
+    if _has_run(client, record["run_id"]):
+        return record
+    experiment = mlflow.set_experiment(settings().experiment)
+    found = client.search_runs([experiment.experiment_id], f"tags.`{ORIGIN}` = '{record['run_id']}'", max_results=1)
+    if found:
+        model = _logged_model(client, found[0].info.run_id)
+        if model is not None:
+            return {**record, "run_id": found[0].info.run_id, "model_id": model.model_id}
+    with mlflow.start_run(run_id=found[0].info.run_id if found else None):
+        copy = {**record, "run_id": _active_run_id(), "tags": {**record["tags"], ORIGIN: record["run_id"]}}
+        _describe_run(copy)
+        rows = pd.read_csv(folder / "curve.csv").to_dict("records")
+        copy["model_id"] = _complete_run(copy, rows, folder)
+    return copy
+
+
+def log_evaluation(record: Record, metrics: dict[str, Any], figures: Path, tables: list[Path]) -> None:
+    """Adds flat figures such as `test.dice` to the run and its logged model, pictures and tables to the run."""
+    client = connect()
+    now = int(pd.Timestamp.now().timestamp() * 1000)
+    numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+    client.log_batch(
+        record["run_id"],
+        metrics=[
+            Metric(key, value, now, 0, model_id=record["model_id"], run_id=record["run_id"])
+            for key, value in numbers.items()
+        ],
+    )
+    client.log_artifacts(record["run_id"], str(figures), "figures")
+    for table in tables:
+        client.log_artifact(record["run_id"], str(table), "reports")
+
+
+def end_interrupted(run_id: str) -> None:
+    """Ends a run as KILLED whose process could not do so itself; nothing if the server lacks it or it has ended."""
+    try:
+        client = connect()
+        if _has_run(client, run_id) and client.get_run(run_id).info.status == "RUNNING":
+            client.set_terminated(run_id, "KILLED")
+    except _FAILURES as error:
+        console.print(f"[yellow]The interrupted run {run_id} could not be ended:[/] {str(error).splitlines()[0]}")
+
+
+def _complete_run(record: Record, rows: list[dict[str, float]], folder: Path) -> str:
+    """Logs curve and model to the active run, each once; returns the logged model's id."""
+    _log_curve(record["run_id"], rows)
+    model = _logged_model(connect(), record["run_id"])
+    return model.model_id if model is not None else _log_model(folder)
+
+
+def _describe_run(record: Record) -> None:
+    mlflow.set_tags({ORIGIN: record["run_id"], **record["tags"]})
+    mlflow.log_params(record["params"])
+    source = resolve_dataset_source(record["dataset"]["uri"])
+    dataset = MetaDataset(source, name="nerves", digest=record["dataset"]["sha256"][:12])  # type: ignore[abstract]  # mlflow says so itself
+    mlflow.log_input(dataset, context="training")
+
+
+def _log_curve(run_id: str, rows: list[dict[str, float]]) -> None:
+    # Step and timestamp come from the row, so that logging it twice leaves one point.
+    metrics = [
+        Metric(key, float(value), int(row["time"] * 1000), int(row["epoch"]))
+        for row in rows
+        for key, value in row.items()
+        if key not in ("epoch", "time")
+    ]
+    connect().log_batch(run_id, metrics=metrics)
+
+
+def _log_model(folder: Path) -> str:
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1), "frames")]),
+        outputs=Schema(
+            [
+                TensorSpec(np.dtype(np.uint8), (-1, -1, -1), "mask"),
+                TensorSpec(np.dtype(np.float32), (-1, -1, -1), "probability"),
+            ]
+        ),
+    )
+    info = mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(SCORER),
+        artifacts={"weights": str(folder / "model.safetensors"), "spec": str(folder / "model.json")},
+        code_paths=[str(SCORER.parents[1])],
+        pip_requirements=[f"{name}=={version(name)}" for name in SCORER_REQUIREMENTS],
+        signature=signature,
+    )
+    if info.model_id is None:
+        raise MlflowException("the server returned no id for the logged model")
+    return info.model_id
+
+
+def _logged_model(client: mlflow.MlflowClient, run_id: str) -> LoggedModel | None:
+    experiment = client.get_run(run_id).info.experiment_id
+    found = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    return next((model for model in found if str(model.status) == "READY"), None)
+
+
+def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return True
+
+
+def _active_run_id() -> str:
+    run = mlflow.active_run()
+    if run is None:
+        raise MlflowException("no run is active")
+    return run.info.run_id
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(("git", *arguments), check=True, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,74 @@
+"""Packed frames as tensors, the same for any number of workers and after a resume."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from nerveseg.data.augment import Augmentation
+from nerveseg.data.packed import Packed
+from nerveseg.model.inference import normalise, resize
+from nerveseg.model.network import ModelSpec
+
+Item = tuple[int, int]  # position among the dataset's rows, seed of its augmentation
+
+
+class FrameDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Frames and masks of some rows at the network's size, float32 (1, height, width) each."""
+
+    def __init__(self, packed: Packed, rows: np.ndarray, spec: ModelSpec, augmentation: str) -> None:
+        self._packed = packed
+        self._rows = rows
+        self._spec = spec
+        self._augment = Augmentation(augmentation)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, item: Item) -> tuple[torch.Tensor, torch.Tensor]:
+        position, seed = item
+        row = int(self._rows[position])
+        size = self._spec.height, self._spec.width
+        frame = resize(self._packed.frame(row), *size)
+        mask = (resize(self._packed.mask(row) * np.uint8(255), *size) > 127).astype(np.uint8)
+        frame, mask = self._augment(frame, mask, seed)
+        return torch.from_numpy(normalise(frame, self._spec))[None], torch.from_numpy(mask.astype(np.float32))[None]
+
+
+class EpochSampler(Sampler[Item]):
+    """The order of an epoch and the seeds of its augmentations, functions of the seed and the epoch alone.
+
+    Lightning calls `set_epoch` before each epoch, also after a resume.
+    """
+
+    def __init__(self, length: int, seed: int, shuffle: bool) -> None:
+        self._length = length
+        self._seed = seed
+        self._shuffle = shuffle
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Item]:
+        random = np.random.default_rng([self._seed, self._epoch])
+        order = random.permutation(self._length) if self._shuffle else np.arange(self._length)
+        seeds = random.integers(2**32, size=self._length)
+        return iter(list(zip(order.tolist(), seeds.tolist(), strict=True)))
+
+
+def loader(dataset: FrameDataset, batch_size: int, seed: int, workers: int, training: bool) -> DataLoader:
+    """Batches of a dataset: shuffled and without a last smaller batch in training, in order and whole otherwise."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(len(dataset), seed, shuffle=training),
+        drop_last=training,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,73 @@
+"""What Lightning trains: the network, its loss, its optimiser and the scores of an epoch."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+
+from nerveseg.evaluation import metrics
+from nerveseg.model.losses import BceDice
+from nerveseg.model.network import ModelSpec
+from nerveseg.params import TrainParams
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class SegmentationModule(LightningModule):
+    """Trains `network` on batches of normalised frames and masks, float32 (N, 1, H, W) each."""
+
+    def __init__(self, network: torch.nn.Module, spec: ModelSpec, train: TrainParams) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.loss = BceDice()
+        self._spec = spec
+        self._train = train
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def training_step(self, batch: Batch, _: int) -> torch.Tensor:
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self._step(batch, "validation")
+
+    def on_train_epoch_start(self) -> None:
+        self._sums.pop("train", None)
+
+    def on_validation_epoch_start(self) -> None:
+        self._sums.pop("validation", None)
+
+    def scores(self) -> dict[str, float]:
+        """`train_loss`, `train_iou`, `train_dice` and the same for `validation_` of the epoch so far.
+
+        Means over the frames, at the size that the network sees; those of `train` while the network was learning.
+        """
+        found: dict[str, float] = {}
+        for side in ("train", "validation"):
+            *sums, frames = self._sums[side].tolist()
+            found |= {
+                f"{side}_{name}": value / frames for name, value in zip(("loss", "iou", "dice"), sums, strict=True)
+            }
+        return found
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self._train.learning_rate, weight_decay=self._train.weight_decay
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=0.0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _step(self, batch: Batch, side: str) -> torch.Tensor:
+        frames, masks = batch
+        logits = self.network(frames.contiguous(memory_format=torch.channels_last))
+        loss = self.loss(logits, masks)
+        self._add(side, loss.detach(), logits.detach(), masks)
+        return loss
+
+    def _add(self, side: str, loss: torch.Tensor, logits: torch.Tensor, masks: torch.Tensor) -> None:
+        predicted = (torch.sigmoid(logits.float()) >= self._spec.threshold).flatten(1)
+        true = masks.flatten(1).bool()
+        areas = torch.stack([(predicted & true).sum(1), predicted.sum(1), true.sum(1)]).cpu().double().numpy()
+        frames = len(masks)
+        sums = [float(loss) * frames, metrics.iou(*areas).sum(), metrics.dice(*areas).sum(), frames]
+        self._sums[side] = self._sums.get(side, torch.zeros(4, dtype=torch.float64)) + torch.tensor(sums).double()

@@ -1,0 +1,48 @@
+"""What a training shows on the terminal: a bar with images/s, and a line an epoch."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.progress import TaskID
+
+from nerveseg.console import console, progress
+
+
+class EpochProgress(Callback):
+    """A bar over the steps of an epoch with its images/s."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._bar = progress("steps")
+        self._task = TaskID(0)
+        self._begun = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, _: LightningModule) -> None:
+        self._bar = progress("steps")
+        self._task = self._bar.add_task(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", total=int(trainer.num_training_batches)
+        )
+        self._bar.start()
+        self._begun = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+        steps = arguments[-1] + 1
+        rate = steps * self._batch_size / (time.perf_counter() - self._begun)
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._bar.update(self._task, completed=steps, description=f"{epoch}  {rate:6.1f} images/s")
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self._bar.stop()
+
+    def on_exception(self, *_: Any) -> None:
+        self._bar.stop()
+
+
+def print_epoch(row: dict[str, float]) -> None:
+    """One line with the figures of an epoch."""
+    console.print(
+        f"epoch {row['epoch']:3d}  loss {row['train_loss']:.4f}  dice {row['train_dice']:.4f}  │  validation "
+        f"loss {row['validation_loss']:.4f}  iou {row['validation_iou']:.4f}  dice {row['validation_dice']:.4f}  │  "
+        f"{row['images_per_second']:.1f} images/s"
+    )

@@ -1,0 +1,160 @@
+"""One training from packed frames to a trained network, resumed from its last whole epoch where it was cut off."""
+
+import hashlib
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from nerveseg.data.packed import Packed
+from nerveseg.errors import NervesegError
+from nerveseg.files import sha256
+from nerveseg.model.device import precision_for
+from nerveseg.model.network import ModelSpec, build
+from nerveseg.params import ModelParams, TrainParams
+from nerveseg.training.dataset import FrameDataset, loader
+from nerveseg.training.module import SegmentationModule
+from nerveseg.training.progress import EpochProgress
+from nerveseg.training.timing import StepTimer, Timings
+
+CHECKPOINT = "last.ckpt"
+LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+Row = dict[str, float]
+
+
+def worker_count(wanted: int | None) -> int:
+    """Processes that load frames: the wanted number, or one less than the CPUs, at most 8."""
+    return min(max(len(os.sched_getaffinity(0)) - 1, 0), 8) if wanted is None else wanted
+
+
+def fingerprint(packed: Packed, model: ModelParams, train: TrainParams) -> str:
+    """16 hexadecimal digits that change with anything that a training depends on."""
+    digest = hashlib.sha256()
+    for part in (model.model_dump_json(), train.model_dump_json(), packed.digest()):
+        digest.update(part.encode())
+    if model.encoder_weights not in ("none", "imagenet"):
+        digest.update(sha256(Path(model.encoder_weights)).encode())
+    return digest.hexdigest()[:16]
+
+
+class History(Callback):
+    """The curve, a row an epoch; it lies in the checkpoint, so that it goes on after a resume."""
+
+    def __init__(self, timings: Timings, batch_size: int, on_epoch: Callable[[Row], None]) -> None:
+        self.rows: list[Row] = []
+        self._timings = timings
+        self._batch_size = batch_size
+        self._on_epoch = on_epoch
+        self._seconds = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = state_dict["rows"]
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self._seconds = self._timings["data"] + self._timings["training_steps"]
+
+    def on_train_epoch_end(self, trainer: Trainer, module: SegmentationModule) -> None:  # type: ignore[override]
+        seconds = self._timings["data"] + self._timings["training_steps"] - self._seconds
+        self.rows.append(
+            {
+                "epoch": trainer.current_epoch + 1,
+                **module.scores(),
+                "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+                "images_per_second": int(trainer.num_training_batches) * self._batch_size / seconds,
+                "time": time.time(),
+            }
+        )
+        self._on_epoch(self.rows[-1])
+
+
+class _TimedCheckpoint(ModelCheckpoint):
+    """Writes the last whole epoch beside the former one, then in its place."""
+
+    def __init__(self, folder: Path, timings: Timings) -> None:
+        super().__init__(
+            dirpath=folder, filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
+        )
+        self._timings = timings
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        with self._timings.measure("checkpoint"):
+            super()._save_checkpoint(trainer, filepath)
+
+
+def fit(
+    packed: Packed,
+    spec: ModelSpec,
+    model: ModelParams,
+    train: TrainParams,
+    *,
+    device: str,
+    workers: int,
+    checkpoints: Path,
+    timings: Timings,
+    on_epoch: Callable[[Row], None],
+) -> tuple[torch.nn.Module, list[Row]]:
+    """Trains a network; continues from `checkpoints` where a checkpoint lies there.
+
+    Args:
+        packed: frames with the splits `train` and `validation`.
+        device: `cpu`, `cuda` or `mps`.
+        workers: processes that load frames; 0 loads in this one. They do not change the result.
+        checkpoints: folder of this very training; its content must come from equal arguments.
+        timings: receives the seconds of each part.
+        on_epoch: called with each new row of the curve.
+
+    Returns:
+        The trained network, and the curve: a row for each epoch since the first with `epoch` (from 1), `train_loss`,
+        `train_iou`, `train_dice`, the same for `validation_`, `learning_rate` (after the epoch's last step),
+        `images_per_second` (training, waiting for data included) and `time` (seconds since 1970).
+
+    Raises:
+        NervesegError: there are fewer training frames than a batch holds, or the network cannot be built.
+    """
+    rows = packed.rows("train")
+    if len(rows) < train.batch_size:
+        raise NervesegError(
+            f"{len(rows)} training frames do not fill one batch; lower train.batch_size ({train.batch_size})."
+        )
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advertises
+    seed_everything(train.seed, verbose=False)
+    network = build(spec, model.encoder_weights)
+    module = SegmentationModule(network, spec, train)
+    history = History(timings, train.batch_size, on_epoch)
+    trainer = Trainer(
+        accelerator={"cuda": "gpu"}.get(device, device),
+        devices=1,
+        precision=LIGHTNING_PRECISION[precision_for(device, train.precision)],
+        max_epochs=train.epochs,
+        gradient_clip_val=train.gradient_clip or None,
+        callbacks=[
+            StepTimer(timings),
+            EpochProgress(train.batch_size),
+            history,
+            _TimedCheckpoint(checkpoints, timings),
+        ],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    last = checkpoints / CHECKPOINT
+    trainer.fit(
+        module,
+        loader(FrameDataset(packed, rows, spec, train.augmentation), train.batch_size, train.seed, workers, True),
+        loader(FrameDataset(packed, packed.rows("validation"), spec, "none"), train.batch_size, 0, workers, False),
+        ckpt_path=last if last.exists() else None,
+        weights_only=True,
+    )
+    return network.eval(), history.rows
