@@ -1,0 +1,54 @@
+# Everything that a person or CI does with the repository. `make help` lists it.
+
+PYTHON ?= python3
+PORT ?= 5000
+UV_VERSION := 0.13.9
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint ui lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+install: $(INSTALLED)  ## create .venv with what requirements.lock pins
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or later is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet uv==$(UV_VERSION)
+	$(VENV)/bin/uv pip install --python $(VENV) --compile-bytecode -r requirements.lock
+	$(VENV)/bin/uv pip install --python $(VENV) --no-deps -e .
+	@touch $@
+
+run: install  ## run the pipeline, on the built-in phantom unless params.yaml says otherwise
+	dvc repro
+	@echo
+	@echo "Look at   reports/figures/   overlays of best, worst and random frames, and the curves"
+	@echo "          reports/metrics.json, reports/registration.json"
+	@echo "          make ui            the run, its model and the registry in MLflow, http://127.0.0.1:$(PORT)"
+	@echo "Go on     source $(VENV)/bin/activate; then 'dvc repro' runs what is stale, 'dvc metrics show' prints the figures"
+
+test: install  ## run the tests
+	pytest -n 2
+
+lint: install  ## check style and types
+	ruff check
+	ruff format --check
+	mypy
+
+ui: install  ## open the embedded MLflow at http://127.0.0.1:PORT (PORT=5000)
+	mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(PORT)
+
+lock: install  ## solve requirements.lock anew
+	uv pip compile --universal --python-version 3.11 --extra dev --quiet pyproject.toml -o requirements.lock
+
+clean:  ## remove .venv and caches; data, models, reports and MLflow's store stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -prune -exec rm -rf {} +

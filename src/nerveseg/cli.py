@@ -1,0 +1,56 @@
+"""`nerveseg ...`: the command line, thin."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nerveseg import params as parameters
+from nerveseg import paths, profiles
+from nerveseg.console import console, readable_errors
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+params_app = typer.Typer(no_args_is_help=True, help="Look at params.yaml, every knob that changes a result.")
+profile_app = typer.Typer(no_args_is_help=True, help="Overlays of params.yaml.")
+app.add_typer(params_app, name="params")
+app.add_typer(profile_app, name="profile")
+
+ParamsFile = Annotated[Path, typer.Argument(help="A params file.")]
+
+
+@app.callback()
+def nerveseg() -> None:
+    """Find nerves in ultrasound frames. The pipeline itself runs by `dvc repro`."""
+
+
+@params_app.command()
+def check(file: ParamsFile = paths.PARAMS) -> None:
+    """Check a params file: types, ranges, unknown keys."""
+    with readable_errors():
+        parameters.load(file)
+        console.print(f"{file} fits.")
+
+
+@params_app.command()
+def show(file: ParamsFile = paths.PARAMS) -> None:
+    """Print every parameter with its value, one a line."""
+    with readable_errors():
+        for name, value in parameters.flatten(parameters.load(file).model_dump(by_alias=True)).items():
+            typer.echo(f"{name} = {json.dumps(value)}")
+
+
+@params_app.command()
+def schema() -> None:
+    """Print the JSON schema of params.yaml, for editors."""
+    typer.echo(json.dumps(parameters.Params.model_json_schema(), indent=2))
+
+
+@profile_app.command()
+def apply(profile: Annotated[str, typer.Argument(metavar="NAME|FILE", help="One of profiles/, or a file.")]) -> None:
+    """Merge a profile into params.yaml and print what changed."""
+    with readable_errors():
+        changes = profiles.apply(profiles.find(profile))
+        for name, (former, new) in changes.items():
+            typer.echo(f"{name}: {json.dumps(former)} -> {json.dumps(new)}")
+        console.print("Run `dvc repro`." if changes else "params.yaml is as the profile says already.")

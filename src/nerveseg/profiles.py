@@ -1,0 +1,53 @@
+"""Profiles: overlays of params.yaml under `profiles/` that turn the quickstart into another run."""
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from nerveseg import paths
+from nerveseg.errors import NervesegError
+from nerveseg.files import replacing
+from nerveseg.params import flatten, parse, read_yaml
+
+
+def find(name: str) -> Path:
+    """The file of a profile: `profiles/NAME.yaml`, or the path itself.
+
+    Raises:
+        NervesegError: there is neither; lists the profiles there are.
+    """
+    for path in (paths.PROFILES / f"{name}.yaml", Path(name)):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in paths.PROFILES.glob("*.yaml"))) or "none"
+    raise NervesegError(f"{name} is neither a file nor a profile. Profiles here: {known}.")
+
+
+def apply(overlay: Path, target: Path = paths.PARAMS) -> dict[str, tuple[Any, Any]]:
+    """Merges an overlay into a params file, whose comments stay.
+
+    Returns:
+        What changed: dotted name to (former, new) value.
+
+    Raises:
+        NervesegError: the overlay has unknown keys, or the merged params do not fit; the file stays as it was then.
+    """
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # no line is folded
+    former = flatten(read_yaml(target))
+    content = yaml.load(target.read_text(encoding="utf-8"))
+    _merge(content, read_yaml(overlay))
+    parse(content, f"{target} with {overlay}")
+    with replacing(target) as beside:
+        yaml.dump(content, beside)
+    return {name: (former.get(name), value) for name, value in flatten(content).items() if former.get(name) != value}
+
+
+def _merge(content: dict[str, Any], overlay: dict[str, Any]) -> None:
+    for key, value in overlay.items():
+        if isinstance(value, dict) and isinstance(content.get(key), dict):
+            _merge(content[key], value)
+        else:
+            content[key] = value
