@@ -10,14 +10,14 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from nerveseg.errors import NervesegError
 
-MAX_MEMBER_BYTES = 256 * 2**20  # the largest table of Kaggle's data is 20 MiB
-MAX_RATIO = 200  # ultrasound frames shrink by less than 2; only above FREE_RATIO_BYTES,
-FREE_RATIO_BYTES = 16 * 2**20  # since an empty uncompressed mask shrinks by 1000
+MAX_MEMBER_BYTES = 256 * 2**20  # four times the largest image: 4096 x 4096 pixels of 4 bytes
+MAX_RATIO = 200  # noisy frames hardly shrink; members below
+FREE_RATIO_BYTES = 16 * 2**20  # may shrink more, as an empty uncompressed mask does: by 1000
 MAX_PIXELS = 2**24  # 4096 x 4096
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that zipfile unpacks in bounded pieces
@@ -40,7 +40,7 @@ class Archive:
 
     Attributes:
         path: the zip.
-        names: members in the order of the zip, with forward slashes; folders, `__MACOSX/` and hidden files left out.
+        names: members, sorted, with forward slashes; folders, `__MACOSX/` and hidden files left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +61,7 @@ class Archive:
         members = [(info.filename.replace("\\", "/"), info) for info in self._zip.infolist()]  # Windows' backslashes
         members = [(name, info) for name, info in members if not name.endswith("/") and not _is_hidden(name)]
         self._members = dict(members)
-        self.names = list(self._members)
+        self.names = sorted(self._members)
         problem = self._problem(Counter(name for name, _ in members))
         if problem:
             self._zip.close()
@@ -89,7 +89,7 @@ class Archive:
         try:
             with self._zip.open(info) as file:
                 return file.read(info.file_size + 1)  # one more byte, so that the end and with it the CRC is reached
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
             raise ValueError(f"damaged in the zip: {error}") from None
 
     def __enter__(self) -> Self:
@@ -139,8 +139,10 @@ def decode_grey(content: bytes) -> tuple[np.ndarray, bool]:
             return _grey(image)
     except UnfitImageError:
         raise
+    except UnidentifiedImageError:
+        raise UnfitImageError("unreadable", "is no PNG, JPEG, TIFF or BMP") from None
     except Exception as error:  # decoders meet foreign bytes with errors of many classes; each becomes a finding
-        raise UnfitImageError("unreadable", f"is no readable PNG, JPEG, TIFF or BMP: {error}") from None
+        raise UnfitImageError("unreadable", f"is damaged: {error}") from None
 
 
 def _refuse_unfit(image: Image.Image, content: bytes) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 
-import pandas as pd
 import pyarrow as pa
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from nerveseg.data.archive import Archive
@@ -31,6 +31,7 @@ _REQUIRED = ("image", "rle_mask")
 _READ = (*_REQUIRED, "fold")
 _NULLS = ("", "nan", "none", "null", "<na>")
 _MASK_ENDING = "_mask"
+_TABLE_ERRORS = (ValueError, KeyError, NotImplementedError, OSError)  # Arrow's own errors are among them
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}(\.0*)?")  # 4.0: a column of integers that once held a null
 
 
@@ -125,11 +126,9 @@ def _kaggle(archive: Archive) -> Dataset:
             dataset.warn("ignored file", PurePosixPath(name).name, f"{name} is no TIF, unlike the masks")
 
     labelled = {folder for folder, stem in frames if (folder, stem) in masks}
-    unlabelled = [names for (folder, _), names in frames.items() if folder not in labelled]
+    unlabelled = [name for (folder, _), names in frames.items() if folder not in labelled for name in names]
     if unlabelled:
-        _warn_of_unlabelled(
-            dataset, [name for names in unlabelled for name in names], "no frame of their folder has a mask"
-        )
+        _warn_of_unlabelled(dataset, unlabelled, "no frame of their folder has a mask")
 
     folders = defaultdict(list)  # labelled ones, by stem of the frame
     for folder, stem in frames:
@@ -188,19 +187,19 @@ def _hydrogen_torch(archive: Archive, table: str, columns: list[str]) -> Dataset
 def _rows(archive: Archive, table: str, columns: list[str]) -> Iterable[tuple[str | None, str | None, str | None]]:
     """Image, run lengths and fold of each row as text, or None."""
     wanted = [name for name in _READ if name in columns]
+    as_text = csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()))
     try:
+        if len(columns) > len(set(columns)):
+            raise ValueError("a column is in it twice")
         content = io.BytesIO(archive.read(table))
         if _has_suffix(table, _PARQUET_SUFFIXES):
             _refuse_long(pq.read_metadata(content).num_rows)
             read = pq.read_table(content, columns=wanted, use_threads=False)
-            texts = {name: read.column(name).cast(pa.string()).to_pylist() for name in wanted}
         else:
-            frame = pd.read_csv(
-                content, usecols=wanted, dtype=str, keep_default_na=False, index_col=False, nrows=MAX_TABLE_ROWS + 1
-            )
-            _refuse_long(len(frame))
-            texts = {name: frame[name].tolist() for name in wanted}
-    except (ValueError, NotImplementedError, OSError) as error:  # pandas' and Arrow's errors are among them
+            read = csv.read_csv(content, convert_options=as_text)
+            _refuse_long(read.num_rows)
+        texts = {name: read.column(name).cast(pa.string()).to_pylist() for name in wanted}
+    except _TABLE_ERRORS as error:
         raise NervesegError(f"{table} in {archive.path} cannot be read: {error}") from None
     blank = [None] * len(texts["image"])
     return zip(*([_null_to_none(text) for text in texts.get(name, blank)] for name in _READ), strict=True)
@@ -211,8 +210,8 @@ def _columns(archive: Archive, table: str) -> list[str]:
         content = io.BytesIO(archive.read(table))
         if _has_suffix(table, _PARQUET_SUFFIXES):
             return list(pq.read_schema(content).names)
-        return [str(name) for name in pd.read_csv(content, nrows=0).columns]
-    except (ValueError, NotImplementedError, OSError) as error:
+        return list(csv.open_csv(content).schema.names)
+    except _TABLE_ERRORS as error:
         raise NervesegError(f"{table} in {archive.path} cannot be read: {error}") from None
 
 

@@ -1,0 +1,322 @@
+"""The split stage on small zips: what lies on disk and on the terminal afterwards."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dataset_zips import HEIGHT, WIDTH, frame, image, kaggle, mask, parquet, write_zip
+from nerveseg import params, paths
+from nerveseg.data import rle
+from nerveseg.data.packed import Packed
+from nerveseg.errors import NervesegError
+from nerveseg.files import read_json, sha256
+from nerveseg.stages import split
+
+REPOSITORY = Path(__file__).parents[2]
+REAL_DATA = REPOSITORY.parent / "shared/data"
+
+
+@pytest.fixture(autouse=True)
+def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(members: dict[str, bytes] | None = None, frames: str = "all", **changes: Any) -> Packed:
+    """Runs the stage on a zip of these members with params.yaml's own values but for these changes."""
+    if members is not None:
+        write_zip(paths.DATASET_ZIP, members)
+    content = params.read_yaml(REPOSITORY / paths.PARAMS)
+    content["data"]["frames"] = frames
+    content["split"] |= changes
+    split.run(params.parse(content, "params"))
+    return Packed.open(paths.PACKED)
+
+
+def refusal(members: dict[str, bytes], **changes: Any) -> str:
+    with pytest.raises(NervesegError) as error:
+        run(members, **changes)
+    assert not paths.PACKED.exists()
+    assert [path.name for path in paths.PACKED.parent.iterdir() if path.name.startswith(".")] == []
+    return str(error.value)
+
+
+def found() -> list[tuple[str, str, str]]:
+    report = read_json(paths.FINDINGS_JSON if paths.FINDINGS_JSON.exists() else paths.PACKED / "findings.json")
+    return sorted((each["severity"], each["kind"], each["image"]) for each in report["findings"])
+
+
+def hydrogen_torch(subjects: int = 6, suffix: str = "png", **columns: Any) -> dict[str, bytes]:
+    names = [f"{subject}_1.{suffix}" for subject in range(1, subjects + 1)]
+    columns = {"image": names, "class_id": "0", "rle_mask": [rle.encode(mask())] * subjects} | columns
+    images = {f"images/{name}": image(frame(number), suffix) for number, name in enumerate(names)}
+    return {"train.pq": parquet(**columns)} | images
+
+
+def test_packs_kaggle_pairs_exactly() -> None:
+    packed = run(kaggle())
+    assert packed.index["image"].tolist() == [f"{s}_{n}.tif" for s in range(1, 7) for n in (1, 2)]
+    assert packed.index["subject"].tolist() == [str(s) for s in range(1, 7) for _ in (1, 2)]
+    np.testing.assert_array_equal(packed.frame(3), frame(202))
+    np.testing.assert_array_equal(packed.mask(2), mask(30))
+    assert packed.index["mask_area"].tolist() == [30, 0] * 6
+    assert read_json(paths.PACKED / "findings.json") == {
+        "layout": "kaggle",
+        "frames": 12,
+        "subjects": 6,
+        "frames_with_mask": 6,
+        "packed_frames": 12,
+        "errors": 0,
+        "warnings": 0,
+        "findings": [],
+    }
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "tif", "tiff", "bmp"])
+def test_packs_hydrogen_torch_with_any_image_type(suffix: str) -> None:
+    packed = run(hydrogen_torch(suffix=suffix))
+    assert len(packed) == 6
+    assert packed.frame(0).shape == (HEIGHT, WIDTH)
+    if not suffix.startswith("j"):
+        np.testing.assert_array_equal(packed.frame(0), frame(0))
+    np.testing.assert_array_equal(packed.mask(5), mask())
+
+
+def test_packs_frames_of_differing_sizes() -> None:
+    sizes = [(40, 50), (33, 90), (64, 32), (40, 50), (50, 40), (99, 99)]
+    members = {}
+    for number, (height, width) in enumerate(sizes):
+        members[f"{number}_1.tif"] = image(frame(number, height, width))
+        members[f"{number}_1_mask.tif"] = image(mask(number, height, width))
+    packed = run(members)
+    for number, size in enumerate(sizes):
+        np.testing.assert_array_equal(packed.frame(number), frame(number, *size))
+        np.testing.assert_array_equal(packed.mask(number), mask(number, *size))
+
+
+def test_rows_of_an_image_unite() -> None:
+    members = hydrogen_torch()
+    names = [*(f"{subject}_1.png" for subject in range(1, 7)), "3_1.png"]
+    members["train.pq"] = parquet(
+        image=names, class_id=["0"] * 6 + ["1"], rle_mask=[None, "", "1 5", *["1 1"] * 3, "4 9"]
+    )
+    packed = run(members)
+    np.testing.assert_array_equal(packed.mask(2), rle.decode("1 12", HEIGHT, WIDTH))
+    assert packed.index["mask_area"].tolist() == [0, 0, 12, 1, 1, 1]
+
+
+def test_nonempty_drops_empty_frames_and_the_subjects_that_had_no_other() -> None:
+    members = kaggle() | {"train/7_1.tif": image(frame(7)), "train/7_1_mask.tif": image(mask(0))}
+    packed = run(members, frames="nonempty")
+    assert packed.index["image"].tolist() == [f"{subject}_1.tif" for subject in range(1, 7)]
+    report = read_json(paths.PACKED / "findings.json")
+    assert (report["frames"], report["subjects"], report["frames_with_mask"], report["packed_frames"]) == (13, 7, 6, 6)
+
+
+def test_nothing_but_empty_masks_is_a_clear_error() -> None:
+    members = {f"{s}_1{end}.tif": image(mask(0) if end else frame(s)) for s in range(6) for end in ("", "_mask")}
+    assert "No frame is left" in refusal(members, frames="nonempty")
+    assert len(run(members, frames="all")) == 6
+
+
+def test_same_zip_gives_the_same_bytes_whatever_the_order_in_it() -> None:
+    members = kaggle() | {f"test/{number}.tif": image(frame(number)) for number in (2, 1)}
+    members |= {f"train/{name}.png": image(frame(1), "png") for name in "ba"}  # warnings
+    digests = []
+    for order in (list(members), list(reversed(members))):
+        run({name: members[name] for name in order})
+        digests.append([sha256(path) for path in sorted(paths.PACKED.iterdir())])
+    assert digests[0] == digests[1]
+
+
+def test_honours_the_datasets_own_folds(capsys: pytest.CaptureFixture[str]) -> None:
+    packed = run(hydrogen_torch(fold=[0, 1, 2, 0, 3, 4]), by="fold", validation_fold=0, test_fold=4)
+    assert packed.index["split"].tolist() == ["validation", "train", "train", "validation", "train", "test"]
+    assert packed.index["fold"].tolist() == [0, 1, 2, 0, 3, 4]
+    rows = [line.split("│")[1:5] for line in capsys.readouterr().err.splitlines() if line.startswith("│")]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["train", "3", "3", "3"],
+        ["validation", "2", "2", "2"],
+        ["test", "1", "1", "1"],
+    ]
+
+
+def test_a_leak_in_the_datasets_own_folds_stops_the_stage() -> None:
+    members = hydrogen_torch(fold=[0, 1, 2, 2, 2, 2])
+    extra = parquet(image=["1_2.png"], class_id="0", rle_mask=["1 5"], fold=[2])
+    both = pd.concat([pd.read_parquet(io.BytesIO(table)) for table in (members["train.pq"], extra)])
+    members |= {"train.pq": both.to_parquet(index=False), "images/1_2.png": image(frame(99), "png")}
+    text = refusal(members, by="fold", validation_fold=0, test_fold=1)
+    assert "  1: train, validation" in text
+
+
+def test_a_fold_that_vanishes_with_its_empty_frames_is_a_clear_error() -> None:
+    members = hydrogen_torch(fold=[0, 1, 2, 3, 3, 3], rle_mask=[None, *["1 5"] * 5])
+    text = refusal(members, frames="nonempty", by="fold", validation_fold=0, test_fold=1)
+    assert "split.validation_fold is 0, but the folds that exist are: 1 (1 frames)" in text
+
+
+def two_pages() -> bytes:
+    buffer = io.BytesIO()
+    pages = [Image.fromarray(frame(seed)) for seed in (1, 2)]
+    pages[0].save(buffer, format="TIFF", save_all=True, append_images=pages[1:])
+    return buffer.getvalue()
+
+
+def smeared_mask() -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(image(mask() * 255, "jpg", quality=30))).save(buffer, format="TIFF")
+    return buffer.getvalue()
+
+
+def test_every_finding_of_kaggle_pairs_is_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    good = image(mask())
+    pairs = {
+        "11_1": (b"no image", good),
+        "11_2": (image(frame(1)), b"no image"),
+        "11_3": (image(frame(2)), image(mask(5, HEIGHT, WIDTH + 1))),
+        "11_4": (image(frame(3)), smeared_mask()),
+        "11_5": (image(frame(4)), None),
+        "11_6": (None, good),
+        "11_7": (image(frame(5, 31, 50)), image(mask(5, 31, 50))),
+        "11_8": (image(frame(6).astype(np.uint16)), good),
+        "11_9": (two_pages(), good),
+        "noise": (image(frame(7)), good),
+        "12_1": (image(np.stack([frame(8), frame(9), frame(10)], axis=2)), good),
+        "12_2": (image(np.zeros((HEIGHT, WIDTH), np.uint8)), good),
+        "1_3": (image(frame(101)), image(mask(30))),
+        "1_4": (image(frame(101)), image(mask(31))),
+        "13_1": (image(frame(101)), image(mask(30))),
+    }
+    members = kaggle()
+    for name, (pixels, mask_file) in pairs.items():
+        members |= {f"train/{name}.tif": pixels} if pixels is not None else {}
+        members |= {f"train/{name}_mask.tif": mask_file} if mask_file is not None else {}
+    text = refusal(members)
+
+    assert "10 errors" in text
+    assert str(paths.FINDINGS_JSON) in text
+    assert found() == [
+        ("error", "16-bit", "11_8.tif"),
+        ("error", "frame too small", "11_7.tif"),
+        ("error", "mask values", "11_4.tif"),
+        ("error", "missing frame", "11_6_mask.tif"),
+        ("error", "missing mask", "11_5.tif"),
+        ("error", "several pages", "11_9.tif"),
+        ("error", "size mismatch", "11_3.tif"),
+        ("error", "unparseable subject", "noise.tif"),
+        ("error", "unreadable", "11_1.tif"),
+        ("error", "unreadable", "11_2.tif"),
+        ("warning", "blank frame", "12_2.tif"),
+        ("warning", "colour", "12_1.tif"),
+        ("warning", "contradictory masks", "1_4.tif"),
+        ("warning", "duplicate frame", "1_3.tif"),
+        ("warning", "duplicate frame across subjects", "13_1.tif"),
+    ]
+    report = read_json(paths.FINDINGS_JSON)
+    assert (report["errors"], report["warnings"], report["packed_frames"]) == (10, 5, 0)
+    shown = capsys.readouterr().err
+    assert all(kind in shown for kind in ("size mismatch", "11_3.tif", "contradictory", "10 errors and 5 warnings"))
+
+
+def test_every_finding_of_hydrogen_torch_is_reported_at_once() -> None:
+    names = ["1_1.png", "2_1.png", "3_1.png", "4_1.png", "5_1.png", "5_1.png", "8_1.png"]
+    runs = ["1 5", "1 2 3", "0 5", "1 5 3 9", "1 5", "6 1", "1 5"]
+    members = hydrogen_torch()
+    members["train.pq"] = parquet(image=names, class_id=["0"] * 7, rle_mask=runs, fold=[0, 0, 0, 0, 0, 1, 0])
+    refusal(members)
+    assert found() == [
+        ("error", "conflicting folds", "5_1.png"),
+        ("error", "missing frame", "8_1.png"),
+        ("error", "run lengths", "2_1.png"),
+        ("error", "run lengths", "3_1.png"),
+        ("error", "run lengths", "4_1.png"),
+        ("warning", "unlabelled frames", "images/"),
+    ]
+
+
+def test_a_member_with_a_bad_crc_is_a_finding() -> None:
+    write_zip(paths.DATASET_ZIP, members := hydrogen_torch())
+    content = paths.DATASET_ZIP.read_bytes()
+    at = content.index(members["images/4_1.png"][40:80]) + 100
+    paths.DATASET_ZIP.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with pytest.raises(NervesegError, match="1 errors"):
+        run()
+    assert found() == [("error", "unreadable", "4_1.png")]
+    assert "damaged in the zip" in read_json(paths.FINDINGS_JSON)["findings"][0]["detail"]
+
+
+def test_errors_leave_the_last_good_store_and_success_removes_their_file() -> None:
+    run(kaggle())
+    before = sha256(paths.PACKED / "frames.npy")
+    with pytest.raises(NervesegError):
+        run(kaggle() | {"train/9_1.tif": image(frame(1))})
+    assert paths.FINDINGS_JSON.exists()
+    assert sha256(paths.PACKED / "frames.npy") == before
+    run(kaggle())
+    assert not paths.FINDINGS_JSON.exists()
+
+
+def test_identical_pixels_on_two_sides_are_in_the_findings() -> None:
+    members = hydrogen_torch(fold=[0, 1, 2, 3, 4, 5])
+    members["images/3_1.png"] = members["images/1_1.png"]
+    run(members, by="fold", validation_fold=0, test_fold=1)
+    assert found() == [
+        ("warning", "duplicate frame across subjects", "3_1.png"),
+        ("warning", "same pixels on two sides", "3_1.png"),
+    ]
+    assert read_json(paths.PACKED / "findings.json")["warnings"] == 2
+
+
+def test_the_stage_as_a_command_prints_one_readable_error() -> None:
+    content = (REPOSITORY / paths.PARAMS).read_text(encoding="utf-8")
+    paths.PARAMS.write_text(content, encoding="utf-8")
+    write_zip(paths.DATASET_ZIP, {"a.txt": b"x"})
+    done = subprocess.run([sys.executable, "-m", "nerveseg.stages.split"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "holds neither layout" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_importing_the_stage_imports_no_torch() -> None:
+    code = "import sys, nerveseg.stages.split; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+needs_real_data = pytest.mark.skipif(not REAL_DATA.exists(), reason="no real frames beside the repository")
+
+
+@pytest.mark.real_data
+@needs_real_data
+@pytest.mark.parametrize(("frames", "packed_frames"), [("all", 75), ("nonempty", 32)])
+def test_real_tif_pairs(frames: str, packed_frames: int) -> None:
+    content = (REAL_DATA / "nerves_original_tifs.zip").read_bytes()
+    paths.DATASET_ZIP.parent.mkdir(parents=True)
+    paths.DATASET_ZIP.write_bytes(content)
+    packed = run(frames=frames)
+    assert len(packed) == packed_frames
+    assert (packed.index["mask_area"] > 0).sum() == 32
+    assert set(zip(packed.index["height"], packed.index["width"], strict=True)) == {(420, 580)}
+    areas = packed.index["mask_area"][packed.index["mask_area"] > 0]
+    assert areas.between(2684, 17439).all()
+
+
+@pytest.mark.real_data
+@needs_real_data
+def test_real_frames_are_the_same_in_either_layout() -> None:
+    stores = []
+    for layout in ("hydrogen-torch", "kaggle"):
+        paths.DATASET_ZIP.parent.mkdir(parents=True, exist_ok=True)
+        options = ["--layout", layout, "--subjects", "3", "--frames", "4"]
+        subprocess.run([sys.executable, REAL_DATA / "build_dataset.py", paths.DATASET_ZIP, *options], check=True)
+        packed = run(frames="nonempty")
+        assert len(packed) == 12
+        stores.append((packed.index.drop(columns=["image", "fold"]), sha256(paths.PACKED / "masks.npy")))
+    pd.testing.assert_frame_equal(stores[0][0], stores[1][0])
+    assert stores[0][1] == stores[1][1]

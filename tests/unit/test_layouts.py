@@ -1,0 +1,179 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset_zips import frame, image, kaggle, parquet, write_zip
+from nerveseg.data import layouts, rle
+from nerveseg.data.archive import Archive
+from nerveseg.errors import NervesegError
+
+PNG = image(frame(1), "png")
+TIF = image(frame(1))
+
+
+def find(tmp_path: Path, members: dict[str, bytes]) -> layouts.Dataset:
+    with Archive(write_zip(tmp_path / "a.zip", members)) as archive:
+        return layouts.find(archive)
+
+
+def refusal(tmp_path: Path, members: dict[str, bytes]) -> str:
+    with pytest.raises(NervesegError) as error:
+        find(tmp_path, members)
+    return str(error.value)
+
+
+def kinds(dataset: layouts.Dataset) -> list[tuple[str, str, str]]:
+    return [(finding.severity, finding.kind, finding.image) for finding in dataset.findings]
+
+
+def test_kaggle_pairs_in_natural_order_whatever_the_order_in_the_zip(tmp_path: Path) -> None:
+    names = ["x/10_1", "x/2_10", "x/2_9"]
+    dataset = find(tmp_path, {f"{name}{end}.tif": TIF for name in names for end in ("_mask", "")})
+    assert dataset.layout == "kaggle"
+    assert [(r.image, r.subject, r.member, r.mask_member) for r in dataset.records] == [
+        ("2_9.tif", "2", "x/2_9.tif", "x/2_9_mask.tif"),
+        ("2_10.tif", "2", "x/2_10.tif", "x/2_10_mask.tif"),
+        ("10_1.tif", "10", "x/10_1.tif", "x/10_1_mask.tif"),
+    ]
+    assert dataset.findings == []
+
+
+@pytest.mark.parametrize("suffix", ["tif", "TIF", "tiff", "Tiff"])
+@pytest.mark.parametrize("folder", ["", "train/", "deep/down/here/"])
+def test_kaggle_in_any_folder_with_any_case(tmp_path: Path, suffix: str, folder: str) -> None:
+    dataset = find(tmp_path, {f"{folder}1_1.{suffix}": TIF, f"{folder}1_1_mask.{suffix}": TIF})
+    assert [record.image for record in dataset.records] == [f"1_1.{suffix}"]
+    assert dataset.findings == []
+
+
+def test_kaggle_skips_the_unlabelled_test_folder_with_one_warning(tmp_path: Path) -> None:
+    dataset = find(tmp_path, kaggle() | {f"test/{number}.tif": TIF for number in range(7)})
+    assert len(dataset.records) == 12
+    assert kinds(dataset) == [("warning", "unlabelled frames", "test/")]
+    assert "7 frames" in dataset.findings[0].detail
+
+
+def test_kaggle_finds_every_broken_pair_at_once(tmp_path: Path) -> None:
+    members = kaggle() | {"train/7_1.tif": TIF, "train/8_1_mask.tif": TIF, "train/noise.tif": TIF}
+    members |= {"train/noise_mask.tif": TIF, "more/1_1.tif": TIF, "more/1_1_mask.tif": TIF, "train/1_2.png": PNG}
+    dataset = find(tmp_path, members)
+    assert sorted(kinds(dataset)) == [
+        ("error", "duplicate name", "1_1"),
+        ("error", "missing frame", "8_1_mask.tif"),
+        ("error", "missing mask", "7_1.tif"),
+        ("error", "unparseable subject", "noise.tif"),
+        ("warning", "ignored file", "1_2.png"),
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "tif", "tiff", "bmp", "PNG"])
+@pytest.mark.parametrize("value", ["{}", "images/{}", "C:\\data\\{}"])
+def test_hydrogen_torch_with_any_image_type_and_folder(tmp_path: Path, suffix: str, value: str) -> None:
+    name = f"1_1.{suffix}"
+    table = parquet(image=[value.format(name)], class_id=["0"], rle_mask=["1 5"])
+    dataset = find(tmp_path, {"train.pq": table, f"images/{name}": image(frame(1), suffix)})
+    assert dataset.layout == "hydrogen-torch"
+    assert [(r.image, r.subject, r.member, r.runs, r.fold) for r in dataset.records] == [
+        (name, "1", f"images/{name}", ("1 5",), None)
+    ]
+
+
+CSV = b'image,class_id,rle_mask,fold\n1_1.png,0,"1 5",4\n1_1.png,1,"9 2",4\n2_1.png,0,,0\n3_1.png,0,NaN,0.0\n'
+COLUMNS = {
+    "image": ["1_1.png", "1_1.png", "2_1.png", "3_1.png"],
+    "class_id": [0, 1, 0, 0],
+    "rle_mask": ["1 5", "9 2", None, "nan"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("train.csv", CSV),
+        ("train.csv", b"\xef\xbb\xbf" + CSV),
+        ("sub/train.parquet", parquet(**COLUMNS, fold=[4, 4, 0, 0])),
+        ("train.pq", parquet(**COLUMNS, fold=[4.0, 4.0, 0.0, 0.0])),
+        ("TRAIN.PQ", parquet(**COLUMNS, fold=["4", "4", "0", "0"])),
+    ],
+)
+def test_rows_of_an_image_merge_and_nulls_are_empty_masks(tmp_path: Path, name: str, table: bytes) -> None:
+    dataset = find(tmp_path, {name: table} | dict.fromkeys(["i/1_1.png", "i/2_1.png", "i/3_1.png"], PNG))
+    assert [(r.image, r.runs, r.fold) for r in dataset.records] == [
+        ("1_1.png", ("1 5", "9 2"), 4),
+        ("2_1.png", (), 0),
+        ("3_1.png", (), 0),
+    ]
+    assert dataset.findings == []
+
+
+def test_a_null_fold_is_no_fold(tmp_path: Path) -> None:
+    table = parquet(image=["1_1.png", "2_1.png"], rle_mask=[None, None], fold=[1, None])
+    dataset = find(tmp_path, {"train.pq": table, "1_1.png": PNG, "2_1.png": PNG})
+    assert [record.fold for record in dataset.records] == [1, None]
+
+
+def test_hydrogen_torch_finds_everything_at_once(tmp_path: Path) -> None:
+    table = parquet(
+        image=["1_1.png", "1_1.png", "gone_1.png", "2_1.png", "noise.png", None, "3_1.png"],
+        class_id=[0] * 7,
+        rle_mask=["1 5"] * 7,
+        fold=["0", "1", "0", "0", "0", "0", "first"],
+    )
+    images = ["a/1_1.png", "a/2_1.png", "b/2_1.png", "a/noise.png", "a/3_1.png", "c/4_1.png", "c/4_2.png"]
+    dataset = find(tmp_path, {"train.pq": table} | dict.fromkeys(images, PNG))
+    assert sorted(kinds(dataset)) == [
+        ("error", "conflicting folds", "1_1.png"),
+        ("error", "duplicate name", "2_1.png"),
+        ("error", "fold", "3_1.png"),
+        ("error", "missing frame", "gone_1.png"),
+        ("error", "missing frame", "train.pq"),
+        ("error", "unparseable subject", "noise.png"),
+        ("warning", "unlabelled frames", "c/"),
+    ]
+
+
+def test_neither_layout_says_what_was_found(tmp_path: Path) -> None:
+    text = refusal(tmp_path, {"a/1.dcm": b"x", "a/2.dcm": b"x", "readme": b"", "labels.csv": b"file,label\na,b\n"})
+    assert "2 .dcm in a/" in text
+    assert "1 (no suffix) in ./" in text
+    assert "labels.csv with the columns file, label" in text
+    assert "image, class_id, rle_mask" in text
+
+
+def test_both_layouts_and_two_tables_are_refused(tmp_path: Path) -> None:
+    table = parquet(image=["1_1.png"], rle_mask=["1 5"])
+    assert "both layouts" in refusal(tmp_path, kaggle() | {"train.pq": table})
+    assert "a.pq, b.csv" in refusal(tmp_path, {"a.pq": table, "b.csv": CSV, "1_1.png": PNG})
+
+
+def test_a_table_of_other_things_is_no_obstacle(tmp_path: Path) -> None:
+    members = kaggle() | {"train_masks.csv": b"subject,img,pixels\n1,1,1 5\n", "sample_submission.csv": b"img,pixels\n"}
+    assert find(tmp_path, members).layout == "kaggle"
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("train.pq", b"not parquet"),
+        ("train.csv", b"\xff\xfe\x00\x01"),
+        ("train.csv", b""),
+        ("train.csv", b"image,rle_mask,image\n1_1.png,1 5,1_1.png\n"),
+        ("train.csv", b"image,rle_mask\n1_1.png,1 5\n1_2.png,1 5,6,7\n"),
+        ("train.pq", parquet(image=["1_1.png"], rle_mask=[[1, 5]])),
+    ],
+)
+def test_a_damaged_table_is_a_clear_error(tmp_path: Path, name: str, table: bytes) -> None:
+    assert f"{name} in " in (text := refusal(tmp_path, {name: table, "1_1.png": PNG}))
+    assert "cannot be read" in text
+
+
+def test_a_table_without_rows_is_a_clear_error(tmp_path: Path) -> None:
+    assert "has no rows" in refusal(tmp_path, {"train.csv": b"image,rle_mask\n", "1_1.png": PNG})
+
+
+def test_long_run_lengths_survive_csv(tmp_path: Path) -> None:
+    checkerboard = (np.indices((400, 400)).sum(axis=0) % 2).astype(np.uint8)
+    text = rle.encode(checkerboard)
+    dataset = find(tmp_path, {"t.csv": f"image,rle_mask\n1_1.png,{text}\n".encode(), "1_1.png": PNG})
+    assert dataset.records[0].runs == (text,)
