@@ -6,6 +6,7 @@ have the run, `ensure_run` makes it from what the train stage recorded.
 
 import os
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -13,8 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-# Before mlflow is imported: three tries, not four minutes of them, tell that a server is down.
+# Before mlflow is imported: three tries, not four minutes of them, tell that a server is down; and less talk.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 import mlflow
 import numpy as np
@@ -217,7 +220,8 @@ def _complete_run(record: Record, rows: list[dict[str, float]], folder: Path) ->
 def _describe_run(record: Record) -> None:
     mlflow.set_tags({ORIGIN: record["run_id"], **record["tags"]})
     mlflow.log_params(record["params"])
-    source = resolve_dataset_source(record["dataset"]["uri"])
+    with warnings.catch_warnings(action="ignore"):  # two of its classes read paths; either does
+        source = resolve_dataset_source(record["dataset"]["uri"])
     dataset = MetaDataset(source, name="nerves", digest=record["dataset"]["sha256"][:12])  # type: ignore[abstract]  # mlflow says so itself
     mlflow.log_input(dataset, context="training")
 
@@ -243,14 +247,15 @@ def _log_model(folder: Path) -> str:
             ]
         ),
     )
-    info = mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(SCORER),
-        artifacts={"weights": str(folder / "model.safetensors"), "spec": str(folder / "model.json")},
-        code_paths=[str(SCORER.parents[1])],
-        pip_requirements=[f"{name}=={version(name)}" for name in SCORER_REQUIREMENTS],
-        signature=signature,
-    )
+    with warnings.catch_warnings(action="ignore"):  # it would like type hints of its own and an example to run
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(SCORER),
+            artifacts={"weights": str(folder / "model.safetensors"), "spec": str(folder / "model.json")},
+            code_paths=[str(SCORER.parents[1])],
+            pip_requirements=[f"{name}=={version(name)}" for name in SCORER_REQUIREMENTS],
+            signature=signature,
+        )
     if info.model_id is None:
         raise MlflowException("the server returned no id for the logged model")
     return info.model_id

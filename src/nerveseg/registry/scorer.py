@@ -15,9 +15,8 @@ class Scorer(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         self._segmenter = Segmenter.load(Path(context.artifacts["weights"]).parent)
 
-    def predict(
-        self, context: PythonModelContext, model_input: dict[str, np.ndarray] | np.ndarray, params: dict | None = None
-    ) -> dict[str, np.ndarray]:
+    # MLflow reads type hints of `predict` as a signature of its own; the logged one says it better.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Segments frames.
 
         Args:
