@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -34,5 +35,5 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except NervesegError as error:
-        console.print("[bold red]error:[/]", str(error), soft_wrap=True)
+        console.print("[bold red]error:[/]", escape(str(error)), soft_wrap=True)
         raise SystemExit(1) from None
