@@ -1,0 +1,68 @@
+"""Fixtures that several tests share: an S3 server that speaks HTTP."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A fresh, versioned bucket on the test server."""
+
+    client: Any
+    name: str
+    endpoint: str
+
+    def uri(self, key: str) -> str:
+        return f"s3://{self.name}/{key}"
+
+    def put(self, key: str, content: bytes, **more: Any) -> str:
+        """Stores an object and returns its version id."""
+        version: str = self.client.put_object(Bucket=self.name, Key=key, Body=content, **more)["VersionId"]
+        return version
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3 server, http://127.0.0.1:port, that lives as long as the tests."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def aws_environment(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """AWS_* of this process and its children: the test server, its credentials, and nothing of the user's own."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "FSSPEC_S3_ANON"):
+        monkeypatch.delenv(name, raising=False)
+    values = {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": str(tmp_path / "no-aws-config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-aws-credentials"),
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, aws_environment: None) -> Bucket:
+    """A fresh bucket, and the environment that leads boto3 and DVC to it."""
+    import boto3
+
+    client = boto3.Session().client("s3")
+    bucket = Bucket(client, f"test-{uuid.uuid4().hex}", s3_endpoint)
+    client.create_bucket(Bucket=bucket.name)
+    client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
+    return bucket
