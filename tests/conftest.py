@@ -41,7 +41,7 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def aws_environment(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """AWS_* of this process and its children: the test server, its credentials, and nothing of the user's own."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "FSSPEC_S3_ANON"):
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "NERVESEG_S3_ANONYMOUS"):
         monkeypatch.delenv(name, raising=False)
     values = {
         "AWS_ENDPOINT_URL": s3_endpoint,

@@ -24,10 +24,7 @@ class Settings(BaseSettings):
     )
     experiment: str = Field(default="nerveseg", description="MLflow experiment of the runs")
     tracking_uri: str = Field(default="sqlite:///mlflow.db", validation_alias="MLFLOW_TRACKING_URI")
-    # fsspec's variable rather than one of ours: DVC's own S3 client obeys it as well.
-    s3_anonymous: bool = Field(
-        False, validation_alias="FSSPEC_S3_ANON", description="unsigned requests to public buckets"
-    )
+    s3_anonymous: bool = Field(default=False, description="the download's S3 requests go unsigned, to public buckets")
 
 
 @cache

@@ -233,10 +233,10 @@ def test_a_public_bucket_needs_no_credentials(s3: Bucket, proxy: Wire, tmp_path:
 
     refused = run_stage(folder)
     assert refused.returncode == 1
-    assert "FSSPEC_S3_ANON=true" in refused.stderr
+    assert "NERVESEG_S3_ANONYMOUS=true" in refused.stderr
     assert "Traceback" not in refused.stderr
 
-    monkeypatch.setenv("FSSPEC_S3_ANON", "true")
+    monkeypatch.setenv("NERVESEG_S3_ANONYMOUS", "true")
     allowed = run_stage(folder)
     assert allowed.returncode == 0, allowed.stderr
     assert proxy.log

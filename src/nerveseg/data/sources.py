@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 CHUNK = 2**20  # bytes
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 60  # seconds
 TRIES = 5  # in a row without getting any further
+_PUBLIC = "for a public bucket set NERVESEG_S3_ANONYMOUS=true, or give its https address, which DVC reads unsigned too"
 FIRST_PAUSE = 0.5  # seconds before the second try; doubles with every further one
 
 
@@ -146,8 +147,7 @@ class S3Source:
             ) from None
         except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
             raise NervesegError(
-                f"{self.uri}: {error}. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
-                "for a public bucket set FSSPEC_S3_ANON=true."
+                f"{self.uri}: {error}. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; {_PUBLIC}."
             ) from None
         except exceptions.BotoCoreError as error:
             raise NervesegError(f"{self.uri}: {error}. Check data.uri, AWS_PROFILE and your AWS config.") from None
@@ -182,11 +182,13 @@ class S3Source:
         if status == 404:
             return NervesegError(f"{said} Check the key in data.uri.")
         if status == 403 and self._anonymous:
-            return NervesegError(f"{said} The request was not signed: unset FSSPEC_S3_ANON unless this is public.")
+            return NervesegError(
+                f"{said} The request was not signed: unset NERVESEG_S3_ANONYMOUS unless this is public."
+            )
         if status in (401, 403) or code in ("ExpiredToken", "InvalidToken"):
             return NervesegError(
                 f"{said} The credentials in use may not read it, or it does not exist: check AWS_PROFILE or "
-                "AWS_ACCESS_KEY_ID, and data.uri; for a public bucket set FSSPEC_S3_ANON=true."
+                f"AWS_ACCESS_KEY_ID, and data.uri; {_PUBLIC}."
             )
         return NervesegError(f"{said} Check data.uri, AWS_ENDPOINT_URL and AWS_DEFAULT_REGION.")
 

@@ -1,0 +1,97 @@
+"""params.yaml: what loads, what is refused and with which words."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nerveseg import params, profiles
+from nerveseg.cli import app
+from nerveseg.errors import NervesegError
+
+ROOT = Path(__file__).parents[2]
+CASES = ROOT / "tests" / "params"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the shipped params.yaml and profiles, made the current one."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("overlay", sorted((CASES / "valid").glob("*.yaml")), ids=lambda path: path.stem)
+def test_valid_overlays_load(overlay: Path, workspace: Path) -> None:
+    profiles.apply(overlay)
+    params.load()
+
+
+@pytest.mark.parametrize("overlay", sorted((CASES / "invalid").glob("*.yaml")), ids=lambda path: path.stem)
+def test_invalid_overlays_say_what_is_wrong_and_change_nothing(overlay: Path, workspace: Path) -> None:
+    """The first line of each file is a comment with the words that the error must hold."""
+    expected = overlay.read_text().splitlines()[0].removeprefix("# ")
+    before = (workspace / "params.yaml").read_text()
+    result = CliRunner().invoke(app, ["profile", "apply", str(overlay)])
+    assert result.exit_code == 1
+    assert expected in result.stderr
+    assert (workspace / "params.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("profile", sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml")))
+def test_every_profile_applies_once(profile: str, workspace: Path) -> None:
+    first = CliRunner().invoke(app, ["profile", "apply", profile])
+    assert first.exit_code == 0, first.output
+    assert "data.uri: " in first.stdout
+    assert "# Every knob" in (workspace / "params.yaml").read_text(), "comments are kept"
+    second = CliRunner().invoke(app, ["profile", "apply", profile])
+    assert second.stdout == ""
+
+
+def test_the_quickstart_has_the_model_cards_hyper_parameters() -> None:
+    shipped = params.load(ROOT / "params.yaml")
+    assert (shipped.model.architecture, shipped.model.encoder, shipped.model.threshold) == ("Unet", "resnet34", 0.5)
+    train = shipped.train
+    assert (train.batch_size, train.epochs, train.optimizer, train.learning_rate) == (16, 5, "adamw", 1e-3)
+    assert (train.schedule, train.weight_decay, train.gradient_clip) == ("cosine", 0, 0)
+
+
+def test_all_errors_are_told_at_once(workspace: Path) -> None:
+    text = (workspace / "params.yaml").read_text()
+    (workspace / "params.yaml").write_text(text.replace("epochs: 5", "epochs: 0").replace("seed: 70", "seed: x"))
+    with pytest.raises(NervesegError) as caught:
+        params.load()
+    assert "train.epochs" in str(caught.value)
+    assert "split.seed" in str(caught.value)
+
+
+def test_numbers_are_read_as_dvc_reads_them(workspace: Path) -> None:
+    text = (workspace / "params.yaml").read_text().replace("learning_rate: 0.001", "learning_rate: 3e-4")
+    (workspace / "params.yaml").write_text(text)
+    assert params.load().train.learning_rate == 3e-4
+
+
+def test_show_and_schema_name_every_parameter(workspace: Path) -> None:
+    shown = CliRunner().invoke(app, ["params", "show"]).stdout
+    schema = json.loads(CliRunner().invoke(app, ["params", "schema"]).stdout)
+    for name in params.known_names():
+        section, _, key = name.partition(".")
+        assert section in schema["properties"]
+        assert not key or f"{name} = " in shown
+
+
+@pytest.mark.parametrize("content", ["", "- a\n", "a: [", "\x00"])
+def test_what_is_no_params_file_is_refused(content: str, workspace: Path) -> None:
+    (workspace / "params.yaml").write_text(content)
+    result = CliRunner().invoke(app, ["params", "check"])
+    assert result.exit_code == 1
+    assert "params.yaml" in result.stderr
+
+
+def test_a_missing_profile_lists_the_ones_there_are(workspace: Path) -> None:
+    result = CliRunner().invoke(app, ["profile", "apply", "nope"])
+    assert result.exit_code == 1
+    assert "hydrogen-torch-70" in result.stderr
