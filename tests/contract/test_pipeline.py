@@ -20,8 +20,6 @@ STAGES: dict[str, Any] = PIPELINE["stages"]
 CARRIERS = {
     f"src/nerveseg/{name}.py" for name in ("console", "errors", "files", "params", "paths", "settings", "tracking")
 }
-    f"src/nerveseg/{name}.py" for name in ("console", "errors", "files", "params", "paths", "settings", "tracking")
-}
 # Files that a stage uses without declaring them, and why.
 UNDECLARED = {
     "train": {
