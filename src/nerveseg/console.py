@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -14,6 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
 
 from nerveseg.errors import NervesegError
 
@@ -35,5 +35,5 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except NervesegError as error:
-        console.print("[bold red]error:[/]", escape(str(error)), soft_wrap=True)
+        console.print(Text.assemble(("error:", "bold red"), " ", str(error)), soft_wrap=True)
         raise SystemExit(1) from None
