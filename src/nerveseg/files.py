@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,18 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder beside `path` to fill; puts it in the place of `path` on success, removes it on error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
+    former = path.with_name(f"{beside.name}.former")
+    for leftover in (beside, former):
+        shutil.rmtree(leftover, ignore_errors=True)
     beside.mkdir()
     try:
         yield beside
-        shutil.rmtree(path, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            path.replace(former)  # removing it in place would leave half of it, were this cut short
         beside.replace(path)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        for leftover in (beside, former):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:
@@ -61,5 +65,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NervesegError(f"{path} is missing: `dvc repro` makes it, `dvc pull` brings it.") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text
         raise NervesegError(f"{path} is not JSON ({error}): `dvc checkout {path}` restores it.") from None
