@@ -28,6 +28,7 @@ from mlflow.entities import LoggedModel, Metric, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from rich.markup import escape
 from sqlalchemy.exc import SQLAlchemyError
 
 from nerveseg.console import console
@@ -66,7 +67,7 @@ def reachable(consequence: str) -> Iterator[None]:
     try:
         yield
     except _FAILURES as error:
-        reason = str(error).splitlines()[0]
+        reason = _first_line(error)
         raise NervesegError(f"The MLflow server of MLFLOW_TRACKING_URI failed: {reason}\n{consequence}") from error
 
 
@@ -154,7 +155,7 @@ class TrainingRun:
             log()
         except _FAILURES as error:
             self._failed = True
-            console.print(f"[yellow]MLflow failed; the training goes on without it:[/] {str(error).splitlines()[0]}")
+            console.print(f"[yellow]MLflow failed; the training goes on without it:[/] {escape(_first_line(error))}")
 
 
 def ensure_run(folder: Path) -> Record:
@@ -207,7 +208,7 @@ def end_interrupted(run_id: str) -> None:
         if _has_run(client, run_id) and client.get_run(run_id).info.status == "RUNNING":
             client.set_terminated(run_id, "KILLED")
     except _FAILURES as error:
-        console.print(f"[yellow]The interrupted run {run_id} could not be ended:[/] {str(error).splitlines()[0]}")
+        console.print(f"[yellow]The interrupted run {run_id} could not be ended:[/] {escape(_first_line(error))}")
 
 
 def _complete_run(record: Record, rows: list[dict[str, float]], folder: Path) -> str:
@@ -282,6 +283,10 @@ def _active_run_id() -> str:
     if run is None:
         raise MlflowException("no run is active")
     return run.info.run_id
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _git(*arguments: str) -> str:
