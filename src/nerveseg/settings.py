@@ -42,5 +42,6 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
+        wrong = ((str(detail["loc"][0]), detail["msg"]) for detail in error.errors())
+        lines = [f"  {name if name.isupper() else f'{_PREFIX}{name.upper()}'}: {message}" for name, message in wrong]
         raise NervesegError("The environment does not fit:\n" + "\n".join(lines)) from None

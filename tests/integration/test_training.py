@@ -1,0 +1,135 @@
+"""The train stage as a process: killed, resumed, ended, and with a tracking server that is down."""
+
+import hashlib
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+
+from nerveseg.data import phantom
+from nerveseg.params import load
+from workspace import Workspace, free_port, mlflow_server, wait_for
+
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace after its split stage."""
+    workspace = Workspace(tmp_path_factory.mktemp("packed") / "project")
+    workspace.set(**{"train.epochs": EPOCHS})
+    (workspace.root / "data").mkdir()
+    phantom.write(workspace.root / "data" / "phantom.zip", load(workspace.root / "params.yaml").phantom)
+    workspace.stage("download")
+    workspace.stage("split")
+    return workspace
+
+
+@pytest.fixture
+def workspace(packed: Workspace, tmp_path: Path) -> Workspace:
+    """A fresh workspace with the packed frames and source of `packed`."""
+    copy = Workspace(tmp_path / "project")
+    copy.set(**{"train.epochs": EPOCHS})
+    shutil.copytree(packed.root / "data", copy.root / "data")
+    return copy
+
+
+def weights(workspace: Workspace) -> str:
+    return hashlib.sha256((workspace.root / "models" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def runs(workspace: Workspace, uri: str | None = None) -> list[mlflow.entities.Run]:
+    client = mlflow.MlflowClient(uri or f"sqlite:///{workspace.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("nerveseg")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def checkpointed(workspace: Workspace) -> bool:
+    return any((workspace.root / "checkpoints").glob("*/last.ckpt"))
+
+
+def test_a_killed_training_resumes_as_if_it_had_not_been(workspace: Workspace, packed: Workspace) -> None:
+    process = workspace.start("train")
+    wait_for("the first epoch's checkpoint", lambda: checkpointed(workspace), process)
+    process.kill()
+    process.wait()
+    assert not (workspace.root / "models").exists(), "nothing half written"
+    output = workspace.stage("train")
+    assert "epoch   1 " not in output, "the first epoch is not trained again"
+    assert f"epoch   {EPOCHS} " in output
+
+    packed.stage("train")  # the same training, never interrupted
+    assert weights(workspace) == weights(packed)
+    curve = pd.read_csv(workspace.root / "models" / "curve.csv")
+    assert curve["epoch"].tolist() == list(range(1, EPOCHS + 1))
+    assert curve["learning_rate"].iloc[-1] == 0, "the schedule ends at zero"
+
+    (run,) = runs(workspace)
+    assert run.info.status == "FINISHED"
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    history = client.get_metric_history(run.info.run_id, "validation_dice")
+    assert [point.step for point in history] == list(range(1, EPOCHS + 1))
+    assert not (workspace.root / "checkpoints").exists() or not checkpointed(workspace)
+
+
+def test_sigterm_ends_the_run_killed_and_other_params_start_anew(workspace: Workspace) -> None:
+    process = workspace.start("train")
+    wait_for("the first epoch's checkpoint", lambda: checkpointed(workspace), process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) != 0
+    assert [run.info.status for run in runs(workspace)] == ["KILLED"]
+
+    workspace.set(**{"train.learning_rate": 0.002, "train.epochs": 1})
+    assert "epoch   1 " in workspace.stage("train")
+    assert sorted(run.info.status for run in runs(workspace)) == ["FINISHED", "KILLED"]
+
+
+def test_an_exception_ends_the_run_failed(workspace: Workspace) -> None:
+    """The disk takes no file as large as a checkpoint."""
+    process = subprocess.run(
+        (sys.executable, "-m", "nerveseg.stages.train"),
+        cwd=workspace.root,
+        env=workspace.env,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8_000_000, 8_000_000)),
+    )
+    assert process.returncode != 0
+    assert "File too large" in process.stderr
+    assert [run.info.status for run in runs(workspace)] == ["FAILED"]
+    assert not (workspace.root / "models").exists()
+
+
+def test_a_server_that_is_down_loses_nothing(workspace: Workspace, tmp_path: Path) -> None:
+    port = free_port()
+    workspace.env["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
+    workspace.env["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+    failed = workspace.stage("train", ok=False)
+    assert f"epoch   {EPOCHS} " in failed, "the training goes on without the server"
+    assert "The training is whole and kept" in failed
+    assert not (workspace.root / "models").exists()
+
+    with mlflow_server(tmp_path / "server", port) as uri:
+        again = workspace.stage("train")
+        assert "epoch   " not in again, "nothing is trained again"
+        (run,) = runs(workspace, uri)
+        assert run.info.status == "FINISHED"
+        client = mlflow.MlflowClient(uri)
+        history = client.get_metric_history(run.info.run_id, "train_loss")
+        assert [point.step for point in history] == list(range(1, EPOCHS + 1))
+        record = json.loads((workspace.root / "models" / "run.json").read_text())
+        assert record["run_id"] == run.info.run_id
+        assert client.get_logged_model(record["model_id"]).status == "READY"
+
+
+def test_too_few_frames_for_a_batch(workspace: Workspace) -> None:
+    workspace.set(**{"train.batch_size": 512})
+    assert "lower train.batch_size" in workspace.stage("train", ok=False)

@@ -1,0 +1,34 @@
+"""The environment: what is refused and with which words."""
+
+import pytest
+
+from nerveseg.errors import NervesegError
+from nerveseg.model.device import device_name
+from nerveseg.settings import settings
+
+
+@pytest.fixture(autouse=True)
+def read_anew() -> None:
+    settings.cache_clear()
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NERVESEG_DEVISE", "cpu")
+    with pytest.raises(NervesegError, match="NERVESEG_DEVISE: no such setting; did you mean NERVESEG_DEVICE?"):
+        settings()
+
+
+def test_a_bad_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NERVESEG_WORKERS", "-1")
+    with pytest.raises(NervesegError, match="NERVESEG_WORKERS"):
+        settings()
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        assert device_name("cuda") == "cuda"
+    else:
+        with pytest.raises(NervesegError, match="this machine has none"):
+            device_name("cuda")

@@ -1,0 +1,132 @@
+"""A copy of the project in which tests run DVC and stages as a user would: as processes."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+PROJECT = ("dvc.yaml", "params.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "weights/README.md")
+SMALL: dict[str, Any] = {
+    "phantom.subjects": 6,
+    "phantom.frames_per_subject": 6,
+    "phantom.height": 96,
+    "phantom.width": 128,
+    "model.encoder": "resnet18",
+    "model.height": 64,
+    "model.width": 64,
+    "train.epochs": 2,
+    "train.batch_size": 4,
+    "evaluate.overlays": 2,
+    "register.min_dice": 0.0,
+}
+
+
+class Workspace:
+    """A git repository with the project's pipeline and small params.
+
+    Args:
+        root: an empty or missing folder.
+        variables: what the environment holds beside the test's own.
+    """
+
+    def __init__(self, root: Path, variables: Mapping[str, str] | None = None) -> None:
+        self.root = root
+        self.env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+        self.env.pop("MLFLOW_TRACKING_URI", None)
+        self.env |= {"NERVESEG_WORKERS": "0", "NERVESEG_DEVICE": "cpu", **(variables or {})}
+        for name in PROJECT:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
+        shutil.copytree(ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        self.set(**SMALL)
+        self.git("init", "--quiet")
+        self.commit()
+
+    def git(self, *arguments: str) -> str:
+        identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+        done = subprocess.run(
+            ("git", *identity, *arguments), cwd=self.root, env=self.env, check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    def commit(self) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "state")
+
+    def set(self, **values: Any) -> None:
+        """Changes params.yaml: `set(**{"train.epochs": 3})`."""
+        yaml = YAML()
+        content = yaml.load(self.root / "params.yaml")
+        for name, value in values.items():
+            section, _, key = name.partition(".")
+            content[section][key] = value
+        yaml.dump(content, self.root / "params.yaml")
+
+    def run(self, *command: str, ok: bool = True) -> str:
+        """Runs a command here; returns what it printed on both streams. Fails the test where its status is not `ok`."""
+        done = subprocess.run(
+            command, cwd=self.root, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert (done.returncode == 0) == ok, f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def stage(self, name: str, ok: bool = True) -> str:
+        return self.run("python", "-m", f"nerveseg.stages.{name}", ok=ok)
+
+    def start(self, name: str) -> subprocess.Popen[str]:
+        """Starts a stage and returns at once; its output goes to `NAME.log`."""
+        log = (self.root / f"{name}.log").open("a")
+        command = (sys.executable, "-m", f"nerveseg.stages.{name}")
+        return subprocess.Popen(command, cwd=self.root, env=self.env, stdout=log, stderr=log, text=True)
+
+
+def wait_for(what: str, condition: Any, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Waits until `condition()` holds; fails when the process ends before or the time is up."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, f"the process ended with {process.returncode} before {what}"
+        assert time.monotonic() < end, f"{what} did not happen in {seconds} s"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[str]:
+    """A real MLflow server with its store in `folder`; yields its address."""
+    folder.mkdir(exist_ok=True)
+    command = (
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{folder}/store.db", "--artifacts-destination", str(folder / "artifacts")),
+    )
+    with (folder / "server.log").open("a") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, text=True, start_new_session=True)
+        try:
+            wait_for("the server's answer", lambda: _answers(f"http://127.0.0.1:{port}/health"), server)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, 9)
+            server.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return bool(urlopen(url, timeout=2).status == 200)
+    except (URLError, OSError):
+        return False
