@@ -38,31 +38,42 @@ def s3_endpoint() -> Iterator[str]:
     server.stop()
 
 
+def aws_variables(endpoint: str, folder: Path) -> dict[str, str]:
+    """AWS_* that lead to the test server and to nothing of the user's own; `folder` holds no AWS files."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": str(folder / "no-aws-config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(folder / "no-aws-credentials"),
+    }
+
+
 @pytest.fixture
 def aws_environment(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """AWS_* of this process and its children: the test server, its credentials, and nothing of the user's own."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "NERVESEG_S3_ANONYMOUS"):
         monkeypatch.delenv(name, raising=False)
-    values = {
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": str(tmp_path / "no-aws-config"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-aws-credentials"),
-    }
-    for name, value in values.items():
+    for name, value in aws_variables(s3_endpoint, tmp_path).items():
         monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
 def s3(s3_endpoint: str, aws_environment: None) -> Bucket:
     """A fresh bucket, and the environment that leads boto3 and DVC to it."""
+    return new_bucket(s3_endpoint)
+
+
+def new_bucket(endpoint: str) -> Bucket:
+    """A fresh, versioned bucket on the test server."""
     import boto3
 
-    client = boto3.Session().client("s3")
-    bucket = Bucket(client, f"test-{uuid.uuid4().hex}", s3_endpoint)
+    client = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1").client(
+        "s3", endpoint_url=endpoint
+    )
+    bucket = Bucket(client, f"test-{uuid.uuid4().hex}", endpoint)
     client.create_bucket(Bucket=bucket.name)
     client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
     return bucket

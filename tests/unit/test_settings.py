@@ -14,7 +14,7 @@ def read_anew() -> None:
 
 def test_an_unknown_setting_is_refused_with_the_nearest_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NERVESEG_DEVISE", "cpu")
-    with pytest.raises(NervesegError, match="NERVESEG_DEVISE: no such setting; did you mean NERVESEG_DEVICE?"):
+    with pytest.raises(NervesegError, match="NERVESEG_DEVISE: no such setting; did you mean NERVESEG_DEVICE"):
         settings()
 
 

@@ -1,0 +1,225 @@
+"""From a phantom zip on S3 to a registered model by `dvc repro`, step after step in one workspace."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from conftest import Bucket, aws_variables, new_bucket
+from nerveseg.data import phantom
+from nerveseg.params import load
+from workspace import Workspace
+
+STAGES = ("phantom", "download", "split", "train", "evaluate", "register")
+NAME = "nerve-segmentation"
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_endpoint: str) -> Bucket:
+    return new_bucket(s3_endpoint)
+
+
+@pytest.fixture(scope="module")
+def workspace(bucket: Bucket, s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace whose data.uri is a phantom on S3, after `dvc repro` and a commit of dvc.lock."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    workspace = Workspace(folder / "project", aws_variables(s3_endpoint, folder))
+    put_phantom(bucket, workspace, folder / "phantom.zip")
+    workspace.set(**{"data.uri": bucket.uri("nerves.zip")})
+    workspace.run("dvc", "repro")
+    workspace.commit()
+    return workspace
+
+
+def put_phantom(bucket: Bucket, workspace: Workspace, path: Path, **changes: Any) -> None:
+    params = load(workspace.root / "params.yaml").phantom.model_copy(update=changes)
+    phantom.write(path, params)
+    bucket.put("nerves.zip", path.read_bytes())
+
+
+def report(workspace: Workspace, name: str) -> Any:
+    return json.loads((workspace.root / name).read_text())
+
+
+def client_of(workspace: Workspace, store: str = "mlflow.db") -> mlflow.MlflowClient:
+    uri = f"sqlite:///{workspace.root}/{store}"
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(uri)
+
+
+def stages_run(output: str) -> list[str]:
+    return [name for name in STAGES if f"Running stage '{name}'" in output]
+
+
+def artifacts(client: mlflow.MlflowClient, run_id: str, folder: str) -> set[str]:
+    return {Path(info.path).name for info in client.list_artifacts(run_id, folder)}
+
+
+def test_a_version_is_registered_with_its_lineage(workspace: Workspace, bucket: Bucket) -> None:
+    client = client_of(workspace)
+    receipt, record = report(workspace, "reports/registration.json"), report(workspace, "models/run.json")
+    assert receipt == {"registered": True, "name": NAME, "version": "1", "reasons": []}
+    version = client.get_model_version_by_alias(NAME, "challenger")
+    assert (str(version.version), version.run_id) == ("1", record["run_id"])
+    lock = YAML(typ="safe").load(workspace.root / "dvc.lock")["stages"]
+    hashes = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", [])}
+    head = bucket.client.head_object(Bucket=bucket.name, Key="nerves.zip")
+    expected = {
+        "dvc_data": hashes["data/raw/dataset.zip"],
+        "dvc_split": hashes["data/packed"],
+        "dvc_model": hashes["models"],
+        "dataset_uri": bucket.uri("nerves.zip"),
+        "dataset_etag": head["ETag"].strip('"'),
+        "dataset_version_id": head["VersionId"],
+        "git_commit": workspace.git("rev-parse", "HEAD~1").strip(),  # HEAD is the commit of dvc.lock
+        "gate": "passed",
+    }
+    assert expected.items() <= version.tags.items()
+
+
+def test_the_run_holds_params_curves_figures_and_lineage(workspace: Workspace, bucket: Bucket) -> None:
+    client = client_of(workspace)
+    record = report(workspace, "models/run.json")
+    run = client.get_run(record["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.learning_rate"] == "0.001"
+    assert len(client.get_metric_history(record["run_id"], "validation_iou")) == 2
+    (dataset,) = run.inputs.dataset_inputs
+    assert bucket.uri("nerves.zip") in dataset.dataset.source
+    assert artifacts(client, record["run_id"], "figures") == {"best.png", "worst.png", "random.png", "curves.png"}
+    assert artifacts(client, record["run_id"], "reproduce") == {"dvc.lock", "params.yaml"}
+    metrics = report(workspace, "reports/metrics.json")
+    assert run.data.metrics["test.dice"] == pytest.approx(metrics["test"]["dice"])
+    logged = client.get_logged_model(record["model_id"])
+    assert metrics["test"]["dice"] in [metric.value for metric in logged.metrics if metric.key == "test.dice"]
+        metrics["test"]["dice"]
+    )
+
+
+def test_the_reports_agree(workspace: Workspace) -> None:
+    metrics = report(workspace, "reports/metrics.json")
+    images = pd.read_csv(workspace.root / "reports/per_image.csv")
+    subjects = pd.read_csv(workspace.root / "reports/per_subject.csv")
+    assert list(images.columns) == ["image", "subject", "dice", "iou"]
+    assert metrics["test"]["dice"] == pytest.approx(images["dice"].mean(), abs=1e-6)
+    assert metrics["test"]["dice_by_subject"] == pytest.approx(subjects["dice"].mean(), abs=1e-6)
+    assert (metrics["test"]["frames"], metrics["test"]["subjects"]) == (len(images), len(subjects))
+    index = pd.read_parquet(workspace.root / "data/packed/index.parquet")
+    assert {"image", "subject", "split", "fold", "height", "width", "mask_area"} <= set(index.columns)
+    timings = report(workspace, "models/timings.json")
+    assert set(timings) == {"start_up", "data", "training_steps", "validation", "checkpoint", "tracking"}
+    assert all(seconds > 0 for seconds in timings.values())
+
+
+def test_pyfunc_predicts_frames_of_another_size_without_the_project(workspace: Workspace) -> None:
+    """In a process that cannot import the project: its code travels with the model."""
+    frames = np.random.default_rng(0).integers(0, 255, (3, 70, 111), np.uint8)
+    np.save(workspace.root / "frames.npy", frames)
+    program = (
+        "import sys; sys.path = [p for p in sys.path if not p.endswith('src')]\n"
+        "import mlflow, numpy as np\n"
+        f"model = mlflow.pyfunc.load_model('models:/{NAME}@challenger')\n"
+        "out = model.predict({'frames': np.load('frames.npy')})\n"
+        "import nerveseg; assert 'mlruns' in nerveseg.__file__ or 'artifacts' in nerveseg.__file__, nerveseg.__file__\n"
+        "assert out['mask'].shape == out['probability'].shape == (3, 70, 111)\n"
+        "assert out['mask'].dtype == np.uint8 and out['probability'].dtype == np.float32\n"
+        "assert ((out['probability'] >= 0.5) == out['mask']).all()\n"
+        "one = model.predict(np.load('frames.npy')[:1])\n"
+        "assert np.allclose(one['probability'], out['probability'][:1], atol=1e-5)\n"
+    )
+    env = {**workspace.env, "MLFLOW_TRACKING_URI": f"sqlite:///{workspace.root}/mlflow.db"}
+    env["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    done = subprocess.run((sys.executable, "-c", program), cwd=workspace.root, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (workspace.root / "frames.npy").unlink()
+    names = [path.name for path in (workspace.root / "mlruns").rglob("*")]
+    assert "model.safetensors" in names
+    assert not [name for name in names if name.endswith((".pkl", ".pth", ".pt", ".pt2"))]
+
+
+def test_a_second_repro_runs_nothing(workspace: Workspace) -> None:
+    output = workspace.run("dvc", "repro")
+    assert stages_run(output) == []
+    assert "Data and pipelines are up to date." in output
+
+
+def test_registering_twice_makes_no_second_version(workspace: Workspace) -> None:
+    assert stages_run(workspace.run("dvc", "repro", "-f", "-s", "register")) == ["register"]
+    assert len(client_of(workspace).search_model_versions(f"name = '{NAME}'")) == 1
+    assert report(workspace, "reports/registration.json")["version"] == "1"
+
+
+def test_weights_in_the_folder_make_training_stale(workspace: Workspace) -> None:
+    weights = workspace.root / "weights" / "encoder.pth"
+    weights.write_bytes(b"other weights")
+    assert "train" in workspace.run("dvc", "status", "train")
+    weights.unlink()
+    assert "up to date" in workspace.run("dvc", "status", "train")
+
+
+def test_another_tracking_server_gets_run_and_version(workspace: Workspace) -> None:
+    workspace.env["MLFLOW_TRACKING_URI"] = "sqlite:///other.db"
+    try:
+        for _ in range(2):
+            workspace.run("dvc", "repro", "-f", "-s", "register")
+    finally:
+        del workspace.env["MLFLOW_TRACKING_URI"]
+    former = client_of(workspace).get_run(report(workspace, "models/run.json")["run_id"])
+    client = client_of(workspace, "other.db")
+    (version,) = client.search_model_versions(f"name = '{NAME}'")
+    run = client.get_run(version.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == former.data.params
+    for key in ("train_loss", "test.dice"):
+        assert run.data.metrics[key] == former.data.metrics[key]
+    assert "best.png" in artifacts(client, version.run_id, "figures")
+    assert len(client.get_metric_history(version.run_id, "train_loss")) == 2
+
+
+def test_push_and_pull_recompute_nothing(workspace: Workspace, bucket: Bucket, tmp_path: Path) -> None:
+    workspace.run("dvc", "remote", "add", "--force", "--default", "store", f"s3://{bucket.name}/dvc")
+    workspace.commit()
+    workspace.run("dvc", "push")
+    workspace.git("clone", "--quiet", str(workspace.root), str(tmp_path / "clone"))
+    clone = Workspace.__new__(Workspace)
+    clone.root = tmp_path / "clone"
+    clone.env = {**workspace.env, "MLFLOW_TRACKING_URI": f"sqlite:///{workspace.root}/mlflow.db"}
+    clone.run("dvc", "pull")
+    assert stages_run(clone.run("dvc", "repro")) == []
+    clone.run("dvc", "repro", "-f", "-s", "register")
+    assert report(clone, "reports/registration.json")["version"] == "1"
+
+
+def test_an_experiment_runs_train_and_later_only(workspace: Workspace) -> None:
+    output = workspace.run("dvc", "exp", "run", "-S", "train.epochs=1")
+    assert stages_run(output) == ["train", "evaluate", "register"]
+    assert "train.epochs" in workspace.run("dvc", "params", "diff")
+    assert "test.dice" in workspace.run("dvc", "metrics", "diff", "--all")
+    assert "index.html" in workspace.run("dvc", "plots", "diff")
+    assert report(workspace, "reports/registration.json")["version"] == "2"
+    workspace.git("checkout", "--quiet", ".")
+    workspace.run("dvc", "checkout")
+
+
+def test_a_replaced_object_reruns_everything(workspace: Workspace, bucket: Bucket, tmp_path: Path) -> None:
+    put_phantom(bucket, workspace, tmp_path / "phantom.zip", seed=1)
+    assert "nerves.zip" in workspace.run("dvc", "status", "download")
+    workspace.set(**{"register.min_dice": 1.0})
+    output = workspace.run("dvc", "repro")
+    assert stages_run(output) == ["download", "split", "train", "evaluate", "register"]
+    receipt = report(workspace, "reports/registration.json")
+    assert receipt["registered"] is False
+    assert receipt["version"] is None
+    (reason, *_) = receipt["reasons"]
+    assert "below register.min_dice 1.0000" in reason
+    assert reason in " ".join(output.split())
+    client = client_of(workspace)
+    assert reason in client.get_run(report(workspace, "models/run.json")["run_id"]).data.tags["gate"]
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 2
