@@ -377,19 +377,19 @@ def _layers(anatomy: _Anatomy, fields: dict[str, np.ndarray]) -> _Tissue:
 
     diffuse = -27 + 2 * patch + 2 * fibre
     _mix(diffuse, -34 + 3 * patch + 7 * threads, in_fat)
-    _mix(diffuse, -37 + 2 * patch + 4 * fibre + 5 * threads, in_muscle)
-    _mix(diffuse, -33 + 5 * patch + 3 * fibre + 4 * threads, below)
-    _mix(diffuse, -36 + 3 * patch + 3 * fibre + 3 * threads, deep)
+    _mix(diffuse, -37 + 2 * patch + 1.5 * wiggle + 4 * fibre + 6 * threads, in_muscle)
+    _mix(diffuse, -33 + 5 * patch + 3 * wiggle + 3 * fibre + 5 * threads, below)
+    _mix(diffuse, -36 + 3 * patch + 2 * wiggle + 3 * fibre + 3 * threads, deep)
 
     pixel = _spacing(fields["y"].T), _spacing(fields["x"])
-    width = 0.0045 + 0.0015 * np.clip(wiggle, -1, 2)
+    width = 0.0034 + 0.0014 * np.clip(wiggle, -1, 2)
     specular = 0.7 * np.clip(0.35 + 0.6 * sheet, 0, 1.5) * _sheets(fields["fascia"], width, pixel) * in_fat
     specular += 0.35 * np.clip(0.6 * patch - 0.1, 0, 1) * _sheets(fields["fascia"] - 0.8, width, pixel) * below
     specular += 0.22 * np.clip(0.4 + 0.5 * sheet, 0, 1) * threads**1.5 * (in_fat - 0.6 * in_muscle - 0.6 * deep)
     borders = ((anatomy.skin, 0.3), (anatomy.fat, 0.5), (muscle_bottom, 0.9), (anatomy.floor, 0.6))
     for border, brightness in borders:
         specular += brightness * np.clip(0.6 + 0.5 * sheet, 0.05, 1.5) * _line(depth - border, width)
-    specular *= np.clip(1 + 0.3 * wiggle + 0.2 * fibre, 0.2, 2)
+    specular *= np.clip(1 + 0.4 * wiggle + 0.35 * fibre, 0.1, 2.5)
     return _Tissue(diffuse, specular, np.ones_like(diffuse))
 
 
@@ -409,16 +409,16 @@ def _add_muscle(tissue: _Tissue, muscle: _Oval, fields: dict[str, np.ndarray]) -
     distance, facing = muscle.outline(fields["x"], fields["depth"])
     inside = _step(-distance, 0.015)
     fibres = 4 * fields["fibre"] + 6 * np.maximum(fields["streak"] - 0.5, 0)
-    _mix(tissue.diffuse, -39 + 2 * fields["patch"] + fibres, inside)
+    _mix(tissue.diffuse, -39 + 2 * fields["patch"] + 1.5 * fields["wiggle"] + fibres, inside)
     _mix(tissue.specular, 0.25 * tissue.specular, inside)
-    tissue.specular[:] += 0.6 * np.clip(0.4 + 0.6 * fields["sheet"], 0, 1.5) * facing**3 * _line(distance, 0.006)
+    tissue.specular[:] += 0.6 * np.clip(0.4 + 0.6 * fields["sheet"], 0, 1.5) * facing**3 * _line(distance, 0.004)
 
 
 def _add_bone(tissue: _Tissue, bone: _Oval, fields: dict[str, np.ndarray]) -> None:
     """The upper surface of a transverse process, with the shadow below it."""
     tissue, fields = _around(bone, tissue, fields)
     distance, facing = bone.outline(fields["x"], fields["depth"])
-    surface = facing**3 * _line(distance, 0.008) * (fields["depth"] < bone.y)
+    surface = facing**3 * _line(distance, 0.006) * (fields["depth"] < bone.y)
     tissue.specular[:] += 0.7 * np.clip(0.4 + 0.6 * fields["sheet"], 0, 1.5) * surface
     _mix(tissue.absorption, 2.5, _step(-distance, 0.01))
 
@@ -513,7 +513,7 @@ def _insonify(tissue: _Tissue, anatomy: _Anatomy, x: np.ndarray, y: np.ndarray, 
 
     # Interfaces echo mostly as one, the rest of them as scatterers do
     smooth = 1.5 * tissue.specular * 10 ** (level / 20)
-    rough = np.sqrt(10 ** ((tissue.diffuse + level) / 10) + smooth**2 / 2) / (math.sqrt(2) * spread)
+    rough = np.sqrt(10 ** ((tissue.diffuse + level) / 10) + 0.8 * smooth**2) / (math.sqrt(2) * spread)
     power = np.zeros_like(y)
     for look in scatterers:
         echoes = look * rough[..., None]
