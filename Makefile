@@ -44,7 +44,7 @@ lint: install  ## check style and types
 	mypy
 
 ui: install  ## open the embedded MLflow at http://127.0.0.1:PORT (PORT=5000)
-	mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(PORT)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(PORT)
 
 lock: install  ## solve requirements.lock anew
 	uv pip compile --universal --python-version 3.11 --extra dev --quiet pyproject.toml -o requirements.lock

@@ -10,7 +10,7 @@ from nerveseg import params as parameters
 from nerveseg import paths, profiles
 from nerveseg.console import console, readable_errors
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 params_app = typer.Typer(no_args_is_help=True, help="Look at params.yaml, every knob that changes a result.")
 profile_app = typer.Typer(no_args_is_help=True, help="Overlays of params.yaml.")
 app.add_typer(params_app, name="params")

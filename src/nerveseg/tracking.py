@@ -144,7 +144,7 @@ class TrainingRun:
     def _open(self) -> None:
         client = connect()
         former = read_json(self._state)["run_id"] if self._state.exists() else None
-        mlflow.set_experiment(settings().experiment)
+        _select_experiment()
         mlflow.start_run(run_id=former if former and _has_run(client, former) else None, log_system_metrics=True)
         self._record["run_id"] = _active_run_id()
         write_json(self._state, {"run_id": self._record["run_id"]})
@@ -170,8 +170,7 @@ def ensure_run(folder: Path) -> Record:
     client = connect()
     if _has_run(client, record["run_id"]):
         return record
-    experiment = mlflow.set_experiment(settings().experiment)
-    found = client.search_runs([experiment.experiment_id], f"tags.`{ORIGIN}` = '{record['run_id']}'", max_results=1)
+    found = client.search_runs([_select_experiment()], f"tags.`{ORIGIN}` = '{record['run_id']}'", max_results=1)
     if found:
         model = _logged_model(client, found[0].info.run_id)
         if model is not None:
@@ -211,6 +210,13 @@ def end_interrupted(run_id: str) -> None:
         console.print(f"[yellow]The interrupted run {run_id} could not be ended:[/] {escape(_first_line(error))}")
 
 
+def _select_experiment() -> str:
+    """Makes the experiment if it is missing and starts runs there from now on; returns its id."""
+    experiment = mlflow.set_experiment(settings().experiment)
+    mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")  # the UI's pages for training
+    return str(experiment.experiment_id)
+
+
 def _complete_run(record: Record, rows: list[dict[str, float]], folder: Path) -> str:
     """Logs curve and model to the active run, each once; returns the logged model's id."""
     _log_curve(record["run_id"], rows)
@@ -219,7 +225,8 @@ def _complete_run(record: Record, rows: list[dict[str, float]], folder: Path) ->
 
 
 def _describe_run(record: Record) -> None:
-    mlflow.set_tags({ORIGIN: record["run_id"], **record["tags"]})
+    name = f"{record['params']['model.architecture']} {record['params']['model.encoder']}"
+    mlflow.set_tags({ORIGIN: record["run_id"], "mlflow.runName": name, **record["tags"]})
     mlflow.log_params(record["params"])
     with warnings.catch_warnings(action="ignore"):  # two of its classes read paths; either does
         source = resolve_dataset_source(record["dataset"]["uri"])
@@ -270,12 +277,11 @@ def _logged_model(client: mlflow.MlflowClient, run_id: str) -> LoggedModel | Non
 
 def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
     try:
-        client.get_run(run_id)
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")  # else it was deleted in the UI
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
-    return True
 
 
 def _active_run_id() -> str:

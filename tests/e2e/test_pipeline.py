@@ -99,8 +99,6 @@ def test_the_run_holds_params_curves_figures_and_lineage(workspace: Workspace, b
     assert run.data.metrics["test.dice"] == pytest.approx(metrics["test"]["dice"])
     logged = client.get_logged_model(record["model_id"])
     assert metrics["test"]["dice"] in [metric.value for metric in logged.metrics if metric.key == "test.dice"]
-        metrics["test"]["dice"]
-    )
 
 
 def test_the_reports_agree(workspace: Workspace) -> None:

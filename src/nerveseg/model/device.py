@@ -23,7 +23,12 @@ def precision_for(device: str, wanted: str) -> str:
     """`fp32`, `bf16` or `fp16`: the wanted one, or for `auto` what the device does best.
 
     On a CPU that is bf16 only where it is native: emulated it is slower than fp32.
+
+    Raises:
+        NervesegError: fp16 is wanted on a CPU, which cannot train in it.
     """
+    if wanted == "fp16" and device == "cpu":
+        raise NervesegError("train.precision: fp16 needs a GPU; use auto, bf16 or fp32 on a CPU.")
     if wanted != "auto":
         return wanted
     if device == "cuda":

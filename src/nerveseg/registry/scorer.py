@@ -26,8 +26,10 @@ class Scorer(PythonModel):
             `mask`, uint8 0/1, and `probability`, float32 in [0, 1], both (N, H, W).
         """
         frames = model_input["frames"] if isinstance(model_input, dict) else model_input
-        probabilities = np.stack(self._segmenter.probabilities(list(frames)))
-        return {"mask": self._segmenter.mask(probabilities), "probability": probabilities}
+        probability = np.empty(frames.shape, np.float32)
+        for number, found in enumerate(self._segmenter.probabilities(frames)):
+            probability[number] = found
+        return {"mask": self._segmenter.mask(probability), "probability": probability}
 
 
 mlflow.models.set_model(Scorer())

@@ -23,12 +23,12 @@ def register(client: MlflowClient, run_id: str, model_id: str, tags: dict[str, s
     version = find(client, model_id)
     if version is None:
         source = client.get_logged_model(model_id).artifact_location
-        version = client.create_model_version(NAME, source, run_id, model_id=model_id).version
+        version = str(client.create_model_version(NAME, source, run_id, model_id=model_id).version)
     for key, value in tags.items():
         client.set_model_version_tag(NAME, version, key, value)
     client.update_model_version(NAME, version, description)
     client.set_registered_model_alias(NAME, CHALLENGER, version)
-    return str(version)
+    return version
 
 
 def withdraw(client: MlflowClient, model_id: str, reasons: str) -> None:
@@ -43,5 +43,6 @@ def withdraw(client: MlflowClient, model_id: str, reasons: str) -> None:
 
 def find(client: MlflowClient, model_id: str) -> str | None:
     """The version that a logged model is registered as, if it is."""
+    source = client.get_logged_model(model_id).artifact_location  # the store keeps no model id on a version
     versions = client.search_model_versions(f"name = '{NAME}'")
-    return next((str(version.version) for version in versions if version.model_id == model_id), None)
+    return next((str(version.version) for version in versions if version.source == source), None)

@@ -43,10 +43,9 @@ def run(params: Params) -> None:
         "params": {
             **flatten({"model": params.model.model_dump(), "train": params.train.model_dump()}),
             **{f"frames.{split}": int(count) for split, count in frames.items()},
-            "device": device,
-            "precision": precision,
         },
-        "tags": tracking.git_tags(),
+        # Tags, not params: a training may be resumed on another device.
+        "tags": tracking.git_tags() | {"device": device, "precision": precision},
         # Provenance, which must not make training stale, so dvc.yaml does not name it: docs/adr/0003
         "dataset": read_json(paths.SOURCE_JSON),
     }

@@ -31,7 +31,8 @@ Row = dict[str, float]
 
 def worker_count(wanted: int | None) -> int:
     """Processes that load frames: the wanted number, or one less than the CPUs, at most 8."""
-    return min(max(len(os.sched_getaffinity(0)) - 1, 0), 8) if wanted is None else wanted
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus - 1, 8) if wanted is None else wanted
 
 
 def fingerprint(packed: Packed, model: ModelParams, train: TrainParams) -> str:
