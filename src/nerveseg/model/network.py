@@ -1,11 +1,13 @@
 """The segmentation network: built by name, saved without pickling, rebuilt from what was saved."""
 
+import copy
 import difflib
+import textwrap
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -41,16 +43,16 @@ def build(spec: ModelSpec, encoder_weights: str = "none") -> torch.nn.Module:
             with the encoder's weights for three channels; those of the first convolution are summed over them.
 
     Raises:
-        NervesegError: an unknown name, a pair that does not go together, or weights that cannot be had or do not fit.
+        NervesegError: an unknown name, a pair that does not go together, a size that the pair cannot take, or weights
+            that cannot be had or do not fit.
     """
     _check_names(spec)
-    if encoder_weights == "none":
-        return _create(spec, None, channels=1)
-    if encoder_weights == "imagenet":
-        with hub_errors(spec.encoder):
-            return _create(spec, "imagenet", channels=1)
-    network = _create(spec, None, channels=3)
-    load_encoder_weights(network.get_submodule("encoder"), Path(encoder_weights))
+    if encoder_weights in ("none", "imagenet"):
+        network = _create(spec, None if encoder_weights == "none" else encoder_weights, channels=1)
+    else:
+        network = _create(spec, None, channels=3)
+        load_encoder_weights(network.get_submodule("encoder"), Path(encoder_weights))
+    _check_size(network, spec)
     return network
 
 
@@ -68,22 +70,42 @@ def load(folder: Path) -> tuple[torch.nn.Module, ModelSpec]:
     Raises:
         NervesegError: a file is missing or damaged, or the weights do not fit the recorded network.
     """
-    spec = ModelSpec.model_validate(read_json(folder / SPEC_FILE))
+    mend = "`dvc repro train` makes it anew, `dvc pull` brings it."
+    try:
+        spec = ModelSpec.model_validate(read_json(folder / SPEC_FILE))
+    except ValidationError as error:
+        wrong = ", ".join(".".join(map(str, detail["loc"])) or "all of it" for detail in error.errors())
+        raise NervesegError(f"{folder / SPEC_FILE} describes no network ({wrong} does not fit): {mend}") from None
     network = build(spec)
     try:
         network.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise NervesegError(f"{folder / WEIGHTS_FILE} does not hold the network of {SPEC_FILE}: {error}") from None
+        reason = textwrap.shorten(str(error), 300)
+        raise NervesegError(
+            f"{folder / WEIGHTS_FILE} does not hold the network of {SPEC_FILE} ({reason}): {mend}"
+        ) from None
     return network.eval(), spec
 
 
 def _create(spec: ModelSpec, weights: str | None, channels: int) -> torch.nn.Module:
     try:
-        return smp.create_model(spec.architecture, spec.encoder, weights, in_channels=channels, classes=1)
-    except (KeyError, ValueError, AssertionError, AttributeError) as error:
+        with hub_errors(spec.encoder):
+            return smp.create_model(spec.architecture, spec.encoder, weights, in_channels=channels, classes=1)
+    except (KeyError, ValueError, AssertionError, AttributeError, RuntimeError) as error:
         raise NervesegError(
             f"model.architecture {spec.architecture} cannot be built on model.encoder {spec.encoder} "
             f"with model.encoder_weights {weights or 'none'}: {error}"
+        ) from None
+
+
+def _check_size(network: torch.nn.Module, spec: ModelSpec) -> None:
+    frame = torch.empty(1, 1, spec.height, spec.width, device="meta")  # shapes without pixels: nothing is computed
+    try:
+        copy.deepcopy(network).to("meta").eval()(frame)
+    except (RuntimeError, AssertionError) as error:
+        raise NervesegError(
+            f"model.architecture {spec.architecture} on model.encoder {spec.encoder} cannot take frames of "
+            f"model.height {spec.height} by model.width {spec.width} pixels: {error}"
         ) from None
 
 

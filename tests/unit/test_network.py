@@ -1,0 +1,132 @@
+"""The contract of every architecture, and what is refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from safetensors import safe_open
+
+from nerveseg.errors import NervesegError
+from nerveseg.model.network import SPEC_FILE, WEIGHTS_FILE, ModelSpec, build, load, save
+
+SPEC = ModelSpec(architecture="Unet", encoder="resnet18", height=64, width=64, threshold=0.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class TestEveryArchitecture:
+    @pytest.fixture(scope="class", params=[model.__name__ for model in smp.MODEL_ARCHITECTURES_MAPPING.values()])
+    def spec(self, request: pytest.FixtureRequest) -> ModelSpec:
+        own = {
+            "DPT": {"encoder": "tu-test_vit"},  # it takes timm's vision transformers only
+            "PAN": {"height": 128, "width": 160},  # it halves its input eight times
+        }.get(request.param, {})
+        return SPEC.model_copy(update={"architecture": request.param, "width": 96, **own})
+
+    @pytest.fixture(scope="class")
+    def network(self, spec: ModelSpec) -> torch.nn.Module:
+        return build(spec)
+
+    def test_learns_in_the_smallest_batch(self, network: torch.nn.Module, spec: ModelSpec) -> None:
+        network.train()(torch.randn(2, 1, spec.height, spec.width)).square().mean().backward()
+        for part in ("encoder", "segmentation_head"):
+            gradient = next(network.get_submodule(part).parameters()).grad
+            assert gradient is not None
+            assert gradient.isfinite().all()
+            assert gradient.any()
+
+    @torch.inference_mode()
+    def test_maps_grey_frames_to_logits_and_comes_back_from_its_files(
+        self, network: torch.nn.Module, spec: ModelSpec, tmp_path: Path
+    ) -> None:
+        frames = torch.randn(2, 1, spec.height, spec.width)
+        logits = network.eval()(frames)
+        assert logits.shape == frames.shape
+        assert logits.dtype == torch.float32
+        assert logits.std() > 0
+
+        save(network, spec, tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [SPEC_FILE, WEIGHTS_FILE]
+        with safe_open(tmp_path / WEIGHTS_FILE, "pt") as file:  # reads plain tensors only, no pickles
+            assert set(file.keys()) == set(network.state_dict())
+
+        rebuilt, recorded = load(tmp_path)
+        assert recorded == spec
+        assert not rebuilt.training
+        assert torch.equal(rebuilt(frames), logits)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"architecture": "Unett"}, "Unett is none of .*Unet, UnetPlusPlus"),
+        ({"encoder": "resnet35"}, "resnet35 is unknown; did you mean .*resnet34"),
+        ({"encoder": "@"}, "@ is unknown; see"),
+        ({"encoder": "tu-resnet35"}, "tu-resnet35.*Unknown model"),
+        ({"architecture": "UnetPlusPlus", "encoder": "mit_b0"}, "UnetPlusPlus cannot be built on model.encoder mit_b0"),
+        ({"architecture": "DPT"}, "DPT cannot be built on model.encoder resnet18.*tu-"),
+        ({"architecture": "PAN"}, r"PAN on model.encoder resnet18 cannot take .*model.height 64"),
+        ({"architecture": "DPT", "encoder": "tu-test_vit3"}, r"tu-test_vit3 cannot take .*model.height 64.*160"),
+    ],
+)
+def test_what_cannot_be_built_is_a_clear_error(change: dict[str, str], words: str) -> None:
+    with pytest.raises(NervesegError, match=words):
+        build(SPEC.model_copy(update=change))
+
+
+def test_an_encoder_without_imagenet_weights_is_a_clear_error() -> None:
+    with pytest.raises(NervesegError, match=r"encoder_weights imagenet: .*imagenet\+5k"):
+        build(SPEC.model_copy(update={"encoder": "dpn68b"}), "imagenet")
+
+
+class TestSavedFiles:
+    @pytest.fixture(scope="class")
+    def saved(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        spec = SPEC.model_copy(update={"architecture": "PSPNet", "encoder": "mobilenet_v2"})  # a small pair
+        folder = tmp_path_factory.mktemp("saved")
+        save(build(spec), spec, folder)
+        return folder
+
+    @pytest.fixture
+    def folder(self, saved: Path, tmp_path: Path) -> Path:
+        return shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+
+    @pytest.mark.parametrize("name", [WEIGHTS_FILE, SPEC_FILE])
+    def test_a_missing_one_says_what_brings_it(self, name: str, folder: Path) -> None:
+        (folder / name).unlink()
+        with pytest.raises(NervesegError, match=rf"{name}.*`dvc pull`"):
+            load(folder)
+
+    @pytest.mark.parametrize("name", [WEIGHTS_FILE, SPEC_FILE])
+    @pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"\xff"])
+    def test_a_damaged_one_is_named(self, name: str, damage: Callable[[bytes], bytes], folder: Path) -> None:
+        (folder / name).write_bytes(damage((folder / name).read_bytes()))
+        with pytest.raises(NervesegError, match=name):
+            load(folder)
+
+    @pytest.mark.parametrize("change", [{"height": "tall"}, {"surprise": 1}, {"encoder": None}])
+    def test_a_description_that_does_not_fit_names_the_key(self, change: dict[str, object], folder: Path) -> None:
+        record = json.loads((folder / SPEC_FILE).read_text())
+        (folder / SPEC_FILE).write_text(json.dumps(record | change))
+        with pytest.raises(NervesegError, match=rf"{SPEC_FILE}.*{next(iter(change))}"):
+            load(folder)
+
+    @pytest.mark.parametrize("content", ["[]", "{}", "null"])
+    def test_json_of_another_kind_is_refused(self, content: str, folder: Path) -> None:
+        (folder / SPEC_FILE).write_text(content)
+        with pytest.raises(NervesegError, match=SPEC_FILE):
+            load(folder)
+
+    def test_weights_of_another_network_are_refused_in_a_few_words(self, folder: Path) -> None:
+        record = json.loads((folder / SPEC_FILE).read_text())
+        (folder / SPEC_FILE).write_text(json.dumps(record | {"encoder": "resnet18"}))
+        with pytest.raises(NervesegError, match=f"{WEIGHTS_FILE} does not hold the network of {SPEC_FILE}") as caught:
+            load(folder)
+        assert len(str(caught.value)) < 800
