@@ -1,6 +1,6 @@
 """Pretrained encoder weights, from the hub or from a file, never unpickled into code."""
 
-import pickle
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +15,15 @@ from nerveseg.errors import NervesegError
 @contextmanager
 def hub_errors(encoder: str) -> Iterator[None]:
     """Turns whatever the Hugging Face hub's client raises into one error that names both ways out."""
-    from httpx import HTTPError
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError  # of the HTTP library that it uses
 
     try:
         yield
-    except (HTTPError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (HTTPError, OSError, SafetensorError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the client wraps what happened in general advice
+            cause = cause.__cause__
+        reason = textwrap.shorten(str(cause), 300) or type(cause).__name__
         raise NervesegError(
             f"The ImageNet weights of {encoder} could not be fetched from the Hugging Face hub: {reason}\n"
             "Either let this machine reach the hub or a mirror of it (HF_ENDPOINT), or put the encoder's weights into "
@@ -67,8 +69,8 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise NervesegError(f"model.encoder_weights: {path} is missing.") from None
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # a damaged file makes the readers raise whatever they hit upon
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NervesegError(f"{path} is no file of plain tensors, and nothing else is loaded: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise NervesegError(f"{path} is no state dict (names to tensors); save `encoder.state_dict()` alone.")
