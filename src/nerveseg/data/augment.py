@@ -1,5 +1,7 @@
 """Augmentation of training frames, by albumentations."""
 
+import random
+
 import albumentations as A
 import cv2
 import numpy as np
@@ -32,6 +34,7 @@ class Augmentation:
 
     def __call__(self, frame: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Args: frame uint8 (H, W) and mask uint8 0/1 (H, W). Returns: both changed alike, same shapes and types."""
-        self._compose.set_random_seed(seed)
+        # One state for all transforms: set_random_seed would give each its own, and all of them the same draws.
+        self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311
         changed = self._compose(image=frame, mask=mask)
         return changed["image"], changed["mask"]
