@@ -15,8 +15,10 @@ class Scorer(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         self._segmenter = Segmenter.load(Path(context.artifacts["weights"]).parent)
 
-    # MLflow reads type hints of `predict` as a signature of its own; the logged one says it better.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    # MLflow warns of a missing type hint and of any but this one; the logged signature says more.
+    def predict(
+        self, context: PythonModelContext, model_input: np.ndarray, params: dict | None = None
+    ) -> dict[str, np.ndarray]:
         """Segments frames.
 
         Args:
@@ -27,7 +29,7 @@ class Scorer(PythonModel):
         """
         frames = model_input["frames"] if isinstance(model_input, dict) else model_input
         probability = np.empty(frames.shape, np.float32)
-        for number, found in enumerate(self._segmenter.probabilities(frames)):
+        for number, found in enumerate(self._segmenter.probabilities(list(frames))):
             probability[number] = found
         return {"mask": self._segmenter.mask(probability), "probability": probability}
 
