@@ -36,7 +36,7 @@ run: install  ## run the pipeline, on the built-in phantom unless params.yaml sa
 	@echo "Go on     source $(VENV)/bin/activate; then 'dvc repro' runs what is stale, 'dvc metrics show' prints the figures"
 
 test: install  ## run the tests
-	pytest -n 2
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 lint: install  ## check style and types
 	ruff check

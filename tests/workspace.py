@@ -18,14 +18,14 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 PROJECT = ("dvc.yaml", "params.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "weights/README.md")
 SMALL: dict[str, Any] = {
-    "phantom.subjects": 6,
-    "phantom.frames_per_subject": 6,
+    "phantom.subjects": 8,
+    "phantom.frames_per_subject": 10,
     "phantom.height": 96,
     "phantom.width": 128,
     "model.encoder": "resnet18",
     "model.height": 64,
     "model.width": 64,
-    "train.epochs": 2,
+    "train.epochs": 6,
     "train.batch_size": 4,
     "evaluate.overlays": 2,
     "register.min_dice": 0.0,

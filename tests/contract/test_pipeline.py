@@ -72,9 +72,18 @@ def code_deps(name: str) -> list[str]:
     return [dep for dep in STAGES[name]["deps"] if dep.startswith("src/")]
 
 
+def outs(stage: dict[str, Any]) -> list[str]:
+    """The outs and metrics of a stage; one with settings of its own is a mapping from its name."""
+    return [
+        name
+        for out in [*stage.get("outs", []), *stage.get("metrics", [])]
+        for name in ([out] if isinstance(out, str) else out)
+    ]
+
+
 def declared_files(name: str) -> set[str]:
     stage = STAGES[name]
-    return {*stage.get("outs", []), *stage.get("metrics", []), *stage["deps"]} - set(code_deps(name))
+    return {*outs(stage), *stage["deps"]} - set(code_deps(name))
 
 
 @every_stage
@@ -118,6 +127,6 @@ def test_files_are_those_that_the_stage_spells(name: str) -> None:
 
 
 def test_every_file_that_a_stage_needs_is_another_stages_output() -> None:
-    made = {out for stage in STAGES.values() for out in [*stage.get("outs", []), *stage.get("metrics", [])]}
+    made = {out for stage in STAGES.values() for out in outs(stage)}
     needed = {file for name in STAGES for file in declared_files(name)} - {"${data.uri}", "weights"}
     assert needed <= made

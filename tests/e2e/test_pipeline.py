@@ -90,7 +90,7 @@ def test_the_run_holds_params_curves_figures_and_lineage(workspace: Workspace, b
     run = client.get_run(record["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.params["train.learning_rate"] == "0.001"
-    assert len(client.get_metric_history(record["run_id"], "validation_iou")) == 2
+    assert len(client.get_metric_history(record["run_id"], "validation_iou")) == 6
     (dataset,) = run.inputs.dataset_inputs
     assert bucket.uri("nerves.zip") in dataset.dataset.source
     assert artifacts(client, record["run_id"], "figures") == {"best.png", "worst.png", "random.png", "curves.png"}
@@ -154,6 +154,20 @@ def test_registering_twice_makes_no_second_version(workspace: Workspace) -> None
     assert report(workspace, "reports/registration.json")["version"] == "1"
 
 
+def test_a_stricter_gate_withdraws_the_version_and_a_milder_one_brings_it_back(workspace: Workspace) -> None:
+    client = client_of(workspace)
+    workspace.set(**{"register.min_dice": 0.999})
+    assert stages_run(workspace.run("dvc", "repro")) == ["register"]
+    receipt = report(workspace, "reports/registration.json")
+    assert (receipt["registered"], receipt["version"]) == (False, None)
+    assert "challenger" not in client.get_registered_model(NAME).aliases
+    assert "below register.min_dice" in client.get_model_version(NAME, "1").tags["gate"]
+    workspace.set(**{"register.min_dice": 0.0})
+    assert stages_run(workspace.run("dvc", "repro")) == ["register"], "a registry is not restored from DVC's run cache"
+    assert client.get_registered_model(NAME).aliases["challenger"] in (1, "1")
+    assert client.get_model_version(NAME, "1").tags["gate"] == "passed"
+
+
 def test_weights_in_the_folder_make_training_stale(workspace: Workspace) -> None:
     weights = workspace.root / "weights" / "encoder.pth"
     weights.write_bytes(b"other weights")
@@ -178,7 +192,7 @@ def test_another_tracking_server_gets_run_and_version(workspace: Workspace) -> N
     for key in ("train_loss", "test.dice"):
         assert run.data.metrics[key] == former.data.metrics[key]
     assert "best.png" in artifacts(client, version.run_id, "figures")
-    assert len(client.get_metric_history(version.run_id, "train_loss")) == 2
+    assert len(client.get_metric_history(version.run_id, "train_loss")) == 6
 
 
 def test_push_and_pull_recompute_nothing(workspace: Workspace, bucket: Bucket, tmp_path: Path) -> None:
@@ -196,9 +210,9 @@ def test_push_and_pull_recompute_nothing(workspace: Workspace, bucket: Bucket, t
 
 
 def test_an_experiment_runs_train_and_later_only(workspace: Workspace) -> None:
-    output = workspace.run("dvc", "exp", "run", "-S", "train.epochs=1")
+    output = workspace.run("dvc", "exp", "run", "-S", "train.learning_rate=0.002")
     assert stages_run(output) == ["train", "evaluate", "register"]
-    assert "train.epochs" in workspace.run("dvc", "params", "diff")
+    assert "train.learning_rate" in workspace.run("dvc", "params", "diff")
     assert "test.dice" in workspace.run("dvc", "metrics", "diff", "--all")
     assert "index.html" in workspace.run("dvc", "plots", "diff")
     assert report(workspace, "reports/registration.json")["version"] == "2"
