@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PORT ?= 5000
+# MLflow's pages for training; it opens those for language models by itself.
+UI := http://127.0.0.1:$(PORT)/\#/experiments?workflowType=machine_learning
 UV_VERSION := 0.13.9
 VENV := .venv
 INSTALLED := $(VENV)/.installed
@@ -32,7 +34,7 @@ run: install  ## run the pipeline, on the built-in phantom unless params.yaml sa
 	@echo
 	@echo "Look at   reports/figures/   overlays of best, worst and random frames, and the curves"
 	@echo "          reports/metrics.json, reports/registration.json"
-	@echo "          make ui            the run, its model and the registry in MLflow, http://127.0.0.1:$(PORT)"
+	@echo "          make ui            the run, its model and the registry in MLflow: $(UI)"
 	@echo "Go on     source $(VENV)/bin/activate; then 'dvc repro' runs what is stale, 'dvc metrics show' prints the figures"
 
 test: install  ## run the tests
@@ -43,7 +45,8 @@ lint: install  ## check style and types
 	ruff format --check
 	mypy
 
-ui: install  ## open the embedded MLflow at http://127.0.0.1:PORT (PORT=5000)
+ui: install  ## serve the embedded MLflow and its registry (PORT=5000)
+	@echo "$(UI)"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(PORT)
 
 lock: install  ## solve requirements.lock anew

@@ -144,7 +144,7 @@ class TrainingRun:
     def _open(self) -> None:
         client = connect()
         former = read_json(self._state)["run_id"] if self._state.exists() else None
-        _select_experiment()
+        mlflow.set_experiment(settings().experiment)
         mlflow.start_run(run_id=former if former and _has_run(client, former) else None, log_system_metrics=True)
         self._record["run_id"] = _active_run_id()
         write_json(self._state, {"run_id": self._record["run_id"]})
@@ -170,7 +170,8 @@ def ensure_run(folder: Path) -> Record:
     client = connect()
     if _has_run(client, record["run_id"]):
         return record
-    found = client.search_runs([_select_experiment()], f"tags.`{ORIGIN}` = '{record['run_id']}'", max_results=1)
+    experiment = mlflow.set_experiment(settings().experiment)
+    found = client.search_runs([experiment.experiment_id], f"tags.`{ORIGIN}` = '{record['run_id']}'", max_results=1)
     if found:
         model = _logged_model(client, found[0].info.run_id)
         if model is not None:
@@ -208,13 +209,6 @@ def end_interrupted(run_id: str) -> None:
             client.set_terminated(run_id, "KILLED")
     except _FAILURES as error:
         console.print(f"[yellow]The interrupted run {run_id} could not be ended:[/] {escape(_first_line(error))}")
-
-
-def _select_experiment() -> str:
-    """Makes the experiment if it is missing and starts runs there from now on; returns its id."""
-    experiment = mlflow.set_experiment(settings().experiment)
-    mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")  # the UI's pages for training
-    return str(experiment.experiment_id)
 
 
 def _complete_run(record: Record, rows: list[dict[str, float]], folder: Path) -> str:
