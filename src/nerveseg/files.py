@@ -26,10 +26,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path` to fill; puts it in the place of `path` on success, removes it on error."""
+    """Yields an empty folder beside `path` to fill; puts it in the place of `path` on success, removes it on error.
+
+    What a killed process left there goes with the next call.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    former = path.with_name(f"{beside.name}.former")
+    beside, former = (path.with_name(f".{path.name}.{part}") for part in ("partial", "former"))
     for leftover in (beside, former):
         shutil.rmtree(leftover, ignore_errors=True)
     beside.mkdir()
