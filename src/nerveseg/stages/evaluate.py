@@ -59,7 +59,7 @@ def _score(packed: Packed, rows: np.ndarray, segmenter: Segmenter) -> pd.DataFra
     """A row a frame: its row in the index, image, subject, and the scores of the network and of the baselines."""
     prior = baselines.prior_mask(packed)
     found = []
-    with progress("frames") as bar:
+    with progress("batches") as bar:
         for start in bar.track(range(0, len(rows), BATCH), description="scoring"):
             batch = rows[start : start + BATCH]
             probabilities = segmenter.probabilities([packed.frame(row) for row in batch])
@@ -98,7 +98,8 @@ def _print(summary: dict) -> None:
     console.print(
         f"{test['frames']} {test['split']} frames of {test['subjects']} subjects: Dice {test['dice']:.4f} "
         f"({test['dice_by_subject']:.4f} by subject), IoU {test['iou']:.4f}; "
-        f"nothing predicted {baseline['empty']['dice']:.4f}, mean training mask {baseline['prior']['dice']:.4f}"
+        f"nothing predicted {baseline['empty']['dice']:.4f}, mean training mask {baseline['prior']['dice']:.4f}",
+        soft_wrap=True,
     )
 
 

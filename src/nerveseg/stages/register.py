@@ -47,7 +47,7 @@ def run(params: Params) -> None:
         {"registered": not reasons, "name": versions.NAME, "version": version, "reasons": reasons},
     )
     if reasons:
-        console.print(f"[bold yellow]not registered[/]: {'; '.join(reasons)}")
+        console.print(f"[bold yellow]not registered[/]: {'; '.join(reasons)}", soft_wrap=True)
     else:
         console.print(f"[bold green]registered[/] {versions.NAME} version {version}, alias {versions.CHALLENGER}")
 

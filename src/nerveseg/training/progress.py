@@ -44,5 +44,6 @@ def print_epoch(row: dict[str, float]) -> None:
     console.print(
         f"epoch {row['epoch']:3d}  loss {row['train_loss']:.4f}  dice {row['train_dice']:.4f}  │  validation "
         f"loss {row['validation_loss']:.4f}  iou {row['validation_iou']:.4f}  dice {row['validation_dice']:.4f}  │  "
-        f"{row['images_per_second']:.1f} images/s"
+        f"{row['images_per_second']:.1f} images/s",
+        soft_wrap=True,
     )
