@@ -6,6 +6,7 @@ have the run, `ensure_run` makes it from what the train stage recorded.
 
 import os
 import subprocess
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,7 +98,6 @@ class TrainingRun:
         """
         self._record = record
         self._state = state
-        self._rows: list[dict[str, float]] = []
         self._failed = False
 
     def __enter__(self) -> Self:
@@ -106,7 +106,6 @@ class TrainingRun:
 
     def log_epoch(self, row: dict[str, float]) -> None:
         """Logs a row of the curve, with `epoch` as its step and `time` as its timestamp."""
-        self._rows.append(row)
         if not self._failed:
             self._try(lambda: _log_curve(self._record["run_id"], [row]))
 
@@ -185,15 +184,19 @@ def ensure_run(folder: Path) -> Record:
 
 
 def log_evaluation(record: Record, metrics: dict[str, Any], figures: Path, tables: list[Path]) -> None:
-    """Adds flat figures such as `test.dice` to the run and its logged model, pictures and tables to the run."""
+    """Adds flat figures such as `test.dice` to the run and its logged model, pictures and tables to the run.
+
+    Figures that the run has already get no second point.
+    """
     client = connect()
-    now = int(pd.Timestamp.now().timestamp() * 1000)
-    numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+    known = client.get_run(record["run_id"]).data.metrics
+    now = int(time.time() * 1000)
     client.log_batch(
         record["run_id"],
         metrics=[
-            Metric(key, value, now, 0, model_id=record["model_id"], run_id=record["run_id"])
-            for key, value in numbers.items()
+            Metric(key, float(value), now, 0, model_id=record["model_id"], run_id=record["run_id"])
+            for key, value in metrics.items()
+            if isinstance(value, int | float) and known.get(key) != float(value)
         ],
     )
     client.log_artifacts(record["run_id"], str(figures), "figures")
