@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 
@@ -22,7 +23,8 @@ class SegmentationModule(LightningModule):
         self.loss = BceDice()
         self._spec = spec
         self._train = train
-        self._sums: dict[str, torch.Tensor] = {}
+        # Loss and areas of each batch of the epoch, on the device: reading them at every step would make it wait.
+        self._batches: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"train": [], "validation": []}
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
         return self._step(batch, "train")
@@ -31,10 +33,10 @@ class SegmentationModule(LightningModule):
         self._step(batch, "validation")
 
     def on_train_epoch_start(self) -> None:
-        self._sums.pop("train", None)
+        self._batches["train"].clear()
 
     def on_validation_epoch_start(self) -> None:
-        self._sums.pop("validation", None)
+        self._batches["validation"].clear()
 
     def scores(self) -> dict[str, float]:
         """`train_loss`, `train_iou`, `train_dice` and the same for `validation_` of the epoch so far.
@@ -42,11 +44,13 @@ class SegmentationModule(LightningModule):
         Means over the frames, at the size that the network sees; those of `train` while the network was learning.
         """
         found: dict[str, float] = {}
-        for side in ("train", "validation"):
-            *sums, frames = self._sums[side].tolist()
-            found |= {
-                f"{side}_{name}": value / frames for name, value in zip(("loss", "iou", "dice"), sums, strict=True)
-            }
+        for side, batches in self._batches.items():
+            losses, areas = zip(*batches, strict=True)
+            frames = [batch.shape[1] for batch in areas]
+            counts = torch.cat(areas, dim=1).cpu().double().numpy()
+            found[f"{side}_loss"] = float(np.average(torch.stack(losses).cpu().numpy(), weights=frames))
+            found[f"{side}_iou"] = float(metrics.iou(*counts).mean())
+            found[f"{side}_dice"] = float(metrics.dice(*counts).mean())
         return found
 
     def configure_optimizers(self) -> Any:
@@ -61,13 +65,8 @@ class SegmentationModule(LightningModule):
         frames, masks = batch
         logits = self.network(frames.contiguous(memory_format=torch.channels_last))
         loss = self.loss(logits, masks)
-        self._add(side, loss.detach(), logits.detach(), masks)
-        return loss
-
-    def _add(self, side: str, loss: torch.Tensor, logits: torch.Tensor, masks: torch.Tensor) -> None:
-        predicted = (torch.sigmoid(logits.float()) >= self._spec.threshold).flatten(1)
+        predicted = (torch.sigmoid(logits.detach().float()) >= self._spec.threshold).flatten(1)
         true = masks.flatten(1).bool()
-        areas = torch.stack([(predicted & true).sum(1), predicted.sum(1), true.sum(1)]).cpu().double().numpy()
-        frames = len(masks)
-        sums = [float(loss) * frames, metrics.iou(*areas).sum(), metrics.dice(*areas).sum(), frames]
-        self._sums[side] = self._sums.get(side, torch.zeros(4, dtype=torch.float64)) + torch.tensor(sums).double()
+        areas = torch.stack([(predicted & true).sum(1), predicted.sum(1), true.sum(1)])
+        self._batches[side].append((loss.detach(), areas))
+        return loss
