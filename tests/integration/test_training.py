@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import signal
@@ -14,7 +15,11 @@ import pandas as pd
 import pytest
 
 from nerveseg.data import phantom
+from nerveseg.data.packed import Packed
+from nerveseg.model.network import ModelSpec
 from nerveseg.params import load
+from nerveseg.training import trainer
+from nerveseg.training.timing import Timings
 from workspace import Workspace, free_port, mlflow_server, wait_for
 
 EPOCHS = 3
@@ -84,12 +89,30 @@ def test_sigterm_ends_the_run_killed_and_other_params_start_anew(workspace: Work
     process = workspace.start("train")
     wait_for("the first epoch's checkpoint", lambda: checkpointed(workspace), process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) != 0
+    assert process.wait(60) == 128 + signal.SIGTERM
     assert [run.info.status for run in runs(workspace)] == ["KILLED"]
 
     workspace.set(**{"train.learning_rate": 0.002, "train.epochs": 1})
     assert "epoch   1 " in workspace.stage("train")
     assert sorted(run.info.status for run in runs(workspace)) == ["FINISHED", "KILLED"]
+
+
+def test_a_sigterm_that_only_lightning_notices_is_no_success(packed: Workspace, tmp_path: Path) -> None:
+    """As when what a signal handler raises is lost in a destructor."""
+    params = load(packed.root / "params.yaml")
+    with pytest.raises(SystemExit) as ended:
+        trainer.fit(
+            Packed.open(packed.root / "data" / "packed"),
+            ModelSpec(**params.model.model_dump(exclude={"encoder_weights"})),
+            params.model,
+            params.train,
+            device="cpu",
+            workers=0,
+            checkpoints=tmp_path,
+            timings=Timings(),
+            on_epoch=lambda row: os.kill(os.getpid(), signal.SIGTERM),
+        )
+    assert ended.value.code == 128 + signal.SIGTERM
 
 
 def test_an_exception_ends_the_run_failed(workspace: Workspace) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from nerveseg.data.packed import Packed
 from nerveseg.errors import NervesegError
@@ -121,6 +123,7 @@ def fit(
 
     Raises:
         NervesegError: there are fewer training frames than a batch holds, or the network cannot be built.
+        SystemExit: SIGTERM came; the status says so (143).
     """
     rows = packed.rows("train")
     if len(rows) < train.batch_size:
@@ -151,11 +154,16 @@ def fit(
         num_sanity_val_steps=0,
     )
     last = checkpoints / CHECKPOINT
-    trainer.fit(
-        module,
-        loader(FrameDataset(packed, rows, spec, train.augmentation), train.batch_size, train.seed, workers, True),
-        loader(FrameDataset(packed, packed.rows("validation"), spec, "none"), train.batch_size, 0, workers, False),
-        ckpt_path=last if last.exists() else None,
-        weights_only=True,
-    )
+    try:
+        trainer.fit(
+            module,
+            loader(FrameDataset(packed, rows, spec, train.augmentation), train.batch_size, train.seed, workers, True),
+            loader(FrameDataset(packed, packed.rows("validation"), spec, "none"), train.batch_size, 0, workers, False),
+            ckpt_path=last if last.exists() else None,
+            weights_only=True,
+        )
+    except SIGTERMException as ended:
+        # Where what our own signal handler raises is lost (in a file object's destructor, say), Lightning ends the
+        # training by an exit without a status, which would pass for success.
+        raise SystemExit(128 + signal.SIGTERM) from ended
     return network.eval(), history.rows
