@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint ui lock clean
+.PHONY: help install run test lint ui deploy worker lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -48,6 +48,14 @@ lint: install  ## check style and types
 ui: install  ## serve the embedded MLflow and its registry (PORT=5000)
 	@echo "$(UI)"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(PORT)
+
+deploy worker: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
+
+deploy: install  ## register the deployments of prefect.yaml on the Prefect server (PREFECT_API_URL)
+	python -m flows.deploy
+
+worker: install  ## run deployed flows on this machine
+	prefect worker start --pool nerveseg --type process
 
 lock: install  ## solve requirements.lock anew
 	uv pip compile --universal --python-version 3.11 --extra dev --quiet pyproject.toml -o requirements.lock

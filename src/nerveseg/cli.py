@@ -54,3 +54,15 @@ def apply(profile: Annotated[str, typer.Argument(metavar="NAME|FILE", help="One 
         for name, (former, new) in changes.items():
             typer.echo(f"{name}: {json.dumps(former)} -> {json.dumps(new)}")
         console.print("Run `dvc repro`." if changes else "params.yaml is as the profile says already.")
+
+
+@app.command()
+def reproduce(
+    version: Annotated[str, typer.Argument(help="A version of nerve-segmentation, by its number.")],
+    folder: Annotated[Path | None, typer.Argument(help="Where to; default: beside this repository.")] = None,
+) -> None:
+    """Restore what a registered version was made from into a clean clone: code, params, lock and data."""
+    from nerveseg.reproduce import reproduce as restore  # it imports mlflow
+
+    with readable_errors():
+        restore(version, folder or Path.cwd().with_name(f"{Path.cwd().name}-version-{version}"))

@@ -31,9 +31,9 @@ def progress(unit: str) -> Progress:
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Prints a NervesegError as one message and exits with status 1; lets every other exception through."""
+    """Prints a NervesegError as one message and exits with its status; lets every other exception through."""
     try:
         yield
     except NervesegError as error:
         console.print(Text.assemble(("error:", "bold red"), " ", str(error)), soft_wrap=True)
-        raise SystemExit(1) from None
+        raise SystemExit(error.status) from None

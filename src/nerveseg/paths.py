@@ -14,7 +14,6 @@ PACKED = Path("data/packed")
 FINDINGS_JSON = Path("data/findings.json")  # only while errors keep the dataset from being packed
 
 MODELS = Path("models")
-CHECKPOINTS = Path("checkpoints")  # outside DVC's outs, which it removes before a stage runs
 
 REPORTS = Path("reports")
 FIGURES = REPORTS / "figures"

@@ -33,13 +33,30 @@ def apply(overlay: Path, target: Path = paths.PARAMS) -> dict[str, tuple[Any, An
     Raises:
         NervesegError: the overlay has unknown keys, or the merged params do not fit; the file stays as it was then.
     """
+    return _apply(read_yaml(overlay), target, f"{target} with {overlay}")
+
+
+def override(values: dict[str, Any], target: Path) -> None:
+    """Sets parameters of a params file by their dotted names, `{"train.epochs": 8}`.
+
+    Raises:
+        NervesegError: a name is unknown, or the params do not fit then; the file stays as it was.
+    """
+    overlay: dict[str, Any] = {}
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        overlay.setdefault(section, {})[key] = value
+    _apply(overlay, target, f"{target.name} with {', '.join(values)}")
+
+
+def _apply(overlay: dict[str, Any], target: Path, name: str) -> dict[str, tuple[Any, Any]]:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096  # no line is folded
     former = flatten(read_yaml(target))
     content = yaml.load(target.read_text(encoding="utf-8"))
-    _merge(content, read_yaml(overlay))
-    parse(content, f"{target} with {overlay}")
+    _merge(content, overlay)
+    parse(content, name)
     with replacing(target) as beside:
         yaml.dump(content, beside)
     return {name: (former.get(name), value) for name, value in flatten(content).items() if former.get(name) != value}

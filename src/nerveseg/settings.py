@@ -3,9 +3,10 @@
 import difflib
 import os
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nerveseg.errors import NervesegError
@@ -22,8 +23,17 @@ class Settings(BaseSettings):
     workers: int | None = Field(
         default=None, ge=0, description="processes that load frames; unset: one less than the CPUs, at most 8"
     )
+    checkpoints: Path = Field(
+        default=Path("checkpoints"), description="where trainings that were cut off go on; clones may share it"
+    )
     experiment: str = Field(default="nerveseg", description="MLflow experiment of the runs")
     tracking_uri: str = Field(default="sqlite:///mlflow.db", validation_alias="MLFLOW_TRACKING_URI")
+    repository: str | None = Field(
+        default=None, description="git address that every deployed flow run clones; unset: runs use the checkout"
+    )
+    notify: SecretStr | None = Field(
+        default=None, description="Apprise address (slack://, mailtos://, json://, ...) told of failures and refusals"
+    )
     s3_anonymous: bool = Field(default=False, description="the download's S3 requests go unsigned, to public buckets")
 
 

@@ -26,18 +26,20 @@ import pandas as pd
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import LoggedModel, Metric, RunStatus
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from rich.markup import escape
 from sqlalchemy.exc import SQLAlchemyError
 
+from nerveseg import paths
 from nerveseg.console import console
-from nerveseg.errors import NervesegError
+from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import read_json, write_json
 from nerveseg.settings import settings
 
 ORIGIN = "nerveseg.run_id"  # the training run that a run is, or was made from
+REPRODUCE = "reproduce"  # folder of a run's artifacts: params.yaml and dvc.lock
 SCORER = Path(__file__).parent / "registry" / "scorer.py"
 # What the code that travels with the model imports; pinned to this environment's versions when it is logged.
 SCORER_REQUIREMENTS = (
@@ -64,19 +66,27 @@ def connect() -> mlflow.MlflowClient:
 
 @contextmanager
 def reachable(consequence: str) -> Iterator[None]:
-    """Turns a failure of the tracking server into a NervesegError that ends with `consequence`."""
+    """Turns a failure of the tracking server into a NervesegError that ends with `consequence`.
+
+    It is a TransientError unless the server answered and refused.
+    """
     try:
         yield
     except _FAILURES as error:
-        reason = _first_line(error)
-        raise NervesegError(f"The MLflow server of MLFLOW_TRACKING_URI failed: {reason}\n{consequence}") from error
+        refused = isinstance(error, RestException) and error.get_http_status_code() < 500
+        kind = NervesegError if refused else TransientError
+        raise kind(f"The MLflow server of MLFLOW_TRACKING_URI failed: {_first_line(error)}\n{consequence}") from error
 
 
 def git_tags() -> dict[str, str]:
-    """The commit that is checked out and whether tracked files differ from it; nothing outside a git repository."""
+    """The commit that is checked out and whether tracked files differ from it; nothing outside a git repository.
+
+    params.yaml and dvc.lock are left out: register records them as they are.
+    """
     try:
         commit = _git("rev-parse", "HEAD")
-        changed = bool(_git("status", "--porcelain", "--untracked-files=no"))
+        recorded = (f":(exclude){paths.PARAMS}", f":(exclude){paths.DVC_LOCK}")
+        changed = bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", *recorded))
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"git_commit": commit, "git_changed": str(changed).lower(), "mlflow.source.git.commit": commit}
@@ -143,7 +153,7 @@ class TrainingRun:
     def _open(self) -> None:
         client = connect()
         former = read_json(self._state)["run_id"] if self._state.exists() else None
-        mlflow.set_experiment(settings().experiment)
+        _set_experiment()
         mlflow.start_run(run_id=former if former and _has_run(client, former) else None, log_system_metrics=True)
         self._record["run_id"] = _active_run_id()
         write_json(self._state, {"run_id": self._record["run_id"]})
@@ -169,7 +179,7 @@ def ensure_run(folder: Path) -> Record:
     client = connect()
     if _has_run(client, record["run_id"]):
         return record
-    experiment = mlflow.set_experiment(settings().experiment)
+    experiment = _set_experiment()
     found = client.search_runs([experiment.experiment_id], f"tags.`{ORIGIN}` = '{record['run_id']}'", max_results=1)
     if found:
         model = _logged_model(client, found[0].info.run_id)
@@ -212,6 +222,14 @@ def end_interrupted(run_id: str) -> None:
             client.set_terminated(run_id, "KILLED")
     except _FAILURES as error:
         console.print(f"[yellow]The interrupted run {run_id} could not be ended:[/] {escape(_first_line(error))}")
+
+
+def _set_experiment() -> mlflow.entities.Experiment:
+    """The experiment of the runs. Artifacts of an embedded store lie beside its file, wherever the process runs."""
+    name, embedded = settings().experiment, settings().tracking_uri.removeprefix("sqlite:///")
+    if embedded != settings().tracking_uri and mlflow.get_experiment_by_name(name) is None:
+        mlflow.create_experiment(name, str(Path(embedded).resolve().parent / "mlruns" / name))
+    return mlflow.set_experiment(name)
 
 
 def _complete_run(record: Record, rows: list[dict[str, float]], folder: Path) -> str:

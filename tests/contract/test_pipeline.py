@@ -23,7 +23,6 @@ CARRIERS = {
 # Files that a stage uses without declaring them, and why.
 UNDECLARED = {
     "train": {
-        paths.CHECKPOINTS,  # a killed training goes on there; DVC removes outs before a stage runs
         paths.SOURCE_JSON,  # provenance, like the git commit
     },
     "split": {paths.FINDINGS_JSON},  # only where the stage fails, when DVC keeps no outs

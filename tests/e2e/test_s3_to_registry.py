@@ -65,7 +65,13 @@ def artifacts(client: mlflow.MlflowClient, run_id: str, folder: str) -> set[str]
 def test_a_version_is_registered_with_its_lineage(workspace: Workspace, bucket: Bucket) -> None:
     client = client_of(workspace)
     receipt, record = report(workspace, "reports/registration.json"), report(workspace, "models/run.json")
-    assert receipt == {"registered": True, "name": NAME, "version": "1", "reasons": []}
+    assert receipt == {
+        "registered": True,
+        "name": NAME,
+        "version": "1",
+        "reasons": [],
+        "run_id": record["run_id"],
+    }
     version = client.get_model_version_by_alias(NAME, "challenger")
     assert (str(version.version), version.run_id) == ("1", record["run_id"])
     lock = YAML(typ="safe").load(workspace.root / "dvc.lock")["stages"]

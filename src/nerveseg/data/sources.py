@@ -22,7 +22,7 @@ from rich.progress import Progress, TaskID
 
 from nerveseg import files
 from nerveseg.console import console, progress
-from nerveseg.errors import NervesegError
+from nerveseg.errors import NervesegError, TransientError
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -32,10 +32,6 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 10, 60  # seconds
 TRIES = 5  # in a row without getting any further
 _PUBLIC = "for a public bucket set NERVESEG_S3_ANONYMOUS=true, or give its https address, which DVC reads unsigned too"
 FIRST_PAUSE = 0.5  # seconds before the second try; doubles with every further one
-
-
-class TransientError(NervesegError):
-    """A failure that may pass by itself: worth another try."""
 
 
 class ReplacedError(NervesegError):
@@ -352,7 +348,7 @@ class _Partial:
                         furthest, failures = self._size, 0
                     failures += 1
                     if failures == TRIES:
-                        raise NervesegError(f"{error} Gave up after {TRIES} tries; {self._progress()}") from None
+                        raise TransientError(f"{error} Gave up after {TRIES} tries; {self._progress()}") from None
                     pause = FIRST_PAUSE * 2 ** (failures - 1)
                     _say(f"{error} Tries again in {pause:g} s.")
                     time.sleep(pause)

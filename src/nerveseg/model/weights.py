@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from nerveseg.errors import NervesegError
+from nerveseg.errors import NervesegError, TransientError
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def hub_errors(encoder: str) -> Iterator[None]:
         while cause.__cause__ is not None:  # the client wraps what happened in general advice
             cause = cause.__cause__
         reason = textwrap.shorten(str(cause), 300) or type(cause).__name__
-        raise NervesegError(
+        raise TransientError(
             f"The ImageNet weights of {encoder} could not be fetched from the Hugging Face hub: {reason}\n"
             "Either let this machine reach the hub or a mirror of it (HF_ENDPOINT), or put the encoder's weights into "
             "weights/ and name the file in model.encoder_weights (none trains without)."

@@ -1,5 +1,7 @@
 """Versions and aliases of the registered model."""
 
+from typing import Any
+
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -29,6 +31,11 @@ def register(client: MlflowClient, run_id: str, model_id: str, tags: dict[str, s
     client.update_model_version(NAME, version, description)
     client.set_registered_model_alias(NAME, CHALLENGER, version)
     return version
+
+
+def receipt(run_id: str, version: str | None, reasons: list[str]) -> dict[str, Any]:
+    """What `reports/registration.json` holds: the run on this server, the version, or None and the reasons why not."""
+    return {"registered": version is not None, "name": NAME, "version": version, "reasons": reasons, "run_id": run_id}
 
 
 def withdraw(client: MlflowClient, model_id: str, reasons: str) -> None:

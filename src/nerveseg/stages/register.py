@@ -31,8 +31,9 @@ def run(params: Params) -> None:
             record, flatten(metrics), paths.FIGURES, [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.METRICS_JSON]
         )
         for path in (paths.DVC_LOCK, paths.PARAMS):
-            client.log_artifact(record["run_id"], str(path), "reproduce")
+            client.log_artifact(record["run_id"], str(path), tracking.REPRODUCE)
         verdict = f"refused: {'; '.join(reasons)}" if reasons else "passed"
+        # The commit is that of the recorded dvc.lock; the training's own, which may be older, is on the run.
         tags = {"gate": verdict, **lineage}
         for key, value in tags.items():
             client.set_tag(record["run_id"], key, value)
@@ -40,12 +41,10 @@ def run(params: Params) -> None:
         if reasons:
             versions.withdraw(client, record["model_id"], "; ".join(reasons))
         else:
-            tags |= {key: value for key, value in record["tags"].items() if key.startswith("git_")}
-            version = versions.register(client, record["run_id"], record["model_id"], tags, _description(metrics))
-    write_json(
-        paths.REGISTRATION_JSON,
-        {"registered": not reasons, "name": versions.NAME, "version": version, "reasons": reasons},
-    )
+            version = versions.register(
+                client, record["run_id"], record["model_id"], tags | tracking.git_tags(), _description(metrics)
+            )
+    write_json(paths.REGISTRATION_JSON, versions.receipt(record["run_id"], version, reasons))
     if reasons:
         console.print(f"[bold yellow]not registered[/]: {'; '.join(reasons)}", soft_wrap=True)
     else:

@@ -4,10 +4,13 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
+from filelock import FileLock, Timeout
 
 from nerveseg import paths, tracking
 from nerveseg.console import console
@@ -29,12 +32,13 @@ def run(params: Params) -> None:
     Raises:
         NervesegError: bad parameters or inputs, or a tracking server that failed; the training is kept then.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _end)
     timings = Timings()
     packed = Packed.open(paths.PACKED)
     device = device_name(settings().device)
     precision = precision_for(device, params.train.precision)
-    checkpoints = paths.CHECKPOINTS / trainer.fingerprint(packed, params.model, params.train)
+    checkpoints = settings().checkpoints / trainer.fingerprint(packed, params.model, params.train)
+    lock = _claim(checkpoints)
     _drop_former_trainings(checkpoints)
     spec = network.ModelSpec(**params.model.model_dump(exclude={"encoder_weights"}))
     frames = packed.index["split"].value_counts()
@@ -76,12 +80,38 @@ def run(params: Params) -> None:
             write_json(folder / "timings.json", {part: round(seconds, 3) for part, seconds in timings.items()})
             mlflow_run.log_timings(timings)
     shutil.rmtree(checkpoints)
+    lock.release()
+
+
+def _end(*_: Any) -> None:
+    """Ends the process by SIGTERM's exit status, once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise over its loaders, which end too
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _lock_of(checkpoints: Path) -> FileLock:
+    return FileLock(checkpoints.with_name(f"{checkpoints.name}.lock"))
+
+
+def _claim(checkpoints: Path) -> FileLock:
+    """Makes this process the only one that trains in that folder; waits for another one to end."""
+    checkpoints.parent.mkdir(parents=True, exist_ok=True)
+    lock = _lock_of(checkpoints)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        console.print("the very same training is running in another process: waiting for it to end")
+        lock.acquire()
+    return lock
 
 
 def _drop_former_trainings(current: Path) -> None:
-    """Removes checkpoints of trainings with other data or parameters and ends their interrupted runs."""
-    for folder in paths.CHECKPOINTS.glob("*"):
-        if folder != current:
+    """Removes checkpoints of trainings with other data or parameters that nobody runs; ends their MLflow runs."""
+    for folder in current.parent.iterdir():
+        if folder == current or not folder.is_dir():
+            continue
+        with suppress(Timeout), _lock_of(folder).acquire(blocking=False):
             if (folder / "run.json").exists():
                 tracking.end_interrupted(read_json(folder / "run.json")["run_id"])
             shutil.rmtree(folder)

@@ -1,0 +1,135 @@
+"""Registers what prefect.yaml says on a Prefect server: `python -m flows.deploy`, which `make deploy` calls.
+
+Beyond `prefect deploy` it makes the work pool and its queue, removes schedules and deployments that left the file, and
+sets up notifications.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from prefect import get_client
+from prefect.automations import Automation
+from prefect.blocks.notifications import SlackWebhook
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+from prefect.events.actions import SendNotification
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.workers.process import ProcessWorker
+from pydantic import SecretStr
+from ruamel.yaml import YAML
+
+from flows.pipeline import REFUSED
+from nerveseg.console import console, readable_errors
+from nerveseg.errors import NervesegError
+from nerveseg.settings import settings
+
+PREFECT_YAML = Path("prefect.yaml")
+BLOCK = "nerveseg-notify"
+FAILURES = "nerveseg: a flow run failed"
+REFUSALS = "nerveseg: the gate refused a model"
+
+
+def main() -> None:
+    """Makes the server that PREFECT_API_URL names hold what prefect.yaml says.
+
+    Raises:
+        NervesegError: there is no server, or `prefect deploy` failed.
+    """
+    if not os.environ.get("PREFECT_API_URL"):
+        raise NervesegError("PREFECT_API_URL names no server: `prefect server start`, then set it to its address.")
+    config = YAML(typ="safe", pure=True).load(PREFECT_YAML)
+    with get_client(sync_client=True) as client:
+        _reach(client)
+        pool = config["definitions"]["pool"]
+        _make_queue(client, pool["name"], pool["work_queue_name"])
+        _deploy(config)
+        _prune(client, config, pool["name"])
+        _notify(client)
+
+
+def _reach(client: SyncPrefectClient) -> None:
+    failure = client.api_healthcheck()
+    if failure is not None:
+        raise NervesegError(
+            f"The Prefect server at {client.api_url} does not answer: {failure}. `prefect server start`"
+        )
+
+
+def _make_queue(client: SyncPrefectClient, pool: str, queue: str) -> None:
+    template = ProcessWorker.get_default_base_job_template()
+    with suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
+    try:
+        found = client.read_work_queue_by_name(queue, work_pool_name=pool)
+    except ObjectNotFound:
+        found = client.create_work_queue(queue, work_pool_name=pool)
+    client.update_work_queue(found.id, concurrency_limit=1)
+
+
+def _deploy(config: dict[str, Any]) -> None:
+    repository = settings().repository
+    if repository:
+        config = {**config, "pull": config["definitions"]["clone"]}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / PREFECT_YAML.name
+        YAML().dump(config, file)
+        command = (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
+        done = subprocess.run(command, env=os.environ | {"CHECKOUT": str(Path.cwd())})
+    if done.returncode:
+        raise NervesegError("`prefect deploy` failed; its message is above.")
+
+
+def _prune(client: SyncPrefectClient, config: dict[str, Any], pool: str) -> None:
+    """Removes deployments of the pool and their schedules that the file does not hold."""
+    wanted = {entry["name"]: {one["slug"] for one in entry.get("schedules", [])} for entry in config["deployments"]}
+    for deployment in client.read_deployments(work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))):
+        if deployment.name not in wanted:
+            client.delete_deployment(deployment.id)
+            console.print(f"removed deployment {deployment.name}: it is not in {PREFECT_YAML}")
+            continue
+        for schedule in client.read_deployment_schedules(deployment.id):
+            if schedule.slug not in wanted[deployment.name]:
+                client.delete_deployment_schedule(deployment.id, schedule.id)
+                console.print(f"removed schedule {schedule.slug} of {deployment.name}: it is not in {PREFECT_YAML}")
+
+
+def _notify(client: SyncPrefectClient) -> None:
+    """Notifications on failures and refusals where NERVESEG_NOTIFY is set, none where it is not."""
+    url = settings().notify
+    for name in (FAILURES, REFUSALS):
+        for automation in client.read_automations_by_name(name):
+            client.delete_automation(automation.id)
+    if url is None:
+        console.print("no notifications: NERVESEG_NOTIFY is not set")
+        return
+    # Prefect's block for any address that Apprise knows; the others accept only their own service's.
+    block = SlackWebhook(url=SecretStr(url.get_secret_value()), notify_type="failure").save(BLOCK, overwrite=True)
+    flow = {"prefect.resource.role": "flow", "prefect.resource.name": "pipeline"}
+    failed = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"}
+    for name, trigger, body in (
+        (
+            FAILURES,
+            EventTrigger(expect=failed, match_related=flow, posture=Posture.Reactive, threshold=1),
+            "{{ flow_run.name }} of {{ flow.name }}: {{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+        ),
+        (
+            REFUSALS,
+            EventTrigger(expect={REFUSED}, posture=Posture.Reactive, threshold=1),
+            "{{ event.payload.reasons }}",
+        ),
+    ):
+        action = SendNotification(block_document_id=block, subject=name, body=body)
+        Automation(name=name, trigger=trigger, actions=[action]).create()
+    console.print("notifications on failure and refusal are set up")
+
+
+if __name__ == "__main__":
+    with readable_errors():
+        main()

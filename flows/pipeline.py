@@ -1,0 +1,139 @@
+"""The flow `pipeline`: dataset to registered model, a task for each stage. `python -m flows.pipeline` runs it here.
+
+DVC decides what a stage has to do and restores what it knows; so nothing is cached or persisted by Prefect.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from prefect import State, flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+from prefect.states import Completed
+
+from flows import dvc, summary
+from nerveseg import params, paths, profiles, workspace
+from nerveseg.files import read_json
+from nerveseg.settings import settings
+
+Stage = Literal["download", "split", "train", "evaluate", "register"]
+REFUSED = "nerveseg.model.refused"  # the event of a model that the gate refused
+NETWORK_PAUSES = [10.0, 30.0, 90.0]  # seconds before another try
+
+
+def _transient(_task: Any, _run: Any, state: State) -> bool:
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, dvc.StageError) and error.transient
+
+
+def _transient_or_killed(_task: Any, _run: Any, state: State) -> bool:
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, dvc.StageError) and (error.transient or error.killed)
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(NETWORK_PAUSES),
+    retry_delay_seconds=NETWORK_PAUSES,
+    retry_condition_fn=_transient,
+)
+def repro(root: Path, stage: str, stale: bool, force: bool, lock: BinaryIO) -> State:
+    """`dvc repro` of a stage; its output is this task run's log."""
+    ran = stale and dvc.repro(root, stage, force=force, lock=lock, say=get_run_logger().info)
+    if ran:
+        return Completed(message=f"{stage} ran")
+    return Completed(name="Cached", message=f"{stage}: nothing it depends on has changed")
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(NETWORK_PAUSES),
+    retry_delay_seconds=NETWORK_PAUSES,
+    retry_condition_fn=_transient,
+)
+def push(root: Path, lock: BinaryIO) -> None:
+    """`dvc push` of data, model and reports to the DVC remote."""
+    dvc.push(root, lock=lock, say=get_run_logger().info)
+
+
+@flow(persist_result=False)
+def pipeline(
+    overrides: dict[str, Any] | None = None, force: list[Stage] | None = None, revision: str | None = None
+) -> State:
+    """Download, split, train, evaluate and register what is stale; the gate decides about a version.
+
+    Args:
+        overrides: Parameters for this run alone, by the names that `nerveseg params show` prints, such as
+            {"train.epochs": 8}. They are checked before anything starts; params.yaml stays as it is.
+        force: Stages that run even if nothing they depend on has changed.
+        revision: Git commit, branch or tag whose code, params.yaml and dvc.lock are used; none: those of the workspace.
+    """
+    say = get_run_logger().info
+    with _workspace(overrides or {}, revision) as root, dvc.alone_in(root, say) as lock:
+        begun = time.time()
+        stale = bool(force) or not dvc.up_to_date(root)
+        states: dict[str, State] = {}
+        for stage in dvc.STAGES:
+            run = repro.with_options(
+                name=stage,
+                task_run_name=stage,
+                retry_condition_fn=_transient_or_killed if stage == "train" else _transient,
+            )
+            waits = list(states.values())[-1:]
+            states[stage] = run(root, stage, stale, stage in (force or ()), lock, return_state=True, wait_for=waits)
+            states[stage].result()  # raises what the stage failed with
+        ran = [stage for stage, state in states.items() if state.name != "Cached"]
+        receipt = read_json(root / paths.REGISTRATION_JSON)
+        message = summary.verdict(receipt, ran)
+        if ran and workspace.remote(root):
+            push(root, lock)
+        create_markdown_artifact(
+            summary.markdown(root, {stage: str(state.name) for stage, state in states.items()}, message, begun),
+            key="pipeline",
+            description=message,
+        )
+        if message.startswith("refused"):
+            emit_event(
+                REFUSED,
+                resource={"prefect.resource.id": f"nerveseg.model.{receipt['name']}"},
+                payload={"reasons": "; ".join(receipt["reasons"])},
+            )
+    return Completed(message=message)
+
+
+@contextmanager
+def _workspace(overrides: dict[str, Any], revision: str | None) -> Iterator[Path]:
+    """The folder that this flow run works in: the current one, or a clone where it needs params or code of its own.
+
+    Raises:
+        NervesegError: the revision cannot be had, or the overridden parameters do not fit.
+    """
+    here = Path.cwd()
+    # Where a stage leaves what outlives its workspace; settings of the user's own come first.
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{here}/mlflow.db")
+    os.environ.setdefault("NERVESEG_CHECKPOINTS", str(here / settings().checkpoints))
+    if not overrides and not revision:
+        params.load()
+        yield here
+        return
+    with tempfile.TemporaryDirectory(prefix="nerveseg-", ignore_cleanup_errors=True) as folder:
+        root = Path(folder) / "workspace"
+        workspace.clone(here, root, revision or "HEAD")
+        if not revision:  # as the user has them, committed or not
+            for path in (paths.PARAMS, paths.DVC_LOCK):
+                if path.exists():
+                    (root / path).write_bytes(path.read_bytes())
+        profiles.override(overrides, root / paths.PARAMS)
+        yield root
+
+
+if __name__ == "__main__":
+    pipeline()

@@ -1,0 +1,65 @@
+"""What a flow run of the pipeline says at its end: one line, and a page with figures, verdict and links."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from nerveseg import paths
+from nerveseg.files import read_json
+from nerveseg.settings import settings
+
+
+def verdict(receipt: dict[str, Any], ran: list[str]) -> str:
+    """The state message: nothing to do, registered version N, or refused: why.
+
+    Args:
+        receipt: the content of `reports/registration.json`.
+        ran: the stages that ran. In a fresh clone download and register do so even if nothing has changed.
+    """
+    if not set(ran) - {"download", "register"}:
+        return "nothing to do"
+    if receipt["registered"]:
+        return f"registered version {receipt['version']}"
+    return f"refused: {'; '.join(receipt['reasons'])}"
+
+
+def markdown(root: Path, states: dict[str, str], message: str, begun: float) -> str:
+    """The page: verdict, figures, stages, and links into MLflow where its address is a web address."""
+    metrics, receipt = (read_json(root / path) for path in (paths.METRICS_JSON, paths.REGISTRATION_JSON))
+    test, baseline = metrics["test"], metrics["baseline"]
+    rows = [
+        ("Dice", test["dice"]),
+        ("Dice by subject", test["dice_by_subject"]),
+        ("IoU", test["iou"]),
+        ("Dice of nothing predicted", baseline["empty"]["dice"]),
+        ("Dice of the mean training mask", baseline["prior"]["dice"]),
+    ]
+    lines = [
+        f"# {message}",
+        "",
+        f"{test['frames']} {test['split']} frames of {test['subjects']} subjects, {time.time() - begun:.0f} s.",
+        "",
+        "| figure | value |",
+        "|---|---:|",
+        *(f"| {name} | {value:.4f} |" for name, value in rows),
+        "",
+        "| stage | |",
+        "|---|---|",
+        *(f"| {stage} | {'unchanged' if state == 'Cached' else 'ran'} |" for stage, state in states.items()),
+        "",
+        f"**Gate:** {'passed' if receipt['registered'] else '; '.join(receipt['reasons'])}",
+        "",
+        *_links(receipt),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _links(receipt: dict[str, Any]) -> list[str]:
+    server, run, version = settings().tracking_uri.rstrip("/"), receipt["run_id"], receipt["version"]
+    model = f"{receipt['name']} version {version}"
+    if not server.startswith("http"):
+        return [f"- MLflow run `{run}` in the embedded store, which `make ui` shows", *[f"- {model}"] * bool(version)]
+    return [
+        f"- [MLflow run]({server}/#/runs/{run})",
+        *[f"- [{model}]({server}/#/models/{receipt['name']}/versions/{version})"] * bool(version),
+    ]

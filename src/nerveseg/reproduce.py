@@ -1,0 +1,139 @@
+"""The exact state that a registered version came from, in a clone of its own: code, parameters, lock and data."""
+
+import json
+import shutil
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from ruamel.yaml import YAML
+
+from nerveseg import paths, tracking, workspace
+from nerveseg.console import console
+from nerveseg.errors import NervesegError
+from nerveseg.files import write_json
+from nerveseg.registry import versions
+
+
+def reproduce(version: str, target: Path) -> None:
+    """Restores what a version of `nerve-segmentation` was made from into `target`, a missing folder.
+
+    Afterwards `dvc repro` there runs nothing. The folder appears whole or not at all.
+
+    Args:
+        version: its number.
+        target: where the clone goes.
+
+    Raises:
+        NervesegError: the folder exists, there is no such version, it has no record, or code or data cannot be had.
+    """
+    if target.exists():
+        raise NervesegError(f"{target} exists: name a folder that does not.")
+    with tracking.reachable("Nothing was restored."):
+        client = tracking.connect()
+        run_id, commit = _record(client, version)
+        beside = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            console.print(f"code of commit {commit[:12]}")
+            workspace.clone(Path(), beside, commit)
+            for path in (paths.PARAMS, paths.DVC_LOCK):
+                client.download_artifacts(run_id, f"{tracking.REPRODUCE}/{path}", str(beside))
+                (beside / tracking.REPRODUCE / path).replace(beside / path)
+            (beside / tracking.REPRODUCE).rmdir()
+            _restore_outputs(beside, version, run_id)
+            beside.replace(target)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    console.print(f"{versions.NAME} version {version} is restored in {target}: `dvc repro` there runs nothing.")
+
+
+def _record(client: MlflowClient, version: str) -> tuple[str, str]:
+    """The run of a version and the commit of its recorded lock."""
+    try:
+        found = client.get_model_version(versions.NAME, version)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        known = sorted(int(other.version) for other in client.search_model_versions(f"name = '{versions.NAME}'"))
+        raise NervesegError(
+            f"{versions.NAME} has no version {version}. Versions: {', '.join(map(str, known)) or 'none'}."
+        ) from None
+    if "git_commit" not in found.tags or found.run_id is None:
+        raise NervesegError(f"Version {version} names no git commit: it was not registered from a git repository.")
+    if found.tags.get("git_changed") == "true":
+        raise NervesegError(
+            f"Version {version} was registered with uncommitted changes of code on {found.tags['git_commit']}; they "
+            "are nowhere recorded, so that its state cannot be restored. Commit before a run that matters."
+        )
+    return found.run_id, found.tags["git_commit"]
+
+
+def _restore_outputs(root: Path, version: str, run_id: str) -> None:
+    lock = YAML(typ="safe", pure=True).load(root / paths.DVC_LOCK)["stages"]
+    console.print(f"data, model and reports of {', '.join(lock)}")
+    # register's own entry is not in the lock that it recorded: it is made from the version instead.
+    stages = [name for name in lock if name != "register"]
+    _fetch_outputs(root, stages, version)
+    _restore_local_dataset(root)
+    write_json(root / paths.REGISTRATION_JSON, versions.receipt(run_id, version, []))
+    workspace.dvc(root, "commit", "--force", "register")
+    if "phantom" not in lock:  # nothing depends on it where data.uri is not the phantom, so it may never have been made
+        workspace.dvc(root, "repro", "--single-item", "phantom")
+    if _source_moved(root):
+        workspace.dvc(root, "freeze", "download")
+        console.print(
+            "[yellow]data.uri holds another object by now, or cannot be seen from here:[/] download is frozen, so that "
+            "it keeps the restored one; `dvc unfreeze download` follows the source again.",
+            soft_wrap=True,
+        )
+    stale = json.loads(workspace.dvc(root, "status", "--json"))
+    if stale:
+        raise NervesegError(
+            f"Version {version} cannot be restored exactly; DVC finds changed:\n{json.dumps(stale, indent=2)}"
+        )
+
+
+def _fetch_outputs(root: Path, stages: list[str], version: str) -> None:
+    try:
+        workspace.dvc(root, "checkout", *stages)
+    except NervesegError:
+        remote = workspace.remote(root)
+        mend = "`dvc push` them where the version was trained."
+        if remote is None:
+            raise NervesegError(
+                f"Data or model of version {version} are not in the DVC cache, and no DVC remote is configured: {mend}"
+            ) from None
+        try:
+            workspace.dvc(root, "pull", *stages)
+        except NervesegError as error:
+            raise NervesegError(
+                f"Data or model of version {version} are neither in the DVC cache nor on the DVC remote {remote}: "
+                f"{mend}\n{error}"
+            ) from None
+
+
+def _restore_local_dataset(root: Path) -> None:
+    """A dataset that was a file of the original folder, outside git and DVC, is put back from its downloaded copy."""
+    uri = _dataset_uri(root)
+    path = root / uri
+    if "://" not in uri and not Path(uri).is_absolute() and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / paths.DATASET_ZIP, path)
+
+
+def _source_moved(root: Path) -> bool:
+    """Whether the dataset's source is all that DVC finds changed about download, or DVC cannot see it."""
+    try:
+        changes = json.loads(workspace.dvc(root, "status", "--json", "download")).get("download")
+    except NervesegError:
+        return True
+    return changes is not None and [list(change.get("changed deps", {})) for change in changes] == [
+        [_dataset_uri(root)]
+    ]
+
+
+def _dataset_uri(root: Path) -> str:
+    uri: str = YAML(typ="safe", pure=True).load(root / paths.PARAMS)["data"]["uri"]
+    return uri
