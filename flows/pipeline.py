@@ -132,7 +132,17 @@ def _workspace(overrides: dict[str, Any], revision: str | None) -> Iterator[Path
                 if path.exists():
                     (root / path).write_bytes(path.read_bytes())
         profiles.override(overrides, root / paths.PARAMS)
+        _link_dataset(here, root)
         yield root
+
+
+def _link_dataset(source: Path, clone: Path) -> None:
+    """Lets a clone see a dataset that is a file of the source, outside git and DVC."""
+    uri = params.load(clone / paths.PARAMS).data.uri
+    file, link = source / uri, clone / uri
+    if "://" not in uri and Path(uri) != paths.PHANTOM_ZIP and file.is_file() and not link.exists():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
 
 
 if __name__ == "__main__":

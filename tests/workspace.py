@@ -16,7 +16,10 @@ from urllib.request import urlopen
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-PROJECT = ("dvc.yaml", "params.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "weights/README.md")
+PROJECT = (
+    *("dvc.yaml", "params.yaml", "prefect.yaml", "prefect.toml", "weights/README.md"),
+    *(".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"),
+)
 SMALL: dict[str, Any] = {
     "phantom.subjects": 8,
     "phantom.frames_per_subject": 10,
@@ -48,7 +51,8 @@ class Workspace:
         for name in PROJECT:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, root / name)
-        shutil.copytree(ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        for name in ("src", "flows"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         self.set(**SMALL)
         self.git("init", "--quiet")
         self.commit()
@@ -110,16 +114,39 @@ def free_port() -> int:
 @contextmanager
 def mlflow_server(folder: Path, port: int) -> Iterator[str]:
     """A real MLflow server with its store in `folder`; yields its address."""
-    folder.mkdir(exist_ok=True)
     command = (
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{folder}/store.db", "--artifacts-destination", str(folder / "artifacts")),
     )
+    with _serving(folder, command, f"http://127.0.0.1:{port}/health"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def prefect_server(folder: Path) -> Iterator[str]:
+    """A real Prefect server with its store in `folder`; yields the address of its API."""
+    address = f"http://127.0.0.1:{(port := free_port())}/api"
+    command = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+    variables = {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_URL": address}
+    with _serving(folder, command, f"{address}/health", variables):
+        yield address
+
+
+@contextmanager
+def _serving(folder: Path, command: tuple[str, ...], health: str, variables: Mapping[str, str] = {}) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
     with (folder / "server.log").open("a") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, text=True, start_new_session=True)
+        server = subprocess.Popen(
+            (sys.executable, "-m", *command),
+            env=os.environ | dict(variables),
+            stdout=log,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
         try:
-            wait_for("the server's answer", lambda: _answers(f"http://127.0.0.1:{port}/health"), server)
-            yield f"http://127.0.0.1:{port}"
+            wait_for("the server's answer", lambda: _answers(health), server)
+            yield
         finally:
             os.killpg(server.pid, 9)
             server.wait()

@@ -2,10 +2,9 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
 
 from nerveseg import paths, tracking, workspace
@@ -29,45 +28,24 @@ def reproduce(version: str, target: Path) -> None:
     """
     if target.exists():
         raise NervesegError(f"{target} exists: name a folder that does not.")
-    with tracking.reachable("Nothing was restored."):
-        client = tracking.connect()
-        run_id, commit = _record(client, version)
-        beside = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as recorded:
+        with tracking.reachable("Nothing was restored."):
+            client = tracking.connect()
+            run_id, commit = versions.origin(client, version)
+            client.download_artifacts(run_id, tracking.REPRODUCE, recorded)
         try:
             console.print(f"code of commit {commit[:12]}")
             workspace.clone(Path(), beside, commit)
             for path in (paths.PARAMS, paths.DVC_LOCK):
-                client.download_artifacts(run_id, f"{tracking.REPRODUCE}/{path}", str(beside))
-                (beside / tracking.REPRODUCE / path).replace(beside / path)
-            (beside / tracking.REPRODUCE).rmdir()
+                shutil.copy(Path(recorded) / tracking.REPRODUCE / path, beside / path)
             _restore_outputs(beside, version, run_id)
             beside.replace(target)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     console.print(f"{versions.NAME} version {version} is restored in {target}: `dvc repro` there runs nothing.")
-
-
-def _record(client: MlflowClient, version: str) -> tuple[str, str]:
-    """The run of a version and the commit of its recorded lock."""
-    try:
-        found = client.get_model_version(versions.NAME, version)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        known = sorted(int(other.version) for other in client.search_model_versions(f"name = '{versions.NAME}'"))
-        raise NervesegError(
-            f"{versions.NAME} has no version {version}. Versions: {', '.join(map(str, known)) or 'none'}."
-        ) from None
-    if "git_commit" not in found.tags or found.run_id is None:
-        raise NervesegError(f"Version {version} names no git commit: it was not registered from a git repository.")
-    if found.tags.get("git_changed") == "true":
-        raise NervesegError(
-            f"Version {version} was registered with uncommitted changes of code on {found.tags['git_commit']}; they "
-            "are nowhere recorded, so that its state cannot be restored. Commit before a run that matters."
-        )
-    return found.run_id, found.tags["git_commit"]
 
 
 def _restore_outputs(root: Path, version: str, run_id: str) -> None:

@@ -129,3 +129,9 @@ def test_every_file_that_a_stage_needs_is_another_stages_output() -> None:
     made = {out for stage in STAGES.values() for out in outs(stage)}
     needed = {file for name in STAGES for file in declared_files(name)} - {"${data.uri}", "weights"}
     assert needed <= made
+
+
+def test_the_flow_runs_every_stage_in_order() -> None:
+    from flows.dvc import STAGES as FLOW_STAGES
+
+    assert list(FLOW_STAGES) == [name for name in STAGES if name != "phantom"]

@@ -5,6 +5,8 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from nerveseg.errors import NervesegError
+
 NAME = "nerve-segmentation"
 CHALLENGER = "challenger"
 
@@ -31,6 +33,30 @@ def register(client: MlflowClient, run_id: str, model_id: str, tags: dict[str, s
     client.update_model_version(NAME, version, description)
     client.set_registered_model_alias(NAME, CHALLENGER, version)
     return version
+
+
+def origin(client: MlflowClient, version: str) -> tuple[str, str]:
+    """The run of a version, and the commit that the params.yaml and dvc.lock on it belong to.
+
+    Raises:
+        NervesegError: there is no such version, or its code is not that of a commit.
+    """
+    try:
+        found = client.get_model_version(NAME, version)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        known = sorted(int(other.version) for other in client.search_model_versions(f"name = '{NAME}'"))
+        listed = ", ".join(map(str, known)) or "none"
+        raise NervesegError(f"{NAME} has no version {version}. Versions: {listed}.") from None
+    if "git_commit" not in found.tags or found.run_id is None:
+        raise NervesegError(f"Version {version} names no git commit: it was not registered from a git repository.")
+    if found.tags.get("git_changed") == "true":
+        raise NervesegError(
+            f"Version {version} was registered with uncommitted changes of code on {found.tags['git_commit']}; they "
+            "are nowhere recorded, so that its state cannot be restored. Commit before a run that matters."
+        )
+    return found.run_id, found.tags["git_commit"]
 
 
 def receipt(run_id: str, version: str | None, reasons: list[str]) -> dict[str, Any]:

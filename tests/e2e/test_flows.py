@@ -1,0 +1,360 @@
+"""The flow against a real Prefect server with a worker and a real MLflow server, step after step in one workspace."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+import requests
+from requests.adapters import HTTPAdapter
+from ruamel.yaml import YAML
+from urllib3.util import Retry
+
+from workspace import Workspace, free_port, mlflow_server, prefect_server
+
+STAGES = ["download", "split", "train", "evaluate", "register"]
+NAME = "nerve-segmentation"
+
+
+class Prefect:
+    """What a person sees in the Prefect UI, by the same API."""
+
+    def __init__(self, api: str) -> None:
+        self.api = api
+        self.session = requests.Session()  # the server answers 503 while its SQLite file is locked
+        patient = Retry(10, backoff_factor=0.2, status_forcelist=[503], allowed_methods=None)
+        self.session.mount("http://", HTTPAdapter(max_retries=patient))
+
+    def call(self, method: str, path: str, **body: Any) -> Any:
+        reply = self.session.request(method, f"{self.api}{path}", json=body or None, timeout=30)
+        reply.raise_for_status()
+        return reply.json() if reply.content else None
+
+    def deployment(self, name: str) -> Any:
+        return self.call("GET", f"/deployments/name/pipeline/{name}")
+
+    def start(self, name: str, **parameters: Any) -> str:
+        path = f"/deployments/{self.deployment(name)['id']}/create_flow_run"
+        run: str = self.call("POST", path, parameters=parameters, state={"type": "SCHEDULED"})["id"]
+        return run
+
+    def run(self, run: str) -> Any:
+        return self.call("GET", f"/flow_runs/{run}")
+
+    def finish(self, run: str, seconds: float = 240) -> tuple[str, str]:
+        """Waits for the end of a flow run; returns the name and the message of its state."""
+        final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        await_(f"the end of {run}", lambda: self.run(run)["state"]["type"] in final, seconds)
+        state = self.run(run)["state"]
+        return state["name"], state["message"]
+
+    def tasks(self, run: str) -> dict[str, Any]:
+        """The task runs of a flow run by name, in the order of their start."""
+        found = self.call("POST", "/task_runs/filter", flow_runs={"id": {"any_": [run]}})
+        return {task["name"]: task for task in sorted(found, key=lambda task: task["start_time"])}
+
+    def log(self, run: str, task: str) -> str:
+        """The log of a task run."""
+        task_id = self.tasks(run)[task]["id"]
+        lines = self.call("POST", "/logs/filter", logs={"task_run_id": {"any_": [task_id]}}, sort="TIMESTAMP_ASC")
+        return "\n".join(line["message"] for line in lines)
+
+    def page(self, run: str) -> str:
+        """The Markdown artifact of a flow run."""
+        (artifact,) = self.call("POST", "/artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
+        text: str = artifact["data"]
+        return text
+
+
+def await_(what: str, condition: Callable[[], Any], seconds: float = 120) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"{what} did not happen in {seconds} s"
+        time.sleep(0.3)
+    return found
+
+
+@contextmanager
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A loopback webhook: its Apprise address, and what it was told."""
+    told: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"json://127.0.0.1:{server.server_port}/", told
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    with webhook() as hook:
+        yield hook
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    folder = tmp_path_factory.mktemp("servers")
+    with mlflow_server(folder / "mlflow", free_port()) as tracking, prefect_server(folder / "prefect") as api:
+        yield {
+            "MLFLOW_TRACKING_URI": tracking,
+            "PREFECT_API_URL": api,
+            "PREFECT_HOME": str(folder / "client"),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+        }
+
+
+@pytest.fixture(scope="module")
+def workspace(
+    servers: dict[str, str], told: tuple[str, list[Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Workspace]:
+    """A deployed workspace with a worker."""
+    workspace = Workspace(tmp_path_factory.mktemp("flows") / "project", servers | {"NERVESEG_NOTIFY": told[0]})
+    workspace.env["DO_NOT_TRACK"] = "true"
+    workspace.run("python", "-m", "flows.deploy")
+    with (workspace.root.parent / "worker.log").open("a") as log:
+        worker = subprocess.Popen(
+            (sys.executable, "-m", "prefect", "worker", "start", "--pool", "nerveseg"),
+            cwd=workspace.root,
+            env=workspace.env,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        yield workspace
+        os.killpg(worker.pid, signal.SIGTERM)
+        worker.wait(60)
+
+
+@pytest.fixture(scope="module")
+def prefect(servers: dict[str, str]) -> Prefect:
+    return Prefect(servers["PREFECT_API_URL"])
+
+
+@pytest.fixture(scope="module")
+def client(servers: dict[str, str]) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(servers["MLFLOW_TRACKING_URI"])
+
+
+def mlflow_runs(client: mlflow.MlflowClient) -> list[mlflow.entities.Run]:
+    experiment = client.get_experiment_by_name("nerveseg")
+    return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
+def stage_processes(workspace: Workspace) -> list[psutil.Process]:
+    """Every process of a flow run's DVC and stages, by the variable that all of them carry."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            belongs = str(workspace.root) in process.environ().get("NERVESEG_CHECKPOINTS", "")
+            if belongs and process.status() != psutil.STATUS_ZOMBIE and "prefect" not in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def training_process(workspace: Workspace) -> psutil.Process | None:
+    trainings = [one for one in stage_processes(workspace) if one.cmdline()[-2:] == ["-m", "nerveseg.stages.train"]]
+    return trainings[0] if trainings else None
+
+
+def checkpoints(workspace: Workspace) -> list[Path]:
+    return list((workspace.root / "checkpoints").glob("*/last.ckpt"))
+
+
+def test_a_flow_run_registers_a_version(workspace: Workspace, prefect: Prefect, client: mlflow.MlflowClient) -> None:
+    run = prefect.start("train")
+    assert prefect.finish(run) == ("Completed", "registered version 1")
+    tasks = prefect.tasks(run)
+    assert list(tasks) == STAGES
+    assert {task["state"]["name"] for task in tasks.values()} == {"Completed"}
+    log = prefect.log(run, "train")
+    assert all(f"epoch   {epoch} " in log for epoch in (1, 6)), "the stage's output is the task run's log"
+    assert "Running stage 'train'" in log
+    (trained,) = mlflow_runs(client)
+    page = prefect.page(run)
+    assert "# registered version 1" in page
+    assert f"| Dice | {trained.data.metrics['test.dice']:.4f} |" in page
+    assert f"/#/runs/{trained.info.run_id}" in page
+    assert f"/#/models/{NAME}/versions/1" in page
+    recorded = {info.path for info in client.list_artifacts(trained.info.run_id, "reproduce")}
+    assert recorded == {"reproduce/params.yaml", "reproduce/dvc.lock"}
+    workspace.commit()
+
+
+def test_an_unchanged_dataset_trains_nothing(
+    workspace: Workspace, prefect: Prefect, client: mlflow.MlflowClient
+) -> None:
+    run = prefect.start("retrain")
+    assert prefect.finish(run) == ("Completed", "nothing to do")
+    assert {name: task["state"]["name"] for name, task in prefect.tasks(run).items()} == dict.fromkeys(STAGES, "Cached")
+    assert len(mlflow_runs(client)) == 1
+    assert "up to date" in workspace.run("dvc", "status")
+
+
+def test_parameters_are_described_in_the_form(workspace: Workspace, prefect: Prefect) -> None:
+    fields = prefect.deployment("train")["parameter_openapi_schema"]["properties"]
+    assert set(fields) == {"overrides", "force", "revision"}
+    assert all(len(field["description"]) > 20 for field in fields.values())
+
+
+def test_bad_overrides_fail_before_anything_starts(workspace: Workspace, prefect: Prefect) -> None:
+    run = prefect.start("train", overrides={"train.epoch": 3})
+    name, message = prefect.finish(run)
+    assert name == "Failed"
+    assert "did you mean train.epochs?" in message
+    assert prefect.tasks(run) == {}
+
+
+def test_a_refusal_completes_and_is_told(
+    workspace: Workspace, prefect: Prefect, told: tuple[str, list[dict[str, Any]]]
+) -> None:
+    before = (workspace.root / "params.yaml").read_bytes(), (workspace.root / "dvc.lock").read_bytes()
+    run = prefect.start("train", overrides={"register.min_dice": 0.999, "evaluate.overlays": 1})
+    name, message = prefect.finish(run)
+    assert name == "Completed"
+    assert message.startswith("refused: mean Dice")
+    states = {name: task["state"]["name"] for name, task in prefect.tasks(run).items()}
+    assert states == dict.fromkeys(STAGES[:3], "Cached") | dict.fromkeys(STAGES[3:], "Completed")
+    assert before == ((workspace.root / "params.yaml").read_bytes(), (workspace.root / "dvc.lock").read_bytes())
+    await_("the notification", lambda: any("below register.min_dice" in one["message"] for one in told[1]))
+
+
+def test_a_failing_stage_fails_the_flow_with_its_own_error_and_is_told(
+    workspace: Workspace, prefect: Prefect, told: tuple[str, list[dict[str, Any]]]
+) -> None:
+    run = prefect.start(
+        "train", overrides={"split.by": "fold", "split.validation_fold": 99, "evaluate.split": "validation"}
+    )
+    name, message = prefect.finish(run)
+    assert name == "Failed"
+    assert "split: split.validation_fold is 99, but the folds that exist are" in message
+    tasks = prefect.tasks(run)
+    assert list(tasks) == ["download", "split"]
+    assert tasks["split"]["run_count"] == 1, "what the user has to mend is not retried"
+    await_("the notification", lambda: any("validation_fold is 99" in one["message"] for one in told[1]))
+
+
+def test_a_killed_training_is_retried_and_resumes(
+    workspace: Workspace, prefect: Prefect, client: mlflow.MlflowClient
+) -> None:
+    run = prefect.start("train", overrides={"train.learning_rate": 0.002})
+    await_("a checkpoint", lambda: checkpoints(workspace))
+    training = training_process(workspace)
+    assert training is not None
+    training.kill()
+    assert prefect.finish(run) == ("Completed", "registered version 2")
+    assert prefect.tasks(run)["train"]["run_count"] == 2
+    log = prefect.log(run, "train")
+    assert log.count("epoch   1 ") == 1, "the second try goes on after the last whole epoch"
+    assert len(mlflow_runs(client)) == 2
+
+
+@pytest.mark.parametrize("way", ["cancel", "kill"])
+def test_a_flow_run_that_ends_leaves_no_process_and_the_next_resumes(
+    workspace: Workspace, prefect: Prefect, client: mlflow.MlflowClient, way: str
+) -> None:
+    overrides = {"train.learning_rate": {"cancel": 0.003, "kill": 0.004}[way]}
+    run = prefect.start("train", overrides=overrides)
+    await_("a checkpoint", lambda: checkpoints(workspace))
+    if way == "cancel":
+        prefect.call("POST", f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
+    else:
+        for process in psutil.process_iter():
+            try:
+                mine = process.environ().get("PREFECT__FLOW_RUN_ID", "").replace("-", "") == run.replace("-", "")
+                if mine and "prefect" in " ".join(process.cmdline()):
+                    process.kill()
+            except psutil.Error:
+                continue
+    assert prefect.finish(run)[0] == {"cancel": "Cancelled", "kill": "Crashed"}[way]
+    await_("the end of every process", lambda: not stage_processes(workspace), 30)
+    await_("the end of the MLflow run", lambda: mlflow_runs(client)[0].info.status == "KILLED", 30)
+
+    again = prefect.start("train", overrides=overrides)
+    assert prefect.finish(again)[0] == "Completed"
+    assert "epoch   1 " not in prefect.log(again, "train")
+    assert mlflow_runs(client)[0].info.status == "FINISHED"
+
+
+def test_two_runs_in_one_workspace_wait_for_one_another(workspace: Workspace, prefect: Prefect) -> None:
+    runs = [prefect.start(name, force=["evaluate"]) for name in ("retrain", "train")]
+    assert [prefect.finish(run)[0] for run in runs] == ["Completed", "Completed"]
+    first, second = sorted((prefect.run(run) for run in runs), key=lambda run: str(run["start_time"]))
+    assert second["start_time"] >= first["end_time"]
+
+
+def test_two_runs_in_two_clones_share_the_cache(workspace: Workspace, prefect: Prefect, tmp_path: Path) -> None:
+    flows = []
+    for number in range(2):
+        clone = tmp_path / f"clone{number}"
+        workspace.git("clone", "--quiet", str(workspace.root), str(clone))
+        for args in (("cache", "dir", "--local", str(workspace.root / ".dvc" / "cache")),):
+            subprocess.run((sys.executable, "-m", "dvc", *args), cwd=clone, env=workspace.env, check=True)
+        log = (tmp_path / f"log{number}").open("w")
+        env = workspace.env | {"PYTHONPATH": ""}
+        command = (sys.executable, "-c", "from flows.pipeline import pipeline; pipeline(overrides={'train.seed': 1})")
+        flows.append(subprocess.Popen(command, cwd=clone, env=env, stdout=log, stderr=log))
+    assert [flow.wait(300) for flow in flows] == [0, 0], [(tmp_path / f"log{n}").read_text() for n in range(2)]
+    for number in range(2):
+        clone = tmp_path / f"clone{number}"
+        subprocess.run((sys.executable, "-m", "dvc", "checkout"), cwd=clone, env=workspace.env, check=True)
+    status = workspace.run("dvc", "status")
+    assert "up to date" in status
+
+
+def test_the_schedule_is_due_and_goes_with_its_lines(workspace: Workspace, prefect: Prefect) -> None:
+    deployment = prefect.deployment("retrain")
+    assert [schedule["slug"] for schedule in deployment["schedules"]] == ["nightly"]
+
+    def scheduled() -> list[Any]:
+        path, names = "/flow_runs/filter", {"any_": [deployment["id"]]}
+        found: list[Any] = prefect.call(
+            "POST", path, deployments={"id": names}, flow_runs={"state": {"type": {"any_": ["SCHEDULED"]}}}
+        )
+        return found
+
+    due = min(run["expected_start_time"] for run in await_("a scheduled run", scheduled))
+    when = datetime.fromisoformat(due.replace("Z", "+00:00"))
+    assert (when.hour, when.minute) == (2, 0)
+    assert when - datetime.now(UTC) < timedelta(hours=24)
+
+    yaml = YAML()
+    content = yaml.load(workspace.root / "prefect.yaml")
+    retrain, _ = content["deployments"]
+    del retrain["schedules"]
+    content["deployments"] = [retrain]
+    yaml.dump(content, workspace.root / "prefect.yaml")
+    workspace.run("python", "-m", "flows.deploy")
+    assert prefect.deployment("retrain")["schedules"] == []
+    await_("the end of its scheduled runs", lambda: not scheduled())
+    with pytest.raises(requests.HTTPError, match="404"):
+        prefect.deployment("train")
+
+
+def test_a_server_that_is_missing_is_named(workspace: Workspace) -> None:
+    workspace.env["PREFECT_API_URL"] = f"http://127.0.0.1:{free_port()}/api"
+    output = workspace.run("python", "-m", "flows.deploy", ok=False)
+    assert "does not answer" in output
+    assert "Traceback" not in output
