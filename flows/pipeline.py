@@ -53,6 +53,7 @@ def repro(root: Path, stage: str, stale: bool, force: bool, lock: BinaryIO) -> S
 
 
 @task(
+    task_run_name="push",
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=len(NETWORK_PAUSES),

@@ -60,10 +60,10 @@ def _restore_outputs(root: Path, version: str, run_id: str) -> None:
     if "phantom" not in lock:  # nothing depends on it where data.uri is not the phantom, so it may never have been made
         workspace.dvc(root, "repro", "--single-item", "phantom")
     if _source_moved(root):
-        workspace.dvc(root, "freeze", "download")
+        _freeze_download(root)
         console.print(
-            "[yellow]data.uri holds another object by now, or cannot be seen from here:[/] download is frozen, so that "
-            "it keeps the restored one; `dvc unfreeze download` follows the source again.",
+            "[yellow]data.uri holds another object by now, or cannot be seen from here:[/] download is frozen in "
+            "dvc.yaml, so that it keeps the restored one; remove `frozen: true` there to follow the source again.",
             soft_wrap=True,
         )
     stale = json.loads(workspace.dvc(root, "status", "--json"))
@@ -99,6 +99,15 @@ def _restore_local_dataset(root: Path) -> None:
     if "://" not in uri and not Path(uri).is_absolute() and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / paths.DATASET_ZIP, path)
+
+
+def _freeze_download(root: Path) -> None:
+    """As `dvc freeze` does, which refuses a stage with a templated dependency."""
+    yaml = YAML()
+    yaml.width = 4096  # no line is folded
+    content = yaml.load(root / paths.DVC_YAML)
+    content["stages"]["download"]["frozen"] = True
+    yaml.dump(content, root / paths.DVC_YAML)
 
 
 def _source_moved(root: Path) -> bool:

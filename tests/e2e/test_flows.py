@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,18 +15,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import boto3
 import mlflow
 import psutil
 import pytest
 import requests
+from moto.server import ThreadedMotoServer
 from requests.adapters import HTTPAdapter
 from ruamel.yaml import YAML
 from urllib3.util import Retry
 
+from conftest import aws_variables
 from workspace import Workspace, free_port, mlflow_server, prefect_server
 
 STAGES = ["download", "split", "train", "evaluate", "register"]
 NAME = "nerve-segmentation"
+EPOCHS = 3
 
 
 class Prefect:
@@ -129,8 +134,14 @@ def workspace(
     servers: dict[str, str], told: tuple[str, list[Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Workspace]:
     """A deployed workspace with a worker."""
-    workspace = Workspace(tmp_path_factory.mktemp("flows") / "project", servers | {"NERVESEG_NOTIFY": told[0]})
-    workspace.env["DO_NOT_TRACK"] = "true"
+    folder = tmp_path_factory.mktemp("flows")
+    aws = aws_variables(f"http://127.0.0.1:{free_port()}", folder)  # an S3 server that a test starts
+    own = {"NERVESEG_NOTIFY": told[0], "DVC_GLOBAL_CONFIG_DIR": str(folder / "dvc"), "DO_NOT_TRACK": "true"}
+    workspace = Workspace(folder / "project", servers | aws | own)
+    workspace.set(**{"train.epochs": EPOCHS})
+    workspace.run("dvc", "cache", "dir", "--global", str(folder / "cache"))
+    workspace.run("dvc", "remote", "add", "--default", "store", str(folder / "remote"))
+    workspace.commit()
     workspace.run("python", "-m", "flows.deploy")
     with (workspace.root.parent / "worker.log").open("a") as log:
         worker = subprocess.Popen(
@@ -174,23 +185,31 @@ def stage_processes(workspace: Workspace) -> list[psutil.Process]:
     return found
 
 
-def training_process(workspace: Workspace) -> psutil.Process | None:
-    trainings = [one for one in stage_processes(workspace) if one.cmdline()[-2:] == ["-m", "nerveseg.stages.train"]]
-    return trainings[0] if trainings else None
+def training_process(workspace: Workspace) -> psutil.Process:
+    """The process that DVC started; loaders of frames would be its children."""
+    return next(one for one in stage_processes(workspace) if one.cmdline()[-2:] == ["-m", "nerveseg.stages.train"])
 
 
-def checkpoints(workspace: Workspace) -> list[Path]:
-    return list((workspace.root / "checkpoints").glob("*/last.ckpt"))
+def flow_process(run: str) -> psutil.Process:
+    """The process of a flow run, which the worker started."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("PREFECT__FLOW_RUN_ID") == run and process.cmdline()[-1] == "prefect.engine":
+                return process
+        except psutil.Error:
+            continue
+    raise AssertionError(f"no process runs {run}")
 
 
 def test_a_flow_run_registers_a_version(workspace: Workspace, prefect: Prefect, client: mlflow.MlflowClient) -> None:
     run = prefect.start("train")
     assert prefect.finish(run) == ("Completed", "registered version 1")
     tasks = prefect.tasks(run)
-    assert list(tasks) == STAGES
+    assert list(tasks) == [*STAGES, "push"]
     assert {task["state"]["name"] for task in tasks.values()} == {"Completed"}
+    assert "everything is up to date" in workspace.run("dvc", "push").lower(), "data and model are on the remote"
     log = prefect.log(run, "train")
-    assert all(f"epoch   {epoch} " in log for epoch in (1, 6)), "the stage's output is the task run's log"
+    assert all(f"epoch   {epoch} " in log for epoch in (1, EPOCHS)), "the stage's output is the task run's log"
     assert "Running stage 'train'" in log
     (trained,) = mlflow_runs(client)
     page = prefect.page(run)
@@ -231,12 +250,12 @@ def test_a_refusal_completes_and_is_told(
     workspace: Workspace, prefect: Prefect, told: tuple[str, list[dict[str, Any]]]
 ) -> None:
     before = (workspace.root / "params.yaml").read_bytes(), (workspace.root / "dvc.lock").read_bytes()
-    run = prefect.start("train", overrides={"register.min_dice": 0.999, "evaluate.overlays": 1})
+    run = prefect.start("train", overrides={"register.min_dice": 0.999})
     name, message = prefect.finish(run)
     assert name == "Completed"
     assert message.startswith("refused: mean Dice")
     states = {name: task["state"]["name"] for name, task in prefect.tasks(run).items()}
-    assert states == dict.fromkeys(STAGES[:3], "Cached") | dict.fromkeys(STAGES[3:], "Completed")
+    assert states == dict.fromkeys(STAGES[:4], "Cached") | dict.fromkeys(["register", "push"], "Completed")
     assert before == ((workspace.root / "params.yaml").read_bytes(), (workspace.root / "dvc.lock").read_bytes())
     await_("the notification", lambda: any("below register.min_dice" in one["message"] for one in told[1]))
 
@@ -256,53 +275,84 @@ def test_a_failing_stage_fails_the_flow_with_its_own_error_and_is_told(
     await_("the notification", lambda: any("validation_fold is 99" in one["message"] for one in told[1]))
 
 
-def test_a_killed_training_is_retried_and_resumes(
+def test_a_network_that_fails_is_tried_again(workspace: Workspace, prefect: Prefect) -> None:
+    run = prefect.start("train", overrides={"data.uri": "s3://late/nerves.zip"})
+    await_("the first failure", lambda: "download" in prefect.tasks(run) and "Retry" in prefect.log(run, "download"))
+    endpoint = workspace.env["AWS_ENDPOINT_URL"]
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=int(endpoint.rpartition(":")[2]), verbose=False)
+    server.start()
+    try:
+        client = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id="test", aws_secret_access_key="test")
+        client.create_bucket(Bucket="late")
+        client.upload_file(str(workspace.root / "data" / "phantom.zip"), "late", "nerves.zip")
+        assert prefect.finish(run) == ("Completed", "nothing to do"), "the very same data"
+    finally:
+        server.stop()
+    assert prefect.tasks(run)["download"]["state"]["name"] == "Completed"
+
+
+def test_a_revision_is_run_as_it_was(workspace: Workspace, prefect: Prefect) -> None:
+    commit = workspace.git("rev-parse", "HEAD").strip()
+    workspace.set(**{"evaluate.overlays": 1})
+    workspace.commit()
+    assert prefect.finish(prefect.start("train", revision=commit)) == ("Completed", "nothing to do")
+    workspace.git("reset", "--quiet", "--hard", commit)
+    name, message = prefect.finish(prefect.start("train", revision="no-such-branch"))
+    assert name == "Failed"
+    assert "Revision no-such-branch is neither in" in message
+
+
+def test_a_training_that_is_cancelled_killed_and_killed_again_is_trained_once(
     workspace: Workspace, prefect: Prefect, client: mlflow.MlflowClient
 ) -> None:
-    run = prefect.start("train", overrides={"train.learning_rate": 0.002})
-    await_("a checkpoint", lambda: checkpoints(workspace))
-    training = training_process(workspace)
-    assert training is not None
-    training.kill()
-    assert prefect.finish(run) == ("Completed", "registered version 2")
-    assert prefect.tasks(run)["train"]["run_count"] == 2
-    log = prefect.log(run, "train")
-    assert log.count("epoch   1 ") == 1, "the second try goes on after the last whole epoch"
-    assert len(mlflow_runs(client)) == 2
+    overrides = {"train.learning_rate": 0.002, "train.epochs": 6}
 
+    def start_and_wait_for(line: str) -> str:
+        run = prefect.start("train", overrides=overrides)
+        await_(line, lambda: "train" in prefect.tasks(run) and line in prefect.log(run, "train"))
+        return run
 
-@pytest.mark.parametrize("way", ["cancel", "kill"])
-def test_a_flow_run_that_ends_leaves_no_process_and_the_next_resumes(
-    workspace: Workspace, prefect: Prefect, client: mlflow.MlflowClient, way: str
-) -> None:
-    overrides = {"train.learning_rate": {"cancel": 0.003, "kill": 0.004}[way]}
-    run = prefect.start("train", overrides=overrides)
-    await_("a checkpoint", lambda: checkpoints(workspace))
-    if way == "cancel":
-        prefect.call("POST", f"/flow_runs/{run}/set_state", state={"type": "CANCELLING"})
-    else:
-        for process in psutil.process_iter():
-            try:
-                mine = process.environ().get("PREFECT__FLOW_RUN_ID", "").replace("-", "") == run.replace("-", "")
-                if mine and "prefect" in " ".join(process.cmdline()):
-                    process.kill()
-            except psutil.Error:
-                continue
-    assert prefect.finish(run)[0] == {"cancel": "Cancelled", "kill": "Crashed"}[way]
-    await_("the end of every process", lambda: not stage_processes(workspace), 30)
-    await_("the end of the MLflow run", lambda: mlflow_runs(client)[0].info.status == "KILLED", 30)
+    def assert_ended(run: str, state: str) -> None:
+        assert prefect.finish(run)[0] == state
+        await_("the end of every process", lambda: not stage_processes(workspace), 30)
+        assert mlflow_runs(client)[0].info.status == "KILLED"
 
-    again = prefect.start("train", overrides=overrides)
-    assert prefect.finish(again)[0] == "Completed"
-    assert "epoch   1 " not in prefect.log(again, "train")
-    assert mlflow_runs(client)[0].info.status == "FINISHED"
+    cancelled = start_and_wait_for("epoch   1 ")
+    assert stage_processes(workspace)
+    prefect.call("POST", f"/flow_runs/{cancelled}/set_state", state={"type": "CANCELLING"})
+    assert_ended(cancelled, "Cancelled")
+
+    killed = start_and_wait_for("epoch   3 ")
+    flow_process(killed).kill()
+    assert_ended(killed, "Crashed")
+
+    retried = start_and_wait_for("epoch   5 ")
+    training_process(workspace).kill()
+    assert prefect.finish(retried) == ("Completed", "registered version 2")
+    assert prefect.tasks(retried)["train"]["run_count"] == 2, "a training that a signal ended is retried"
+
+    assert "epoch   1 " not in prefect.log(killed, "train"), "it goes on after the last whole epoch"
+    assert "epoch   3 " not in prefect.log(retried, "train")
+    assert [run.info.status for run in mlflow_runs(client)] == ["FINISHED", "FINISHED"]
+    history = client.get_metric_history(mlflow_runs(client)[0].info.run_id, "validation_dice")
+    assert [point.step for point in history] == [1, 2, 3, 4, 5, 6]
 
 
 def test_two_runs_in_one_workspace_wait_for_one_another(workspace: Workspace, prefect: Prefect) -> None:
-    runs = [prefect.start(name, force=["evaluate"]) for name in ("retrain", "train")]
+    runs = [prefect.start(name, force=["register"]) for name in ("retrain", "train")]
     assert [prefect.finish(run)[0] for run in runs] == ["Completed", "Completed"]
     first, second = sorted((prefect.run(run) for run in runs), key=lambda run: str(run["start_time"]))
     assert second["start_time"] >= first["end_time"]
+
+
+def test_the_flow_needs_no_server(workspace: Workspace, tmp_path: Path) -> None:
+    env = {name: value for name, value in workspace.env.items() if name != "PREFECT_API_URL"}
+    command = (sys.executable, "-m", "flows.pipeline")
+    done = subprocess.run(
+        command, cwd=workspace.root, env=env | {"PREFECT_HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Completed('nothing to do')" in done.stderr
 
 
 def test_two_runs_in_two_clones_share_the_cache(workspace: Workspace, prefect: Prefect, tmp_path: Path) -> None:
@@ -310,18 +360,34 @@ def test_two_runs_in_two_clones_share_the_cache(workspace: Workspace, prefect: P
     for number in range(2):
         clone = tmp_path / f"clone{number}"
         workspace.git("clone", "--quiet", str(workspace.root), str(clone))
-        for args in (("cache", "dir", "--local", str(workspace.root / ".dvc" / "cache")),):
-            subprocess.run((sys.executable, "-m", "dvc", *args), cwd=clone, env=workspace.env, check=True)
         log = (tmp_path / f"log{number}").open("w")
-        env = workspace.env | {"PYTHONPATH": ""}
-        command = (sys.executable, "-c", "from flows.pipeline import pipeline; pipeline(overrides={'train.seed': 1})")
-        flows.append(subprocess.Popen(command, cwd=clone, env=env, stdout=log, stderr=log))
+        command = (
+            sys.executable,
+            "-c",
+            "from flows.pipeline import pipeline; pipeline(overrides={'evaluate.seed': 1})",
+        )
+        flows.append(subprocess.Popen(command, cwd=clone, env=workspace.env, stdout=log, stderr=log))
     assert [flow.wait(300) for flow in flows] == [0, 0], [(tmp_path / f"log{n}").read_text() for n in range(2)]
     for number in range(2):
         clone = tmp_path / f"clone{number}"
         subprocess.run((sys.executable, "-m", "dvc", "checkout"), cwd=clone, env=workspace.env, check=True)
     status = workspace.run("dvc", "status")
     assert "up to date" in status
+
+
+def test_deployed_runs_work_in_clones_where_a_repository_is_named(workspace: Workspace, prefect: Prefect) -> None:
+    workspace.env["NERVESEG_REPOSITORY"] = str(workspace.root)
+    workspace.run("python", "-m", "flows.deploy")
+    (step,) = prefect.deployment("retrain")["pull_steps"]
+    assert step == {"prefect.deployments.steps.git_clone": {"repository": str(workspace.root)}}
+    shutil.rmtree(workspace.root / "models")
+    run = prefect.start("retrain")
+    assert prefect.finish(run) == ("Completed", "nothing to do")
+    assert "Stage 'train' is cached" in prefect.log(run, "train"), "the cache is shared, the folder is not"
+    assert not (workspace.root / "models").exists()
+    workspace.run("dvc", "checkout")
+    del workspace.env["NERVESEG_REPOSITORY"]
+    workspace.run("python", "-m", "flows.deploy")
 
 
 def test_the_schedule_is_due_and_goes_with_its_lines(workspace: Workspace, prefect: Prefect) -> None:

@@ -1,6 +1,7 @@
 """`nerveseg reproduce`: what a version was made from, in a clean clone; or a refusal that says what cannot be had."""
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -26,12 +27,12 @@ def workspace(bucket: Bucket, s3_endpoint: str, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("reproduce")
     workspace = Workspace(folder / "project", aws_variables(s3_endpoint, folder))
     put_phantom(bucket, workspace, folder / "phantom.zip", seed=70)
-    workspace.set(**{"data.uri": bucket.uri("nerves.zip"), "train.epochs": 1})
+    workspace.set(**{"data.uri": bucket.uri("nerves.zip"), "train.epochs": 6})
     workspace.run("dvc", "remote", "add", "--default", "store", f"s3://{bucket.name}/dvc")
     workspace.commit()
     workspace.run("dvc", "repro", "register")
     workspace.commit()
-    workspace.set(**{"train.epochs": 2})
+    workspace.set(**{"train.epochs": 5})
     workspace.run("dvc", "repro", "register")
     return workspace
 
@@ -56,7 +57,7 @@ def weights_of(root: Path) -> str:
     return hashlib.sha256((root / "models" / "model.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize(("version", "epochs"), [("1", 1), ("2", 2)])
+@pytest.mark.parametrize(("version", "epochs"), [("1", 6), ("2", 5)])
 def test_a_version_is_restored_and_nothing_runs(
     workspace: Workspace, tmp_path: Path, version: str, epochs: int
 ) -> None:
@@ -120,7 +121,8 @@ def test_a_source_that_moved_on_is_held(workspace: Workspace, bucket: Bucket, tm
     assert "data.uri holds another object by now" in output
     clone = at(workspace, tmp_path / "clone")
     assert "Running stage" not in clone.run("dvc", "repro")
-    clone.run("dvc", "unfreeze", "download")
+    pipeline = clone.root / "dvc.yaml"
+    pipeline.write_text(re.sub(" *frozen: true\n", "", pipeline.read_text()))
     assert "nerves.zip" in clone.run("dvc", "status", "download")
 
 
