@@ -4,13 +4,14 @@ DVC decides what a stage has to do and restores what it knows; so nothing is cac
 """
 
 import os
-import tempfile
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+import psutil
 from prefect import State, flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -23,6 +24,7 @@ from nerveseg.files import read_json
 from nerveseg.settings import settings
 
 Stage = Literal["download", "split", "train", "evaluate", "register"]
+CLONES = Path(".dvc/tmp/flows")
 REFUSED = "nerveseg.model.refused"  # the event of a model that the gate refused
 NETWORK_PAUSES = [10.0, 30.0, 90.0]  # seconds before another try
 
@@ -80,6 +82,7 @@ def pipeline(
     say = get_run_logger().info
     with _workspace(overrides or {}, revision) as root, dvc.alone_in(root, say) as lock:
         begun = time.time()
+        former = read_json(paths.REGISTRATION_JSON) if paths.REGISTRATION_JSON.exists() else None
         stale = bool(force) or not dvc.up_to_date(root)
         states: dict[str, State] = {}
         for stage in dvc.STAGES:
@@ -93,7 +96,7 @@ def pipeline(
             states[stage].result()  # raises what the stage failed with
         ran = [stage for stage, state in states.items() if state.name != "Cached"]
         receipt = read_json(root / paths.REGISTRATION_JSON)
-        message = summary.verdict(receipt, ran)
+        message = summary.verdict(receipt, former, ran)
         if ran and workspace.remote(root):
             push(root, lock)
         create_markdown_artifact(
@@ -125,8 +128,9 @@ def _workspace(overrides: dict[str, Any], revision: str | None) -> Iterator[Path
         params.load()
         yield here
         return
-    with tempfile.TemporaryDirectory(prefix="nerveseg-", ignore_cleanup_errors=True) as folder:
-        root = Path(folder) / "workspace"
+    _remove_leftovers(here / CLONES)
+    root = here / CLONES / str(os.getpid())
+    try:
         workspace.clone(here, root, revision or "HEAD")
         if not revision:  # as the user has them, committed or not
             for path in (paths.PARAMS, paths.DVC_LOCK):
@@ -135,6 +139,15 @@ def _workspace(overrides: dict[str, Any], revision: str | None) -> Iterator[Path
         profiles.override(overrides, root / paths.PARAMS)
         _link_dataset(here, root)
         yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _remove_leftovers(clones: Path) -> None:
+    """Removes the clones of flow runs that were killed; a clone is named by its process."""
+    for clone in clones.glob("*"):
+        if not psutil.pid_exists(int(clone.name)):
+            shutil.rmtree(clone, ignore_errors=True)
 
 
 def _link_dataset(source: Path, clone: Path) -> None:

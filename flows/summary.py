@@ -9,14 +9,15 @@ from nerveseg.files import read_json
 from nerveseg.settings import settings
 
 
-def verdict(receipt: dict[str, Any], ran: list[str]) -> str:
+def verdict(receipt: dict[str, Any], former: dict[str, Any] | None, ran: list[str]) -> str:
     """The state message: nothing to do, registered version N, or refused: why.
 
     Args:
         receipt: the content of `reports/registration.json`.
-        ran: the stages that ran. In a fresh clone download and register do so even if nothing has changed.
+        former: its content before the run, where there was any.
+        ran: the stages that ran. If only the dataset's address is new, download and register do, to the same end.
     """
-    if not set(ran) - {"download", "register"}:
+    if not ran or (receipt == former and set(ran) <= {"download", "register"}):
         return "nothing to do"
     if receipt["registered"]:
         return f"registered version {receipt['version']}"
