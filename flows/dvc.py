@@ -61,10 +61,17 @@ def alone_in(root: Path, say: Callable[[str], None]) -> Iterator[BinaryIO]:
         yield file
 
 
+def restore(root: Path) -> None:
+    """Brings the outputs that dvc.lock names from the cache, as far as it has them: a fresh clone has none.
+
+    `dvc repro` alone would run register there again, which DVC never restores by itself.
+    """
+    _succeeds(root, "checkout", "--quiet")
+
+
 def up_to_date(root: Path) -> bool:
     """Whether DVC finds nothing stale from the dataset to the registration."""
-    command = (sys.executable, "-m", "dvc", "status", "--quiet", "--with-deps", STAGES[-1])
-    return subprocess.run(command, cwd=root, env=environment(root), capture_output=True).returncode == 0
+    return _succeeds(root, "status", "--quiet", "--with-deps", STAGES[-1])
 
 
 def repro(root: Path, stage: str, *, force: bool, lock: BinaryIO, say: Callable[[str], None]) -> bool:
@@ -88,6 +95,11 @@ def repro(root: Path, stage: str, *, force: bool, lock: BinaryIO, say: Callable[
 def push(root: Path, *, lock: BinaryIO, say: Callable[[str], None]) -> None:
     """Pushes data and model to the DVC remote. Raises StageError as `repro` does."""
     _run(root, "push", ("push",), lock, say)
+
+
+def _succeeds(root: Path, *arguments: str) -> bool:
+    command = (sys.executable, "-m", "dvc", *arguments)
+    return subprocess.run(command, cwd=root, env=environment(root), capture_output=True).returncode == 0
 
 
 def _run(root: Path, name: str, arguments: tuple[str, ...], lock: BinaryIO, say: Callable[[str], None]) -> list[str]:

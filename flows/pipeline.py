@@ -82,6 +82,8 @@ def pipeline(
     say = get_run_logger().info
     with _workspace(overrides or {}, revision) as root, dvc.alone_in(root, say) as lock:
         begun = time.time()
+        if not (root / paths.REGISTRATION_JSON).exists() and (root / paths.DVC_LOCK).exists():
+            dvc.restore(root)
         former = read_json(paths.REGISTRATION_JSON) if paths.REGISTRATION_JSON.exists() else None
         stale = bool(force) or not dvc.up_to_date(root)
         states: dict[str, State] = {}
