@@ -69,7 +69,10 @@ def push(root: Path, lock: BinaryIO) -> None:
 
 @flow(persist_result=False)
 def pipeline(
-    overrides: dict[str, Any] | None = None, force: list[Stage] | None = None, revision: str | None = None
+    # Nothing changes these defaults; None would make the UI's form ask for a type before it asks for a value.
+    overrides: dict[str, Any] = {},  # noqa: B006
+    force: list[Stage] = [],  # noqa: B006
+    revision: str = "",
 ) -> State:
     """Download, split, train, evaluate and register what is stale; the gate decides about a version.
 
@@ -77,10 +80,10 @@ def pipeline(
         overrides: Parameters for this run alone, by the names that `nerveseg params show` prints, such as
             {"train.epochs": 8}. They are checked before anything starts; params.yaml stays as it is.
         force: Stages that run even if nothing they depend on has changed.
-        revision: Git commit, branch or tag whose code, params.yaml and dvc.lock are used; none: those of the workspace.
+        revision: Git commit, branch or tag whose code, params.yaml and dvc.lock are used; empty: those of the workspace.
     """
     say = get_run_logger().info
-    with _workspace(overrides or {}, revision) as root, dvc.alone_in(root, say) as lock:
+    with _workspace(overrides, revision) as root, dvc.alone_in(root, say) as lock:
         begun = time.time()
         if not (root / paths.REGISTRATION_JSON).exists() and (root / paths.DVC_LOCK).exists():
             dvc.restore(root)
@@ -94,7 +97,7 @@ def pipeline(
                 retry_condition_fn=_transient_or_killed if stage == "train" else _transient,
             )
             waits = list(states.values())[-1:]
-            states[stage] = run(root, stage, stale, stage in (force or ()), lock, return_state=True, wait_for=waits)
+            states[stage] = run(root, stage, stale, stage in force, lock, return_state=True, wait_for=waits)
             states[stage].result()  # raises what the stage failed with
         ran = [stage for stage, state in states.items() if state.name != "Cached"]
         receipt = read_json(root / paths.REGISTRATION_JSON)
@@ -116,7 +119,7 @@ def pipeline(
 
 
 @contextmanager
-def _workspace(overrides: dict[str, Any], revision: str | None) -> Iterator[Path]:
+def _workspace(overrides: dict[str, Any], revision: str) -> Iterator[Path]:
     """The folder that this flow run works in: the current one, or a clone where it needs params or code of its own.
 
     Raises:
