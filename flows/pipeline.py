@@ -80,7 +80,7 @@ def pipeline(
         overrides: Parameters for this run alone, by the names that `nerveseg params show` prints, such as
             {"train.epochs": 8}. They are checked before anything starts; params.yaml stays as it is.
         force: Stages that run even if nothing they depend on has changed.
-        revision: Git commit, branch or tag whose code, params.yaml and dvc.lock are used; empty: those of the workspace.
+        revision: Git commit, branch or tag whose code, params.yaml and dvc.lock are used; empty: those here.
     """
     say = get_run_logger().info
     with _workspace(overrides, revision) as root, dvc.alone_in(root, say) as lock:
