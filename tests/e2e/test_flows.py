@@ -373,7 +373,7 @@ def test_two_runs_in_two_clones_share_the_cache(workspace: Workspace, prefect: P
         command = (
             sys.executable,
             "-c",
-            "from flows.pipeline import pipeline; pipeline(overrides={'evaluate.seed': 1})",
+            "from flows.pipeline import pipeline; pipeline(overrides={'register.min_dice': 0.001})",
         )
         flows.append(subprocess.Popen(command, cwd=clone, env=workspace.env, stdout=log, stderr=log))
     assert [flow.wait(300) for flow in flows] == [0, 0], [(tmp_path / f"log{n}").read_text() for n in range(2)]

@@ -220,11 +220,11 @@ def test_whatever_goes_wrong_is_the_same_error_with_its_reason(hub: Hub, tmp_pat
         assert results[encoder]["seconds"] < 60
 
 
-def test_a_hub_that_refuses_connections_ends_the_process_with_1_within_a_minute(
+def test_a_hub_that_refuses_connections_ends_the_process_as_a_network_that_failed(
     refused: subprocess.Popen[str],
 ) -> None:
     _, errors = refused.communicate(timeout=60)
-    assert refused.returncode == 1
+    assert refused.returncode == 75, "worth another try"
     error = errors[errors.rindex("error:") :]  # after the client's own warnings
     assert_names_both_ways_out(error)
     assert "Connection refused" in error
