@@ -102,6 +102,11 @@ def test_what_cannot_be_had_is_refused_clearly(workspace: Workspace, tmp_path: P
     assert "are neither in the DVC cache nor on the DVC remote store: `dvc push` them" in refused("2")
     shutil.move(workspace.root / "cache-elsewhere", cache)
 
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = at(workspace, tmp_path / "elsewhere")
+    assert "run from the root of the repository" in elsewhere.run("nerveseg", "reproduce", "1", ok=False)
+    assert list(elsewhere.root.iterdir()) == []
+
     target.mkdir()
     assert "exists: name a folder that does not" in workspace.run("nerveseg", "reproduce", "1", str(target), ok=False)
 
