@@ -24,8 +24,8 @@ def reproduce(version: str, target: Path) -> None:
         target: where the clone goes.
 
     Raises:
-        NervesegError: this is not the repository, the folder exists, there is no such version, it has no record, or code
-            or data cannot be had.
+        NervesegError: this is not the repository, the folder exists, there is no such version, it has no record, or
+            code or data cannot be had.
     """
     if not paths.DVC_YAML.exists():
         raise NervesegError(f"{Path.cwd()} holds no {paths.DVC_YAML}: run from the root of the repository.")
