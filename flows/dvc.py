@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, get_args
 
-from nerveseg.errors import TransientError
-from nerveseg.workspace import environment
+from nerveseg import workspace
+from nerveseg.errors import NervesegError, TransientError
 
-STAGES = ("download", "split", "train", "evaluate", "register")
+Stage = Literal["download", "split", "train", "evaluate", "register"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 LOCK = Path(".dvc/tmp/flow.lock")
 SUPERVISE = Path(__file__).with_name("supervise.py")
 
@@ -98,15 +99,18 @@ def push(root: Path, *, lock: BinaryIO, say: Callable[[str], None]) -> None:
 
 
 def _succeeds(root: Path, *arguments: str) -> bool:
-    command = (sys.executable, "-m", "dvc", *arguments)
-    return subprocess.run(command, cwd=root, env=environment(root), capture_output=True).returncode == 0
+    try:
+        workspace.dvc(root, *arguments)
+    except NervesegError:
+        return False
+    return True
 
 
 def _run(root: Path, name: str, arguments: tuple[str, ...], lock: BinaryIO, say: Callable[[str], None]) -> list[str]:
     process = subprocess.Popen(
         (sys.executable, str(SUPERVISE), sys.executable, "-m", "dvc", *arguments),
         cwd=root,
-        env=environment(root),
+        env=workspace.environment(root),
         stdin=subprocess.PIPE,  # whose end, also by our death, ends the process group
         stdout=subprocess.PIPE,
         text=True,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import psutil
 from prefect import State, flow, get_run_logger, task
@@ -23,7 +23,6 @@ from nerveseg import params, paths, profiles, workspace
 from nerveseg.files import read_json
 from nerveseg.settings import settings
 
-Stage = Literal["download", "split", "train", "evaluate", "register"]
 CLONES = Path(".dvc/tmp/flows")
 REFUSED = "nerveseg.model.refused"  # the event of a model that the gate refused
 NETWORK_PAUSES = [10.0, 30.0, 90.0]  # seconds before another try
@@ -71,7 +70,7 @@ def push(root: Path, lock: BinaryIO) -> None:
 def pipeline(
     # Nothing changes these defaults; None would make the UI's form ask for a type before it asks for a value.
     overrides: dict[str, Any] = {},  # noqa: B006
-    force: list[Stage] = [],  # noqa: B006
+    force: list[dvc.Stage] = [],  # noqa: B006
     revision: str = "",
 ) -> State:
     """Download, split, train, evaluate and register what is stale; the gate decides about a version.
