@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from workspace import Workspace
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -66,6 +68,12 @@ def s3(s3_endpoint: str, aws_environment: None) -> Bucket:
     return new_bucket(s3_endpoint)
 
 
+@pytest.fixture(scope="module")
+def bucket(s3_endpoint: str) -> Bucket:
+    """A bucket that lives as long as the module's tests."""
+    return new_bucket(s3_endpoint)
+
+
 def new_bucket(endpoint: str) -> Bucket:
     """A fresh, versioned bucket on the test server."""
     import boto3
@@ -77,3 +85,12 @@ def new_bucket(endpoint: str) -> Bucket:
     client.create_bucket(Bucket=bucket.name)
     client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
     return bucket
+
+
+def put_phantom(bucket: Bucket, workspace: Workspace, path: Path, **changes: Any) -> None:
+    """Stores the phantom of a workspace's params, with `changes` to them, as nerves.zip; `path` keeps a copy."""
+    from nerveseg.data import phantom
+    from nerveseg.params import load
+
+    phantom.write(path, load(workspace.root / "params.yaml").phantom.model_copy(update=changes))
+    bucket.put("nerves.zip", path.read_bytes())

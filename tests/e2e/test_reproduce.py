@@ -8,17 +8,11 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from conftest import Bucket, aws_variables, new_bucket
-from nerveseg.data import phantom
+from conftest import Bucket, aws_variables, put_phantom
 from nerveseg.params import load
 from workspace import Workspace
 
 NAME = "nerve-segmentation"
-
-
-@pytest.fixture(scope="module")
-def bucket(s3_endpoint: str) -> Bucket:
-    return new_bucket(s3_endpoint)
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +29,6 @@ def workspace(bucket: Bucket, s3_endpoint: str, tmp_path_factory: pytest.TempPat
     workspace.set(**{"train.epochs": 3})
     workspace.run("dvc", "repro", "register")
     return workspace
-
-
-def put_phantom(bucket: Bucket, workspace: Workspace, path: Path, seed: int) -> None:
-    phantom.write(path, load(workspace.root / "params.yaml").phantom.model_copy(update={"seed": seed}))
-    bucket.put("nerves.zip", path.read_bytes())
 
 
 def client_of(workspace: Workspace) -> mlflow.MlflowClient:

@@ -12,18 +12,11 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from conftest import Bucket, aws_variables, new_bucket
-from nerveseg.data import phantom
-from nerveseg.params import load
+from conftest import Bucket, aws_variables, put_phantom
 from workspace import Workspace
 
 STAGES = ("phantom", "download", "split", "train", "evaluate", "register")
 NAME = "nerve-segmentation"
-
-
-@pytest.fixture(scope="module")
-def bucket(s3_endpoint: str) -> Bucket:
-    return new_bucket(s3_endpoint)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +29,6 @@ def workspace(bucket: Bucket, s3_endpoint: str, tmp_path_factory: pytest.TempPat
     workspace.run("dvc", "repro")
     workspace.commit()
     return workspace
-
-
-def put_phantom(bucket: Bucket, workspace: Workspace, path: Path, **changes: Any) -> None:
-    params = load(workspace.root / "params.yaml").phantom.model_copy(update=changes)
-    phantom.write(path, params)
-    bucket.put("nerves.zip", path.read_bytes())
 
 
 def report(workspace: Workspace, name: str) -> Any:
