@@ -15,7 +15,8 @@ import torch
 from nerveseg.data.packed import Packed, Writer
 from nerveseg.model.device import device_name
 from nerveseg.model.losses import BceDice
-from nerveseg.model.network import ModelSpec, build
+from nerveseg.model.network import build
+from nerveseg.model.spec import ModelSpec
 from nerveseg.params import load
 from nerveseg.training import trainer
 from nerveseg.training.timing import Timings

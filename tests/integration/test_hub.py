@@ -24,7 +24,8 @@ BUILD_EACH = """
 import json, sys, time
 from safetensors.torch import save_file
 from nerveseg.errors import NervesegError
-from nerveseg.model.network import ModelSpec, build
+from nerveseg.model.network import build
+from nerveseg.model.spec import ModelSpec
 folder, *encoders = sys.argv[1:]
 for encoder in encoders:
     begun, error = time.monotonic(), None
@@ -39,7 +40,8 @@ for encoder in encoders:
 BUILD_ONE = """
 import sys
 from nerveseg.console import readable_errors
-from nerveseg.model.network import ModelSpec, build
+from nerveseg.model.network import build
+from nerveseg.model.spec import ModelSpec
 with readable_errors():
     build(ModelSpec(architecture="Unet", encoder=sys.argv[1], height=64, width=64, threshold=0.5), "imagenet")
 """

@@ -16,7 +16,7 @@ import pytest
 
 from nerveseg.data import phantom
 from nerveseg.data.packed import Packed
-from nerveseg.model.network import ModelSpec
+from nerveseg.model.spec import ModelSpec
 from nerveseg.params import load
 from nerveseg.training import trainer
 from nerveseg.training.timing import Timings

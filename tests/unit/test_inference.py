@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from nerveseg.model.inference import BATCH, Segmenter
-from nerveseg.model.network import ModelSpec, build
+from nerveseg.model.network import build
+from nerveseg.model.spec import ModelSpec
 
 SIZES = [(64, 64), (48, 80), (100, 33), (200, 260)]
 

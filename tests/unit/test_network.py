@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 
 from nerveseg.errors import NervesegError
-from nerveseg.model.network import SPEC_FILE, WEIGHTS_FILE, ModelSpec, build, load, save
+from nerveseg.model.network import WEIGHTS_FILE, build, load, save
+from nerveseg.model.spec import SPEC_FILE, ModelSpec
 
 SPEC = ModelSpec(architecture="Unet", encoder="resnet18", height=64, width=64, threshold=0.5)
 

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from segmentation_models_pytorch.encoders import get_encoder
 
 from nerveseg.errors import NervesegError
-from nerveseg.model.network import ModelSpec, build
+from nerveseg.model.network import build
+from nerveseg.model.spec import ModelSpec
 from nerveseg.model.weights import load_encoder_weights
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ import numpy as np
 
 from nerveseg.data.packed import Packed
 from nerveseg.evaluation import metrics
-from nerveseg.model.inference import resize
+from nerveseg.model.frames import resize
 
 _GRID = (96, 128)  # height, width in pixels at which masks of any size are averaged
 _LEVELS = np.linspace(0.05, 0.95, 19)

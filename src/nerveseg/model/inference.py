@@ -3,24 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
-from nerveseg.model.network import ModelSpec, load
+from nerveseg.model.frames import normalise, resize, restore, to_mask
+from nerveseg.model.network import load
+from nerveseg.model.spec import ModelSpec
 
 BATCH = 16  # frames a forward pass; bounds memory whatever is asked at once
-
-
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Squashes or stretches an image (H, W), by areas where it shrinks and linearly where it grows."""
-    shrinks = image.shape[0] * image.shape[1] > height * width
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-def normalise(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
-    """A uint8 frame as the float32 that the network takes, same shape."""
-    return (frame.astype(np.float32) / 255 - spec.mean) / spec.std
 
 
 class Segmenter:
@@ -49,12 +39,12 @@ class Segmenter:
         for start in range(0, len(frames), BATCH):
             batch = frames[start : start + BATCH]
             for frame, small in zip(batch, self._forward(batch), strict=True):
-                found.append(cv2.resize(small, frame.shape[::-1], interpolation=cv2.INTER_LINEAR))
+                found.append(restore(small, frame.shape))
         return found
 
     def mask(self, probability: np.ndarray) -> np.ndarray:
-        """A probability (H, W) as uint8 mask, 1 where it reaches the threshold."""
-        return (probability >= self.spec.threshold).astype(np.uint8)
+        """As `to_mask`, at the network's own threshold."""
+        return to_mask(probability, self.spec)
 
     @torch.inference_mode()
     def _forward(self, frames: Sequence[np.ndarray]) -> np.ndarray:

@@ -7,31 +7,15 @@ from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nerveseg.errors import NervesegError
-from nerveseg.files import read_json, replacing, write_json
+from nerveseg.files import replacing, write_json
+from nerveseg.model.spec import SPEC_FILE, ModelSpec, read_spec
 from nerveseg.model.weights import hub_errors, load_encoder_weights
 
 WEIGHTS_FILE = "model.safetensors"
-SPEC_FILE = "model.json"
-
-
-class ModelSpec(BaseModel):
-    """What `model.json` holds: enough to rebuild the network and to feed it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    architecture: str
-    encoder: str
-    height: int  # pixels the network sees
-    width: int
-    threshold: float  # probability from which a pixel is nerve
-    # ImageNet's channel means and deviations, averaged: frames are grey. https://pytorch.org/vision/stable/models.html
-    mean: float = 0.449
-    std: float = 0.226
 
 
 def build(spec: ModelSpec, encoder_weights: str = "none") -> torch.nn.Module:
@@ -70,19 +54,15 @@ def load(folder: Path) -> tuple[torch.nn.Module, ModelSpec]:
     Raises:
         NervesegError: a file is missing or damaged, or the weights do not fit the recorded network.
     """
-    mend = "`dvc repro train` makes it anew, `dvc pull` brings it."
-    try:
-        spec = ModelSpec.model_validate(read_json(folder / SPEC_FILE))
-    except ValidationError as error:
-        wrong = ", ".join(".".join(map(str, detail["loc"])) or "all of it" for detail in error.errors())
-        raise NervesegError(f"{folder / SPEC_FILE} describes no network ({wrong} does not fit): {mend}") from None
+    spec = read_spec(folder)
     network = build(spec)
     try:
         network.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = textwrap.shorten(str(error), 300)
         raise NervesegError(
-            f"{folder / WEIGHTS_FILE} does not hold the network of {SPEC_FILE} ({reason}): {mend}"
+            f"{folder / WEIGHTS_FILE} does not hold the network of {SPEC_FILE} ({reason}): "
+            "`dvc repro train` makes it anew, `dvc pull` brings it."
         ) from None
     return network.eval(), spec
 

@@ -18,6 +18,7 @@ from nerveseg.data.packed import Packed
 from nerveseg.files import read_json, replacing_folder, write_json
 from nerveseg.model import network
 from nerveseg.model.device import device_name, precision_for
+from nerveseg.model.spec import ModelSpec
 from nerveseg.params import Params, flatten
 from nerveseg.settings import settings
 from nerveseg.stages import main
@@ -40,7 +41,7 @@ def run(params: Params) -> None:
     checkpoints = settings().checkpoints / trainer.fingerprint(packed, params.model, params.train)
     lock = _claim(checkpoints)
     _drop_former_trainings(checkpoints)
-    spec = network.ModelSpec(**params.model.model_dump(exclude={"encoder_weights"}))
+    spec = ModelSpec(**params.model.model_dump(exclude={"encoder_weights"}))
     frames = packed.index["split"].value_counts()
     console.print(f"training on {frames['train']} frames, validating on {frames['validation']}; {device}, {precision}")
     record = {

@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nerveseg.data.augment import Augmentation
 from nerveseg.data.packed import Packed
-from nerveseg.model.inference import normalise, resize
-from nerveseg.model.network import ModelSpec
+from nerveseg.model.frames import normalise, resize
+from nerveseg.model.spec import ModelSpec
 
 Item = tuple[int, int]  # position among the dataset's rows, seed of its augmentation
 

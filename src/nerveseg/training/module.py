@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 
 from nerveseg.evaluation import metrics
 from nerveseg.model.losses import BceDice
-from nerveseg.model.network import ModelSpec
+from nerveseg.model.spec import ModelSpec
 from nerveseg.params import TrainParams
 
 Batch = tuple[torch.Tensor, torch.Tensor]

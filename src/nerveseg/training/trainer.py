@@ -19,7 +19,8 @@ from nerveseg.data.packed import Packed
 from nerveseg.errors import NervesegError
 from nerveseg.files import sha256
 from nerveseg.model.device import precision_for
-from nerveseg.model.network import ModelSpec, build
+from nerveseg.model.network import build
+from nerveseg.model.spec import ModelSpec
 from nerveseg.params import ModelParams, TrainParams
 from nerveseg.training.dataset import FrameDataset, loader
 from nerveseg.training.module import SegmentationModule
