@@ -12,39 +12,22 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import psutil
-from prefect import State, flow, get_run_logger, task
+from prefect import State, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.states import Completed
 
 from flows import dvc, summary
+from flows.retries import patient_task, transient, transient_or_killed
 from nerveseg import params, paths, profiles, workspace
 from nerveseg.files import read_json
 from nerveseg.settings import settings
 
 CLONES = Path(".dvc/tmp/flows")
 REFUSED = "nerveseg.model.refused"  # the event of a model that the gate refused
-NETWORK_PAUSES = [10.0, 30.0, 90.0]  # seconds before another try
 
 
-def _transient(_task: Any, _run: Any, state: State) -> bool:
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, dvc.StageError) and error.transient
-
-
-def _transient_or_killed(_task: Any, _run: Any, state: State) -> bool:
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, dvc.StageError) and (error.transient or error.killed)
-
-
-@task(
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=len(NETWORK_PAUSES),
-    retry_delay_seconds=NETWORK_PAUSES,
-    retry_condition_fn=_transient,
-)
+@patient_task
 def repro(root: Path, stage: str, stale: bool, force: bool, lock: BinaryIO) -> State:
     """`dvc repro` of a stage; its output is this task run's log."""
     ran = stale and dvc.repro(root, stage, force=force, lock=lock, say=get_run_logger().info)
@@ -53,14 +36,7 @@ def repro(root: Path, stage: str, stale: bool, force: bool, lock: BinaryIO) -> S
     return Completed(name="Cached", message=f"{stage}: nothing it depends on has changed")
 
 
-@task(
-    task_run_name="push",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=len(NETWORK_PAUSES),
-    retry_delay_seconds=NETWORK_PAUSES,
-    retry_condition_fn=_transient,
-)
+@patient_task
 def push(root: Path, lock: BinaryIO) -> None:
     """`dvc push` of data, model and reports to the DVC remote."""
     dvc.push(root, lock=lock, say=get_run_logger().info)
@@ -93,7 +69,7 @@ def pipeline(
             run = repro.with_options(
                 name=stage,
                 task_run_name=stage,
-                retry_condition_fn=_transient_or_killed if stage == "train" else _transient,
+                retry_condition_fn=transient_or_killed if stage == "train" else transient,
             )
             waits = list(states.values())[-1:]
             states[stage] = run(root, stage, stale, stage in force, lock, return_state=True, wait_for=waits)
@@ -102,7 +78,7 @@ def pipeline(
         receipt = read_json(root / paths.REGISTRATION_JSON)
         message = summary.verdict(receipt, former, ran)
         if ran and workspace.remote(root):
-            push(root, lock)
+            push.with_options(task_run_name="push")(root, lock)
         create_markdown_artifact(
             summary.markdown(root, {stage: str(state.name) for stage, state in states.items()}, message, begun),
             key="pipeline",

@@ -66,3 +66,26 @@ def reproduce(
 
     with readable_errors():
         restore(version, folder or Path.cwd().with_name(f"{Path.cwd().name}-version-{version}"))
+
+
+@app.command()
+def verify(
+    version: Annotated[str, typer.Argument(help="A version of nerve-segmentation, by its number or alias.")],
+) -> None:
+    """Check a version as a delivery does: hashes, lineage, masks of its smoke frames, and its exported form."""
+    from nerveseg.verify import verify as check
+
+    with readable_errors():
+        check(version)
+
+
+@app.command()
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Frames: PNG, JPEG, TIFF or BMP, 8 bits.")],
+    model: Annotated[str, typer.Option(help="An alias, a version's number or a run's id.")] = "champion",
+) -> None:
+    """Write mask and overlay of a frame beside it."""
+    from nerveseg.predict import predict_files  # it imports mlflow
+
+    with readable_errors():
+        predict_files(files, model)

@@ -19,6 +19,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 InputSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]  # five halvings in the encoder
 
 
+def _s3_or_folder(uri: str | None) -> str | None:
+    if uri is not None and "://" in uri and not uri.startswith("s3://"):
+        raise ValueError("use s3://bucket/prefix or a path")
+    return uri
+
+
 class Section(BaseModel):
     """A section of params.yaml: frozen, strict about types, no unknown keys."""
 
@@ -128,6 +134,20 @@ class RegisterParams(Section):
     min_dice: float = Field(ge=0, le=1, description="floor on the mean Dice of the scored frames")
 
 
+class DeliveryParams(Section):
+    uri: str = Field(min_length=1, description="s3://bucket/prefix or a folder: bundles and the pointer current.json")
+
+    _no_other_scheme = field_validator("uri")(_s3_or_folder)
+
+
+class PredictParams(Section):
+    input: str | None = Field(description="s3://bucket/prefix, a folder or a zip whose frames are predicted by default")
+    output: str = Field(min_length=1, description="s3://bucket/prefix or a folder for masks and tables")
+    drift: float = Field(gt=0, description="population stability index beyond which a figure has drifted")
+
+    _no_other_scheme = field_validator("input", "output")(_s3_or_folder)
+
+
 class Params(Section):
     """The whole of `params.yaml`."""
 
@@ -138,6 +158,8 @@ class Params(Section):
     train: TrainParams
     evaluate: EvaluateParams
     registration: RegisterParams = Field(alias="register")  # `register` is a method of pydantic's base class
+    delivery: DeliveryParams
+    predict: PredictParams
 
     @model_validator(mode="after")
     def _test_frames_exist(self) -> Self:

@@ -4,7 +4,7 @@ import difflib
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,6 +30,10 @@ class Settings(BaseSettings):
     tracking_uri: str = Field(default="sqlite:///mlflow.db", validation_alias="MLFLOW_TRACKING_URI")
     repository: str | None = Field(
         default=None, description="git address that every deployed flow run clones; unset: runs use the checkout"
+    )
+    task_runner: Annotated[str, Field(pattern=r"^(threads|dask|(tcp|tls)://\S+)$")] = Field(
+        default="threads",
+        description="what predicts shards: threads, dask (a cluster here), or a scheduler's tcp://...",
     )
     notify: SecretStr | None = Field(
         default=None, description="Apprise address (slack://, mailtos://, json://, ...) told of failures and refusals"

@@ -153,7 +153,7 @@ class TrainingRun:
     def _open(self) -> None:
         client = connect()
         former = read_json(self._state)["run_id"] if self._state.exists() else None
-        _set_experiment()
+        _set_experiment(settings().experiment)
         mlflow.start_run(run_id=former if former and _has_run(client, former) else None, log_system_metrics=True)
         self._record["run_id"] = _active_run_id()
         write_json(self._state, {"run_id": self._record["run_id"]})
@@ -179,7 +179,7 @@ def ensure_run(folder: Path) -> Record:
     client = connect()
     if _has_run(client, record["run_id"]):
         return record
-    experiment = _set_experiment()
+    experiment = _set_experiment(settings().experiment)
     found = client.search_runs([experiment.experiment_id], f"tags.`{ORIGIN}` = '{record['run_id']}'", max_results=1)
     if found:
         model = _logged_model(client, found[0].info.run_id)
@@ -214,6 +214,27 @@ def log_evaluation(record: Record, metrics: dict[str, Any], figures: Path, table
         client.log_artifact(record["run_id"], str(table), "reports")
 
 
+def log_prediction(
+    name: str, params: dict[str, Any], metrics: dict[str, float], table: dict[str, list[Any]], index: Record
+) -> str:
+    """Logs a predicted batch as a run of its own, in an experiment beside that of the trainings; returns its id.
+
+    Args:
+        table: the columns of the drift table.
+        index: what was done, kept as index.json.
+    """
+    connect()
+    _set_experiment(f"{settings().experiment}-predictions")
+    with mlflow.start_run(run_name=name) as run:
+        mlflow.log_params(params)
+        mlflow.log_metrics(metrics)
+        if table:
+            mlflow.log_table(table, "drift.json")
+        mlflow.log_dict(index, "index.json")
+    run_id: str = run.info.run_id
+    return run_id
+
+
 def end_interrupted(run_id: str) -> None:
     """Ends a run as KILLED whose process could not do so itself; nothing if the server lacks it or it has ended."""
     try:
@@ -224,9 +245,9 @@ def end_interrupted(run_id: str) -> None:
         console.print(f"[yellow]The interrupted run {run_id} could not be ended:[/] {escape(_first_line(error))}")
 
 
-def _set_experiment() -> mlflow.entities.Experiment:
-    """The experiment of the runs. Artifacts of an embedded store lie beside its file, wherever the process runs."""
-    name, embedded = settings().experiment, settings().tracking_uri.removeprefix("sqlite:///")
+def _set_experiment(name: str) -> mlflow.entities.Experiment:
+    """Artifacts of an embedded store lie beside its file, wherever the process runs."""
+    embedded = settings().tracking_uri.removeprefix("sqlite:///")
     if embedded != settings().tracking_uri and mlflow.get_experiment_by_name(name) is None:
         mlflow.create_experiment(name, str(Path(embedded).resolve().parent / "mlruns" / name))
     return mlflow.set_experiment(name)

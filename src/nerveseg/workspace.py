@@ -8,6 +8,8 @@ from pathlib import Path
 
 from nerveseg import paths
 from nerveseg.errors import NervesegError
+from nerveseg.settings import settings
+from nerveseg.storage import Storage, open_storage
 
 
 def run(root: Path, *command: str) -> str:
@@ -42,6 +44,22 @@ def remote(root: Path) -> str | None:
         return dvc(root, "config", "core.remote")
     except NervesegError:  # DVC's answer where the option is not set
         return None
+
+
+def lasting_storage(uri: str, name: str) -> Storage:
+    """The storage of a parameter called `name`; folders are made absolute.
+
+    Raises:
+        NervesegError: it would go with the clone that a flow run works in.
+    """
+    if uri.startswith("s3://"):
+        return open_storage(uri)
+    if settings().repository and not Path(uri).is_absolute():
+        raise NervesegError(
+            f"{name} is {uri}, a folder of the clone that this flow run works in and that goes with it: set it to "
+            "s3://bucket/prefix or to an absolute path."
+        )
+    return open_storage(str(Path(uri).resolve()))
 
 
 def clone(source: Path, target: Path, revision: str = "HEAD") -> None:

@@ -92,6 +92,11 @@ class Archive:
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
             raise ValueError(f"damaged in the zip: {error}") from None
 
+    def stamp(self, name: str) -> str:
+        """What changes with the content of a member: its CRC-32 and its size in bytes."""
+        info = self._members[name]
+        return f"{info.CRC:08x}-{info.file_size}"
+
     def __enter__(self) -> Self:
         return self
 

@@ -98,32 +98,45 @@ def open_source(uri: str, version_id: str | None = None, *, anonymous: bool = Fa
     return FileSource(uri)
 
 
+def s3_client(uri: str, *, attempts: int, anonymous: bool = False) -> Any:
+    """A boto3 client for `uri`, s3://bucket/...; credentials, profile and endpoint come from boto3's own chain.
+
+    Args:
+        attempts: how often boto3 sends a request before it gives up.
+        anonymous: requests without a signature, for public buckets.
+
+    Raises:
+        NervesegError: the configuration does not fit.
+    """
+    import boto3
+    from botocore import UNSIGNED
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    config = Config(
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=READ_TIMEOUT,
+        retries={"total_max_attempts": attempts, "mode": "standard"},
+        response_checksum_validation="when_required",  # covers whole bodies only, and a download's are often ranges
+        signature_version=UNSIGNED if anonymous else None,
+    )
+    try:
+        return boto3.Session().client("s3", config=config)
+    except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint without http://
+        raise NervesegError(
+            f"{uri}: the S3 client does not start: {error}. Check AWS_PROFILE and AWS_ENDPOINT_URL."
+        ) from None
+
+
 class S3Source:
     """An object on S3 or a server that speaks it; credentials, profile and endpoint come from boto3's own chain."""
 
     def __init__(self, uri: str, version_id: str | None, anonymous: bool) -> None:
-        import boto3
-        from botocore import UNSIGNED
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
-
         self.uri = uri
         self._anonymous = anonymous
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         self._request = {"Bucket": bucket, "Key": key} | ({"VersionId": version_id} if version_id else {})
-        config = Config(
-            connect_timeout=CONNECT_TIMEOUT,
-            read_timeout=READ_TIMEOUT,
-            retries={"total_max_attempts": 1},  # `download` does the retrying
-            response_checksum_validation="when_required",  # covers whole bodies only, and ours are often ranges
-            signature_version=UNSIGNED if anonymous else None,
-        )
-        try:
-            self._client = boto3.Session().client("s3", config=config)
-        except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint without http://
-            raise NervesegError(
-                f"{uri}: the S3 client does not start: {error}. Check AWS_PROFILE and AWS_ENDPOINT_URL."
-            ) from None
+        self._client = s3_client(uri, attempts=1, anonymous=anonymous)  # `download` does the retrying
 
     def open(self, offset: int = 0, kept: Identity | None = None) -> Reply:
         from botocore import exceptions
@@ -138,7 +151,7 @@ class S3Source:
             raise _tls_error(self.uri, endpoint, error, "AWS_CA_BUNDLE") from None
         except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
             raise TransientError(
-                f"{self.uri}: the endpoint {endpoint} does not answer ({_cause(error)}). "
+                f"{self.uri}: the endpoint {endpoint} does not answer ({cause(error)}). "
                 "AWS_ENDPOINT_URL names another one."
             ) from None
         except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
@@ -159,7 +172,7 @@ class S3Source:
         try:
             yield from body.iter_chunks(CHUNK)
         except (BotoCoreError, HTTPError, OSError) as error:
-            raise TransientError(f"{self.uri}: the connection was lost ({_cause(error)}).") from None
+            raise TransientError(f"{self.uri}: the connection was lost ({cause(error)}).") from None
 
     def _explain(self, error: "ClientError") -> NervesegError:
         code = error.response["Error"].get("Code", "")
@@ -202,7 +215,7 @@ class HttpSource:
     def open(self, offset: int = 0, kept: Identity | None = None) -> Reply:
         import requests
 
-        # Messages are made from _cause alone: the text of these exceptions holds the whole URL, signature and all.
+        # Messages are made from cause alone: the text of these exceptions holds the whole URL, signature and all.
         headers = {"Accept-Encoding": "identity"}
         if offset and kept:
             headers |= {"Range": f"bytes={offset}-", "If-Range": f'"{kept.etag}"'}
@@ -211,7 +224,7 @@ class HttpSource:
         except requests.exceptions.SSLError as error:
             raise _tls_error(self.uri, "the server", error, "REQUESTS_CA_BUNDLE") from None
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-            raise TransientError(f"{self.uri}: the server does not answer ({_cause(error)}). Check data.uri.") from None
+            raise TransientError(f"{self.uri}: the server does not answer ({cause(error)}). Check data.uri.") from None
         except (requests.exceptions.RequestException, ValueError) as error:
             raise NervesegError(f"{self.uri} cannot be asked for ({type(error).__name__}): check data.uri.") from None
         self._check(reply.status_code, ranged=bool(offset))
@@ -227,7 +240,7 @@ class HttpSource:
         try:
             yield from reply.iter_content(CHUNK)
         except requests.exceptions.RequestException as error:
-            raise TransientError(f"{self.uri}: the connection was lost ({_cause(error)}).") from None
+            raise TransientError(f"{self.uri}: the connection was lost ({cause(error)}).") from None
 
     def _check(self, status: int, *, ranged: bool) -> None:
         said = f"{self.uri}: the server answers {status}."
@@ -473,12 +486,12 @@ def _range(header: str | None) -> tuple[int, int | None] | None:
 
 def _tls_error(uri: str, host: str, error: Exception, variable: str) -> NervesegError:
     return NervesegError(
-        f"{uri}: no trusted connection to {host} ({_cause(error)}). "
+        f"{uri}: no trusted connection to {host} ({cause(error)}). "
         f"For a private certificate authority, set {variable} to its .pem file."
     )
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """The root of a chain of exceptions in a few words, without the URLs that the outer ones quote."""
     while inner := error.__cause__ or error.__context__:
         error = inner

@@ -31,6 +31,11 @@ def score(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return float(dice(*areas)), float(iou(*areas))
 
 
+def confidence(probability: np.ndarray, mask: np.ndarray) -> float:
+    """Mean probability within a predicted mask, in [0, 1]; NaN where the mask is empty. Both (H, W)."""
+    return float(probability[mask > 0].mean(dtype=np.float64)) if mask.any() else float("nan")
+
+
 def per_subject(per_image: pd.DataFrame) -> pd.DataFrame:
     """One row a subject: subject, frames, and its mean dice and iou."""
     grouped = per_image.groupby("subject", sort=False)

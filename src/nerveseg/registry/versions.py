@@ -1,14 +1,45 @@
 """Versions and aliases of the registered model."""
 
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from nerveseg.errors import NervesegError
 
 NAME = "nerve-segmentation"
-CHALLENGER = "challenger"
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+# The files of a model that `fetch` brings, by where they come from.
+_LOGGED = ("model.safetensors", "model.json")  # below the logged model's `artifacts`
+_OF_RUN = {"reports": ("reference.json", "smoke.npz", "card.md"), "reproduce": ("dvc.lock",)}  # by the run's folders
+_RUN_ID = re.compile("[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that MLflow holds.
+
+    Attributes:
+        version: its number; None for that of a run that has none.
+        run_id: the training run that it comes from.
+        source: where its logged files lie.
+        tags: of the version, else of the run.
+    """
+
+    version: str | None
+    run_id: str
+    source: str
+    tags: dict[str, str]
+
+    @property
+    def label(self) -> str:
+        """How predictions name it: the version, or `run-` and the run's id."""
+        return self.version or f"run-{self.run_id}"
 
 
 def register(client: MlflowClient, run_id: str, model_id: str, tags: dict[str, str], description: str) -> str:
@@ -35,6 +66,54 @@ def register(client: MlflowClient, run_id: str, model_id: str, tags: dict[str, s
     return version
 
 
+def locate(client: MlflowClient, wanted: str) -> Model:
+    """The model that an alias, a version's number or a run's id names.
+
+    Raises:
+        NervesegError: there is none.
+    """
+    if _RUN_ID.fullmatch(wanted):
+        return _of_run(client, wanted)
+    try:
+        if wanted.isdigit():
+            found = client.get_model_version(NAME, wanted)
+        else:
+            found = client.get_model_version_by_alias(NAME, wanted)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise NervesegError(_unknown(client, wanted)) from None
+    if not found.run_id or not found.source:
+        raise NervesegError(f"Version {found.version} belongs to no run: it was not registered by the pipeline.")
+    return Model(str(found.version), found.run_id, found.source, found.tags)
+
+
+def holder(client: MlflowClient, alias: str) -> str | None:
+    """The version that has an alias, if any has."""
+    try:
+        return client.get_registered_model(NAME).aliases.get(alias)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def fetch(client: MlflowClient, model: Model, folder: Path) -> None:
+    """Brings a model's files into `folder`, as far as they are there.
+
+    They are model.safetensors, model.json, reference.json, smoke.npz, card.md and the dvc.lock of its run;
+    `verification.hash_checks` tells whether they are what was recorded.
+    """
+    logged = f"{model.source}/artifacts"
+    for artifact in mlflow.artifacts.list_artifacts(artifact_uri=logged) or []:
+        if (name := PurePosixPath(artifact.path).name) in _LOGGED:
+            mlflow.artifacts.download_artifacts(artifact_uri=f"{logged}/{name}", dst_path=str(folder))
+    for part, names in _OF_RUN.items():
+        for artifact in client.list_artifacts(model.run_id, part):
+            if (name := PurePosixPath(artifact.path).name) in names:
+                shutil.move(client.download_artifacts(model.run_id, artifact.path, str(folder)), folder / name)
+
+
 def origin(client: MlflowClient, version: str) -> tuple[str, str]:
     """The run of a version, and the commit that the params.yaml and dvc.lock on it belong to.
 
@@ -46,9 +125,7 @@ def origin(client: MlflowClient, version: str) -> tuple[str, str]:
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
-        known = sorted(int(other.version) for other in client.search_model_versions(f"name = '{NAME}'"))
-        listed = ", ".join(map(str, known)) or "none"
-        raise NervesegError(f"{NAME} has no version {version}. Versions: {listed}.") from None
+        raise NervesegError(_unknown(client, version)) from None
     if "git_commit" not in found.tags or found.run_id is None:
         raise NervesegError(f"Version {version} names no git commit: it was not registered from a git repository.")
     if found.tags.get("git_changed") == "true":
@@ -79,3 +156,25 @@ def find(client: MlflowClient, model_id: str) -> str | None:
     source = client.get_logged_model(model_id).artifact_location  # the store keeps no model id on a version
     versions = client.search_model_versions(f"name = '{NAME}'")
     return next((str(version.version) for version in versions if version.source == source), None)
+
+
+def _of_run(client: MlflowClient, run_id: str) -> Model:
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise NervesegError(f"There is no run {run_id} on {mlflow.get_tracking_uri()}.") from None
+    logged = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    if not logged:
+        raise NervesegError(f"Run {run_id} logged no model.")
+    return Model(None, run_id, logged[0].artifact_location, run.data.tags)
+
+
+def _unknown(client: MlflowClient, wanted: str) -> str:
+    known = sorted(int(other.version) for other in client.search_model_versions(f"name = '{NAME}'"))
+    listed = ", ".join(map(str, known)) or "none"
+    if wanted.isdigit() or not known:
+        return f"{NAME} has no version {wanted}. Versions: {listed}."
+    aliases = ", ".join(sorted(client.get_registered_model(NAME).aliases)) or "none"
+    return f"{NAME} has no version {wanted}. Versions: {listed}. Aliases: {aliases}."

@@ -7,13 +7,17 @@ from nerveseg import paths, tracking
 from nerveseg.console import console, progress
 from nerveseg.data.packed import Packed
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import baselines, metrics, overlays
+from nerveseg.evaluation import baselines, card, drift, metrics, overlays, smoke
 from nerveseg.files import replacing, replacing_folder, write_json
 from nerveseg.model.device import device_name
 from nerveseg.model.inference import BATCH, Segmenter
 from nerveseg.params import EvaluateParams, Params, flatten
 from nerveseg.settings import settings
 from nerveseg.stages import main
+
+_REFERENCE_FRAMES = 512  # training frames at most that a batch is compared with; more would hardly move the shares
+_SMOKE_FRAMES = 4
+_RECORDS = [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CARD, paths.REFERENCE_JSON, paths.SMOKE]
 
 
 def run(params: Params) -> None:
@@ -44,6 +48,10 @@ def run(params: Params) -> None:
             overlays.draw_panels(
                 panels, f"{name} of {len(scores)} {params.evaluate.split} frames", folder / f"{name}.png"
             )
+    with replacing(paths.CARD) as beside:
+        beside.write_text(card.render(segmenter.spec, packed, summary), encoding="utf-8")
+    write_json(paths.REFERENCE_JSON, _reference(packed, segmenter))
+    smoke.write(_smoke_pairs(packed, segmenter, scores), paths.SMOKE)
     write_json(paths.METRICS_JSON, summary)
     _print(summary)
     with tracking.reachable("reports/ is written: once the server answers, `dvc repro` evaluates again."):
@@ -51,12 +59,12 @@ def run(params: Params) -> None:
             tracking.ensure_run(paths.MODELS),
             flatten(summary),
             paths.FIGURES,
-            [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.METRICS_JSON],
+            [*_RECORDS, paths.METRICS_JSON],
         )
 
 
 def _score(packed: Packed, rows: np.ndarray, segmenter: Segmenter) -> pd.DataFrame:
-    """A row a frame: its row in the index, image, subject, and the scores of the network and of the baselines."""
+    """A row a frame: its row in the index, image, subject, predicted area, scores of network and baselines."""
     prior = baselines.prior_mask(packed)
     found = []
     with progress("batches") as bar:
@@ -65,7 +73,8 @@ def _score(packed: Packed, rows: np.ndarray, segmenter: Segmenter) -> pd.DataFra
             probabilities = segmenter.probabilities([packed.frame(row) for row in batch])
             for row, probability in zip(batch, probabilities, strict=True):
                 truth = packed.mask(row)
-                dice, iou = metrics.score(segmenter.mask(probability), truth)
+                mask = segmenter.mask(probability)
+                dice, iou = metrics.score(mask, truth)
                 found.append(
                     {
                         "row": int(row),
@@ -73,11 +82,40 @@ def _score(packed: Packed, rows: np.ndarray, segmenter: Segmenter) -> pd.DataFra
                         "subject": packed.index.at[row, "subject"],
                         "dice": dice,
                         "iou": iou,
+                        "area": int(mask.sum()),
                         "empty_dice": metrics.score(np.zeros_like(truth), truth)[0],
                         "prior_dice": metrics.score(baselines.at_size(prior, *truth.shape), truth)[0],
                     }
                 )
     return pd.DataFrame(found)
+
+
+def _reference(packed: Packed, segmenter: Segmenter) -> dict:
+    """What the training frames look like, to the eye and to the network."""
+    rows = packed.rows("train")
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, _REFERENCE_FRAMES).astype(int))]
+    grey = np.zeros(drift.LEVELS, np.int64)
+    areas, confidences = [], []
+    with progress("batches") as bar:
+        for start in bar.track(range(0, len(rows), BATCH), description="training set"):
+            frames = [packed.frame(row) for row in rows[start : start + BATCH]]
+            for frame, probability in zip(frames, segmenter.probabilities(frames), strict=True):
+                mask = segmenter.mask(probability)
+                grey += drift.grey_levels(frame)
+                areas.append(mask.mean())
+                confidences.append(metrics.confidence(probability, mask))
+    subjects = packed.index["subject"].iloc[rows].nunique()
+    return drift.reference(drift.Figures(grey, np.array(areas), np.nan_to_num(confidences), subjects))
+
+
+def _smoke_pairs(packed: Packed, segmenter: Segmenter, scores: pd.DataFrame) -> list[smoke.Pair]:
+    """The best frames, one a subject, on which the network found something, with its masks."""
+    best = scores[scores["area"] > 0].sort_values("dice", ascending=False, kind="stable").drop_duplicates("subject")
+    frames = [packed.frame(row) for row in best["row"].head(_SMOKE_FRAMES)]
+    return [
+        (frame, segmenter.mask(probability))
+        for frame, probability in zip(frames, segmenter.probabilities(frames), strict=True)
+    ]
 
 
 def _choose(scores: pd.DataFrame, evaluate: EvaluateParams) -> dict[str, pd.Index]:

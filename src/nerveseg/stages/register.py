@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 from nerveseg import paths, tracking
 from nerveseg.console import console
 from nerveseg.errors import NervesegError
-from nerveseg.files import read_json, write_json
+from nerveseg.files import read_json, sha256, write_json
 from nerveseg.params import Params, flatten
 from nerveseg.registry import gate, versions
 from nerveseg.stages import main
@@ -28,13 +28,19 @@ def run(params: Params) -> None:
         client = tracking.connect()
         record = tracking.ensure_run(paths.MODELS)
         tracking.log_evaluation(
-            record, flatten(metrics), paths.FIGURES, [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.METRICS_JSON]
+            record,
+            flatten(metrics),
+            paths.FIGURES,
+            [
+                *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.METRICS_JSON),
+                *(paths.CARD, paths.REFERENCE_JSON, paths.SMOKE),
+            ],
         )
         for path in (paths.DVC_LOCK, paths.PARAMS):
             client.log_artifact(record["run_id"], str(path), tracking.REPRODUCE)
         verdict = f"refused: {'; '.join(reasons)}" if reasons else "passed"
         # The commit is that of the recorded dvc.lock; the training's own, which may be older, is on the run.
-        tags = {"gate": verdict, **lineage}
+        tags = {"gate": verdict, **lineage, **_hashes()}
         for key, value in tags.items():
             client.set_tag(record["run_id"], key, value)
         version = None
@@ -67,6 +73,17 @@ def _lineage() -> dict[str, str]:
         ) from None
     source: dict[str, Any] = read_json(paths.SOURCE_JSON)
     return hashes | {f"dataset_{key}": str(value) for key, value in source.items() if value is not None}
+
+
+def _hashes() -> dict[str, str]:
+    """Tags by which `nerveseg verify` knows that a version's files are those that were evaluated."""
+    files = {
+        "weights": paths.MODELS / "model.safetensors",
+        "spec": paths.MODELS / "model.json",
+        "reference": paths.REFERENCE_JSON,
+        "smoke": paths.SMOKE,
+    }
+    return {f"sha256_{name}": sha256(path) for name, path in files.items()}
 
 
 def _description(metrics: dict[str, Any]) -> str:

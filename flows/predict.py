@@ -1,0 +1,254 @@
+"""The flow `predict`: masks for a folder, an S3 prefix or a zip of frames, a task for each shard.
+
+`python -m flows.predict` runs it here, on what params.yaml names. NERVESEG_TASK_RUNNER chooses threads or Dask.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import State, flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from prefect.states import Completed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from flows.retries import patient_task
+from nerveseg import params, tracking, workspace
+from nerveseg import predict as prediction
+from nerveseg.data import sources
+from nerveseg.errors import NervesegError
+from nerveseg.evaluation import drift
+from nerveseg.files import read_json
+from nerveseg.prediction import batch as batches
+from nerveseg.prediction.batch import Batch, Summary
+from nerveseg.prediction.inputs import open_frames, select
+from nerveseg.registry import versions
+from nerveseg.registry.versions import Model
+from nerveseg.settings import settings
+from nerveseg.storage import Entry, open_storage
+
+CPUS = os.cpu_count() or 1
+WARNING = "Warning"  # name of the state of a batch that has drifted
+_KEPT = "What is predicted is kept: run again to go on."
+
+
+def _task_runner() -> TaskRunner[Any]:
+    chosen = settings().task_runner
+    if chosen == "threads":
+        return ThreadPoolTaskRunner(max_workers=CPUS)
+    from prefect_dask import DaskTaskRunner
+
+    if chosen == "dask":
+        # No dashboard: it would listen on a port.
+        return DaskTaskRunner(cluster_kwargs={"n_workers": CPUS, "threads_per_worker": 1, "dashboard_address": None})
+    return DaskTaskRunner(address=chosen)
+
+
+@patient_task
+def fetch(wanted: str, folder: Path) -> Model:
+    """Fetches a model, refuses it where it is not what was recorded, and exports it into `folder`."""
+    return prediction.fetch(wanted, folder)
+
+
+@patient_task
+def predict_shard(batch: Batch, entries: tuple[Entry, ...]) -> None:
+    """Predicts a shard."""
+    batches.predict_shard(batch, entries, _threads())
+
+
+@patient_task
+def merge(batch: Batch, shards: list[tuple[Entry, ...]]) -> Summary:
+    """Writes predictions.parquet."""
+    return batches.merge(batch, shards)
+
+
+@flow(persist_result=False, task_runner=_task_runner())
+def predict(
+    input: str = "", output: str = "", model: str = versions.CHAMPION, overlays: bool = False, shard: int = 64
+) -> State:
+    """Predict masks for all frames of a folder, an S3 prefix or a zip; what is predicted already stays.
+
+    Args:
+        input: s3://bucket/prefix, a folder or a zip; empty: predict.input of params.yaml.
+        output: s3://bucket/prefix or a folder; empty: predict.output of params.yaml.
+        model: An alias, a version's number or a run's id.
+        overlays: Whether the frames with the outlines of their masks are drawn too.
+        shard: Frames in one task. The predictions do not depend on it.
+    """
+    settled, begun = params.load().predict, time.time()
+    uri = input or settled.input
+    if uri is None:
+        return Completed(message="nothing to do: predict.input of params.yaml is null")
+    if shard < 1:
+        raise NervesegError(f"shard is {shard}: a task needs at least one frame.")
+    place = workspace.lasting_storage(output or settled.output, "predict.output").uri
+    with tempfile.TemporaryDirectory() as name, _local_zip(uri) as frames:
+        folder = Path(name)
+        chosen = fetch.with_options(task_run_name="fetch the model")(model, folder)
+        batch = Batch(
+            frames=frames if "://" in frames else str(Path(frames).resolve()),
+            output=f"{place}/{chosen.label}",
+            model=str(folder),
+            model_version=chosen.label,
+            weights=chosen.tags["sha256_weights"],
+            overlays=overlays,
+        )
+        entries, refused = select(open_frames(batch.frames).entries(), uri)
+        if _is_done(batch, entries):
+            return Completed(message=f"nothing to do: {len(entries)} frames are predicted in {batch.output}")
+        shards = batches.divide(entries, shard)
+        _predict_missing(_shared(batch, folder), shards)
+        summary = merge.with_options(task_run_name="merge")(batch, shards)
+        summary.unreadable[:0] = refused
+        return _report(uri, chosen, batch, entries, summary, folder, settled.drift, begun)
+
+
+def _predict_missing(batch: Batch, shards: list[tuple[Entry, ...]]) -> None:
+    todo = batches.missing(batch, shards)
+    say = get_run_logger().info
+    say(f"{len(shards)} shards, {len(todo)} of them to predict")
+    futures = [
+        predict_shard.with_options(task_run_name=f"shard {number} of {len(todo)}").submit(batch, entries)
+        for number, entries in enumerate(todo, 1)
+    ]
+    failed = []
+    for number, future in enumerate(futures, 1):
+        future.wait()
+        if future.state.is_completed():
+            say(f"{number} of {len(todo)} shards")
+        else:
+            failed.append(future.state)
+    if failed:
+        error = failed[0].result(raise_on_failure=False)
+        raise NervesegError(f"{len(failed)} of {len(todo)} shards failed, the first with: {error} {_KEPT}")
+
+
+def _report(
+    uri: str,
+    model: Model,
+    batch: Batch,
+    entries: list[Entry],
+    summary: Summary,
+    folder: Path,
+    threshold: float,
+    begun: float,
+) -> State:
+    """Drift table, MLflow run, page and index; the flow run's state."""
+    figures, predicted, seconds = summary.figures, len(summary.figures.areas), time.time() - begun
+    if not predicted:
+        raise NervesegError(f"None of {len(entries)} frames can be read; the first: {' '.join(summary.unreadable[0])}.")
+    drifts = drift.compare(read_json(folder / "reference.json"), figures, threshold)
+    index: dict[str, Any] = {
+        "input": uri,
+        "model": {"name": versions.NAME, "version": model.version, "run_id": model.run_id, "weights": batch.weights},
+        "batch": batch.digest(entries),
+        "frames": len(entries),
+        "predicted": predicted,
+        "without_nerve": int((figures.areas == 0).sum()),
+        "unreadable": [{"image": image, "reason": reason} for image, reason in summary.unreadable],
+        "overlays": batch.overlays,
+        "drift": [{**asdict(one), "drifted": one.drifted} for one in drifts],
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+    }
+    rows = index["drift"]
+    with tracking.reachable(_KEPT):
+        index["mlflow_run"] = tracking.log_prediction(
+            f"predict with {model.label}",
+            {"input": uri, "output": batch.output, "model_version": model.label},
+            {key: index[key] for key in ("frames", "predicted", "without_nerve", "seconds")}
+            | {"unreadable": len(summary.unreadable)}
+            | {f"psi.{one.figure}": one.psi for one in drifts}
+            | {f"mean.{one.figure}": one.batch_mean for one in drifts},
+            {key: [row[key] for row in rows] for key in rows[0]},
+            index,
+        )
+    drifted = [f"{one.figure} (PSI {one.psi:.2f}, limit {one.limit:.2f})" for one in drifts if one.drifted]
+    message = f"predicted {predicted} frames with {model.label} into {batch.output}"
+    if summary.unreadable:
+        message += f"; {len(summary.unreadable)} unreadable, see {batches.INDEX}"
+    if drifted:
+        message += f"; drift of {', '.join(drifted)}"
+    create_markdown_artifact(_page(message, drifts, summary, seconds), key="predictions", description=message)
+    open_storage(batch.output).write(batches.INDEX, (json.dumps(index, indent=2) + "\n").encode())
+    return Completed(name=WARNING if drifted else "Completed", message=message)
+
+
+def _page(message: str, drifts: list[drift.Drift], summary: Summary, seconds: float) -> str:
+    lines = [
+        f"# {message}",
+        "",
+        f"{seconds:.0f} s, {len(summary.figures.areas) / seconds:.1f} frames a second.",
+        "",
+        "| figure | training set | this batch | PSI | limit | |",
+        "|---|---:|---:|---:|---:|---|",
+        *(
+            f"| {one.figure} | {one.training_mean:.4g} | {one.batch_mean:.4g} | {one.psi:.3f} | {one.limit:.2f} "
+            f"| {'**drifted**' if one.drifted else ''} |"
+            for one in drifts
+        ),
+        "",
+        "Intensity in grey levels, area as share of the frame, confidence as mean probability within the mask.",
+        "",
+        *(["| unreadable | why |", "|---|---|"] if summary.unreadable else []),
+        *(f"| {image} | {reason} |" for image, reason in summary.unreadable[:100]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _is_done(batch: Batch, entries: list[Entry]) -> bool:
+    try:
+        content, _ = open_storage(batch.output).read(batches.INDEX)
+        return bool(json.loads(content)["batch"] == batch.digest(entries))
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+
+
+def _shared(batch: Batch, folder: Path) -> Batch:
+    """The batch with its model where every worker can read it: beside the output where workers are elsewhere."""
+    if settings().task_runner in ("threads", "dask"):
+        return batch
+    if not batch.frames.startswith("s3://") and Path(batch.frames).is_file():
+        get_run_logger().info(f"every worker must see {batch.frames}")
+    uri = f"{batch.output}/model"
+    for name in ("model.onnx", "model.json"):
+        open_storage(uri).upload(name, folder / name)
+    return replace(batch, model=uri)
+
+
+@contextmanager
+def _local_zip(uri: str) -> Iterator[str]:
+    """The input; a zip on S3 is downloaded first."""
+    if not uri.startswith("s3://") or not uri.lower().endswith(".zip"):
+        yield uri
+        return
+    if settings().task_runner not in ("threads", "dask"):
+        raise NervesegError(f"{uri} is a zip, which workers on other machines cannot share: unpack it to a prefix.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "frames.zip"
+        sources.download(sources.open_source(uri, anonymous=settings().s3_anonymous), path)
+        yield str(path)
+
+
+def _threads() -> int:
+    """Threads of this process that predict: those of the Dask worker it is, else all."""
+    if "distributed" in sys.modules:
+        from distributed import get_worker
+
+        try:
+            return int(get_worker().state.nthreads)
+        except ValueError:
+            pass
+    return CPUS
+
+
+if __name__ == "__main__":
+    predict()

@@ -1,0 +1,34 @@
+"""A few frames with the masks that the network gave them: whoever has its weights must get the same."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from nerveseg.errors import NervesegError
+from nerveseg.files import replacing
+
+Pair = tuple[np.ndarray, np.ndarray]  # frame uint8 (H, W), mask uint8 0/1 (H, W)
+
+
+def write(pairs: Sequence[Pair], path: Path) -> None:
+    """Writes frames and expected masks as `frame_0`, `mask_0`, ... of an .npz file."""
+    arrays: dict[str, np.ndarray] = {}
+    for number, (frame, mask) in enumerate(pairs):
+        arrays |= {f"frame_{number}": frame, f"mask_{number}": mask}
+    with replacing(path) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read(path: Path) -> list[Pair]:
+    """Frames and expected masks.
+
+    Raises:
+        NervesegError: the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return [(arrays[f"frame_{number}"], arrays[f"mask_{number}"]) for number in range(len(arrays.files) // 2)]
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise NervesegError(f"{path.name} holds no smoke frames ({error}).") from None

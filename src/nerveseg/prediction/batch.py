@@ -1,0 +1,224 @@
+"""A batch of frames, predicted shard by shard.
+
+Below the output, a folder or an S3 prefix, each model has a folder of its own:
+
+    VERSION/predictions.parquet    a row a frame (SCHEMA), in the order of the frames' names
+    VERSION/masks/, overlays/      a PNG a frame
+    VERSION/index.json             what was done
+    VERSION/shards/                a file a shard, by a digest of its frames and of the model
+
+A shard's file is written last. So whatever happens to a run, the next one does what is missing; and where frames were
+added since, it does no more than the shards that they changed.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nerveseg.data import rle
+from nerveseg.data.archive import decode_grey
+from nerveseg.errors import NervesegError, TransientError
+from nerveseg.evaluation import drift, metrics
+from nerveseg.model.spec import SPEC_FILE
+from nerveseg.prediction import pictures
+from nerveseg.prediction.inputs import mask_name, open_frames
+from nerveseg.prediction.scorer import ONNX_FILE, Scorer
+from nerveseg.storage import Entry, Storage, open_storage
+
+PREDICTIONS = "predictions.parquet"
+INDEX = "index.json"
+SHARDS = "shards/"
+SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),  # name below the input
+        ("rle_mask", pa.string()),  # run lengths as data/rle.py writes them; empty: no nerve
+        ("area", pa.int64()),  # pixels
+        ("confidence", pa.float64()),  # mean probability within the mask; null: no nerve
+        ("height", pa.int32()),  # pixels
+        ("width", pa.int32()),
+        ("model_version", pa.string()),
+    ]
+)
+_MORE = b"nerveseg"  # key of a shard's metadata: grey levels and unreadable frames
+_ROWS = 10_000  # of a row group, whatever the shards are
+_loading = Lock()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What all shards of a batch share; small, so that it travels to every worker.
+
+    Attributes:
+        frames: s3://bucket/prefix, a folder or a zip.
+        output: the model's own folder or prefix.
+        model: folder or prefix that holds the exported network, model.onnx and model.json.
+        model_version: how predictions name it.
+        weights: SHA-256 of the weights.
+        overlays: whether overlays are drawn too.
+    """
+
+    frames: str
+    output: str
+    model: str
+    model_version: str
+    weights: str
+    overlays: bool
+
+    def digest(self, entries: Sequence[Entry]) -> str:
+        """64 hexadecimal digits that change with any of the frames, with the model and with what is drawn."""
+        content = [self.weights, self.overlays, *((entry.name, entry.stamp) for entry in entries)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@dataclass
+class Summary:
+    """A predicted batch.
+
+    Attributes:
+        figures: of the predicted frames.
+        unreadable: names and reasons.
+    """
+
+    figures: drift.Figures
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
+def divide(entries: Sequence[Entry], size: int) -> list[tuple[Entry, ...]]:
+    """Shards of `size` frames each, the last one of the rest."""
+    return [tuple(entries[first : first + size]) for first in range(0, len(entries), size)]
+
+
+def missing(batch: Batch, shards: Sequence[tuple[Entry, ...]]) -> list[tuple[Entry, ...]]:
+    """The shards that are not predicted yet."""
+    done = {entry.name for entry in open_storage(batch.output).entries(SHARDS)}
+    return [shard for shard in shards if _shard_name(batch, shard) not in done]
+
+
+def predict_shard(batch: Batch, entries: Sequence[Entry], threads: int) -> None:
+    """Predicts the frames of a shard and writes masks, overlays and, last, the shard's file.
+
+    Args:
+        threads: of the CPU that this process may use; as many shards run at once here.
+
+    Raises:
+        TransientError: a storage failed. A frame that cannot be read is none: it is listed.
+    """
+    output = open_storage(batch.output)
+    scorer = _scorer(batch.model, batch.weights, threads)
+    frames = open_frames(batch.frames)
+    grey = np.zeros(drift.LEVELS, np.int64)
+    rows, unreadable = [], []
+    for entry in entries:
+        try:
+            frame, _ = decode_grey(frames.read(entry.name)[0])
+        except TransientError:
+            raise
+        except FileNotFoundError:
+            unreadable.append((entry.name, "is gone since it was listed"))
+            continue
+        except (ValueError, NervesegError) as error:
+            unreadable.append((entry.name, str(error)))
+            continue
+        probability = scorer.probability(frame)
+        mask = scorer.mask(probability)
+        output.write(f"masks/{mask_name(entry.name)}", pictures.mask_png(mask))
+        if batch.overlays:
+            output.write(f"overlays/{mask_name(entry.name)}", pictures.overlay_png(frame, mask))
+        grey += drift.grey_levels(frame)
+        rows.append(_row(entry.name, probability, mask, batch.model_version))
+    more = json.dumps({"grey": grey.tolist(), "unreadable": unreadable})
+    table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({_MORE: more}))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    output.write(_shard_name(batch, entries), sink.getvalue().to_pybytes())
+
+
+def merge(batch: Batch, shards: Sequence[tuple[Entry, ...]]) -> Summary:
+    """Writes `predictions.parquet` from the files of all shards, the same bytes however the frames are divided."""
+    output = open_storage(batch.output)
+    grey = np.zeros(drift.LEVELS, np.int64)
+    areas: list[np.ndarray] = []
+    confidences: list[np.ndarray] = []
+    names: set[str] = set()
+    unreadable: list[tuple[str, str]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / PREDICTIONS
+        with pq.ParquetWriter(path, SCHEMA) as writer:
+            for table in _regroup(_tables(batch, output, shards, grey, unreadable)):
+                writer.write_table(table)
+                pixels = table["height"].to_numpy() * table["width"].to_numpy()
+                areas.append(table["area"].to_numpy() / pixels)
+                confidences.append(np.nan_to_num(table["confidence"].to_numpy().astype(float)))
+                names |= {drift.subject(name) for name in table["image"].to_pylist()}
+        output.upload(PREDICTIONS, path)
+    figures = drift.Figures(grey, np.concatenate([[], *areas]), np.concatenate([[], *confidences]), len(names))
+    return Summary(figures, unreadable)
+
+
+def _tables(
+    batch: Batch,
+    output: Storage,
+    shards: Sequence[tuple[Entry, ...]],
+    grey: np.ndarray,
+    unreadable: list[tuple[str, str]],
+) -> Iterator[pa.Table]:
+    """The rows of each shard; adds its grey levels and unreadable frames to the sums."""
+    for shard in shards:
+        table = pq.read_table(pa.BufferReader(output.read(_shard_name(batch, shard))[0]))
+        more = json.loads(table.schema.metadata[_MORE])
+        grey += np.array(more["grey"])
+        unreadable += [(name, reason) for name, reason in more["unreadable"]]
+        yield table.replace_schema_metadata(None)
+
+
+def _regroup(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of _ROWS, the last one of the rest."""
+    kept = SCHEMA.empty_table()
+    for table in tables:
+        kept = pa.concat_tables([kept, table])
+        while len(kept) >= _ROWS:
+            yield kept.slice(0, _ROWS).combine_chunks()
+            kept = kept.slice(_ROWS)
+    yield kept.combine_chunks()
+
+
+def _row(name: str, probability: np.ndarray, mask: np.ndarray, model_version: str) -> dict[str, Any]:
+    area = int(mask.sum())
+    return {
+        "image": name,
+        "rle_mask": rle.encode(mask),
+        "area": area,
+        "confidence": metrics.confidence(probability, mask) if area else None,
+        "height": mask.shape[0],
+        "width": mask.shape[1],
+        "model_version": model_version,
+    }
+
+
+def _shard_name(batch: Batch, entries: Sequence[Entry]) -> str:
+    return f"{SHARDS}{batch.digest(entries)}.parquet"
+
+
+def _scorer(model: str, weights: str, threads: int) -> Scorer:
+    with _loading:  # threads that come together load it once
+        return _load_scorer(model, weights, threads)
+
+
+@cache
+def _load_scorer(model: str, _weights: str, threads: int) -> Scorer:
+    if not model.startswith("s3://"):
+        return Scorer(Path(model), streams=threads, threads=threads)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (ONNX_FILE, SPEC_FILE):
+            open_storage(model).download(name, Path(folder) / name)
+        return Scorer(Path(folder), streams=threads, threads=threads)

@@ -1,0 +1,56 @@
+"""The exported network on the CPU, by OpenVINO: what batch prediction runs. No torch."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from nerveseg.errors import NervesegError
+from nerveseg.model.frames import resize, restore, to_mask
+from nerveseg.model.spec import ModelSpec, read_spec
+
+ONNX_FILE = "model.onnx"
+
+
+class Scorer:
+    """Segments frames of any size; safe to use from several threads.
+
+    A frame's probabilities do not depend on the frames beside it, nor on how many are scored at once as long as each
+    has as many threads. Where the CPU computes in bf16 natively, OpenVINO does.
+    """
+
+    def __init__(self, folder: Path, *, streams: int, threads: int) -> None:
+        """Loads `model.onnx` and `model.json`.
+
+        Args:
+            folder: holds both.
+            streams: frames that are scored at the same time; `threads` of the CPU are divided among them.
+
+        Raises:
+            NervesegError: a file is missing or damaged.
+        """
+        import openvino
+
+        self.spec: ModelSpec = read_spec(folder)
+        core = openvino.Core()
+        try:
+            model = core.read_model(folder / ONNX_FILE)
+            model.reshape([1, self.spec.height, self.spec.width])  # fixed sizes run faster
+            # Pinned, the streams of two processes would share cores.
+            config = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+            self._compiled = core.compile_model(model, "CPU", config)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise NervesegError(f"{folder / ONNX_FILE} cannot be loaded: {reason}") from None
+        self._local = threading.local()
+
+    def probability(self, frame: np.ndarray) -> np.ndarray:
+        """Nerve probability of every pixel of a uint8 grey frame (H, W): float32 in [0, 1] of the same shape."""
+        if not hasattr(self._local, "request"):
+            self._local.request = self._compiled.create_infer_request()
+        small = resize(frame, self.spec.height, self.spec.width)
+        return restore(self._local.request.infer([small[None]])[0][0], frame.shape)
+
+    def mask(self, probability: np.ndarray) -> np.ndarray:
+        """As `to_mask`, at the network's own threshold."""
+        return to_mask(probability, self.spec)

@@ -1,0 +1,223 @@
+"""Delivery of the version that a person made champion: its bundle, the pointer to the current one, the promotion log.
+
+A delivery storage holds
+
+    current.json                    the pointer, replaced in one step: what is delivered, and by which promotion
+    VERSION/                        a bundle: model.onnx, model.safetensors, model.json, reference.json, card.md,
+                                    licences/ and SHA256SUMS, which names them all (`sha256sum -c SHA256SUMS`)
+    promotions/000001.json ...      the log, a file a promotion, written once and last
+
+The pointer is the truth. A promotion is complete once its entry is in the log; `finish` does what is missing after the
+pointer moved, as often as it is called.
+"""
+
+import hashlib
+import json
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from nerveseg.errors import NervesegError, TransientError
+from nerveseg.files import sha256
+from nerveseg.registry.verification import Check
+from nerveseg.registry.versions import CHAMPION, NAME, PREVIOUS, holder
+from nerveseg.storage import ChangedError, Storage
+
+POINTER = "current.json"
+SUMS = "SHA256SUMS"
+TAG = "delivery"  # on a version: delivered or refused, when and why
+_FILES = ("model.onnx", "model.safetensors", "model.json", "reference.json", "card.md")
+# Whose code or weights are in the network.
+_LICENSED = ("nerveseg", "segmentation-models-pytorch", "timm", "torchvision")
+_REFUSAL = "\n\n**Delivery refused**"  # begins the paragraph of a version's description that says why
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What `current.json` holds.
+
+    Attributes:
+        version: the delivered version.
+        path: its bundle, below the storage's root.
+        sha256: of the bundle's SHA256SUMS, 64 hexadecimal digits.
+        previous: the version that was delivered before; None for the first one.
+        promotion: number of this promotion, from 1.
+        at: when, ISO 8601 in UTC.
+        checks: what was checked before, `name` and `found` of each.
+    """
+
+    version: str
+    path: str
+    sha256: str
+    previous: str | None
+    promotion: int
+    at: str
+    checks: list[dict[str, str]]
+
+
+def current(storage: Storage) -> tuple[Pointer | None, str | None]:
+    """The pointer and its stamp; None and None before the first delivery.
+
+    Raises:
+        NervesegError: the pointer is damaged, or the storage refuses or fails.
+    """
+    try:
+        content, stamp = storage.read(POINTER)
+    except FileNotFoundError:
+        return None, None
+    try:
+        return Pointer(**json.loads(content)), stamp
+    except (ValueError, TypeError) as error:
+        raise NervesegError(f"{storage.uri}/{POINTER} is damaged ({error}): restore it from promotions/.") from None
+
+
+def is_complete(storage: Storage, pointer: Pointer) -> bool:
+    """Whether all that follows a moved pointer was done."""
+    try:
+        storage.read(_entry(pointer))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def publish(storage: Storage, version: str, folder: Path) -> str:
+    """Writes the bundle of a verified version and reads it back; one that is there and whole stays as it is.
+
+    Args:
+        folder: holds the version's files and `model.onnx`.
+
+    Returns:
+        The SHA-256 of its SHA256SUMS.
+
+    Raises:
+        TransientError: what was read back is not what was written.
+    """
+    _add_licences(folder / "licences")
+    names = [*_FILES, *sorted(f"licences/{path.name}" for path in (folder / "licences").iterdir())]
+    sums = {name: sha256(folder / name) for name in names}
+    if (found := _published(storage, version)) and found["model.safetensors"] == sums["model.safetensors"]:
+        sums = found
+    else:
+        for name in names:
+            storage.upload(f"{version}/{name}", folder / name)
+        storage.write(f"{version}/{SUMS}", _sums_text(sums))
+        if _published(storage, version) != sums:
+            raise TransientError(f"{storage.uri}/{version} is not what was written; another process may write it too.")
+    return hashlib.sha256(_sums_text(sums)).hexdigest()
+
+
+def point(
+    storage: Storage, former: Pointer | None, stamp: str | None, version: str, digest: str, checks: list[Check]
+) -> Pointer:
+    """Moves the pointer to a published version, in one step.
+
+    Raises:
+        ChangedError: somebody else moved it since `former` was read.
+    """
+    pointer = Pointer(
+        version=version,
+        path=version,
+        sha256=digest,
+        previous=former.version if former else None,
+        promotion=former.promotion + 1 if former else 1,
+        at=_now(),
+        checks=[{"name": check.name, "found": check.found} for check in checks],
+    )
+    storage.replace(POINTER, _json(asdict(pointer)), stamp)
+    return pointer
+
+
+def finish(client: MlflowClient, storage: Storage, pointer: Pointer) -> None:
+    """Does what follows a moved pointer: tag, alias `previous`, and last the entry in the log."""
+    client.set_model_version_tag(NAME, pointer.version, TAG, f"delivered {pointer.at}")
+    _describe(client, pointer.version, "")
+    if pointer.previous is not None:
+        _move_alias(client, PREVIOUS, pointer.previous)
+    entry = {
+        "promotion": pointer.promotion,
+        "from": pointer.previous,
+        "to": pointer.version,
+        "at": pointer.at,
+        "checks": pointer.checks,
+    }
+    with suppress(ChangedError):  # written by another delivery
+        storage.replace(_entry(pointer), _json(entry), None)
+
+
+def refuse(client: MlflowClient, version: str, former: Pointer | None, reason: str) -> str:
+    """Says on a version why it is not delivered, and gives its alias `champion` back to the one that is.
+
+    Returns:
+        What became of the alias, as the end of a sentence.
+    """
+    client.set_model_version_tag(NAME, version, TAG, f"refused {_now()}: {reason}"[:5000])
+    _describe(client, version, f"{_REFUSAL} {_now()}: {reason}")
+    if holder(client, CHAMPION) != version:
+        return "the alias champion has been moved meanwhile"
+    if former is not None and _move_alias(client, CHAMPION, former.version):
+        return f"champion is version {former.version} again"
+    client.delete_registered_model_alias(NAME, CHAMPION)
+    return "nothing is champion now: no version was delivered before, or it was deleted"
+
+
+def _move_alias(client: MlflowClient, alias: str, version: str) -> bool:
+    """Whether it could be moved: not to a version that was deleted."""
+    try:
+        client.set_registered_model_alias(NAME, alias, version)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return False
+    return True
+
+
+def _describe(client: MlflowClient, version: str, refusal: str) -> None:
+    description = (client.get_model_version(NAME, version).description or "").partition(_REFUSAL)[0]
+    client.update_model_version(NAME, version, description + refusal)
+
+
+def _published(storage: Storage, version: str) -> dict[str, str] | None:
+    """Hashes of the files of a bundle by name, if it is there and each file is what SHA256SUMS says."""
+    try:
+        content, _ = storage.read(f"{version}/{SUMS}")
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in content.decode().splitlines())}
+        with tempfile.TemporaryDirectory() as folder:
+            for name, digest in sums.items():
+                storage.download(f"{version}/{name}", Path(folder) / "file")
+                if sha256(Path(folder) / "file") != digest:
+                    return None
+    except (FileNotFoundError, ValueError):
+        return None
+    return sums
+
+
+def _add_licences(folder: Path) -> None:
+    """The licence files of the packages whose code or weights the network holds."""
+    folder.mkdir(exist_ok=True)
+    for name in _LICENSED:
+        files = [path for path in distribution(name).files or [] if path.name == "LICENSE"]
+        shortest = min(files, key=lambda path: len(path.parts))  # not those of third parties within
+        (folder / f"{name}.txt").write_text(shortest.read_text(), encoding="utf-8")
+
+
+def _entry(pointer: Pointer) -> str:
+    return f"promotions/{pointer.promotion:06}.json"
+
+
+def _sums_text(sums: dict[str, str]) -> bytes:
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
+
+
+def _json(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, indent=2) + "\n").encode()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

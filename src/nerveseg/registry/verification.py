@@ -1,0 +1,142 @@
+"""Whether a model is what was recorded of it: its hashes, its lineage, its masks, and its exported form."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mlflow import MlflowClient
+from ruamel.yaml import YAML, YAMLError
+
+from nerveseg import paths
+from nerveseg.errors import NervesegError
+from nerveseg.evaluation import metrics, smoke
+from nerveseg.files import sha256
+from nerveseg.registry import versions
+from nerveseg.registry.versions import Model
+
+FILES = {  # by the name of the tag `sha256_NAME` that holds its hash
+    "weights": "model.safetensors",
+    "spec": "model.json",
+    "reference": "reference.json",
+    "smoke": "smoke.npz",
+}
+_OUTS = {"dvc_data": paths.DATASET_ZIP, "dvc_split": paths.PACKED, "dvc_model": paths.MODELS}
+MIN_AGREEMENT = 0.98  # Dice with the masks of the evaluation, which may have run on another device
+MAX_LOSS = 0.002  # Dice that the exported network may lose to the original
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked, and what was found."""
+
+    name: str
+    passed: bool
+    found: str
+
+
+def verify(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
+    """Brings a version's files into `folder`, checks them, and exports the network there as `model.onnx`.
+
+    The network is run only if its files are those that were recorded.
+
+    Args:
+        wanted: a version's number or an alias.
+    """
+    try:
+        model = versions.locate(client, wanted)
+    except NervesegError as error:
+        return [Check("registration", False, str(error))]
+    versions.fetch(client, model, folder)
+    checks = [*hash_checks(client, model, folder), _lineage(model, folder)]
+    if not all(check.passed for check in checks):
+        return checks
+    for name, check in (("smoke test", _smoke), ("export", _export)):
+        try:
+            checks.append(check(name, folder))
+        except NervesegError as error:
+            checks.append(Check(name, False, str(error)))
+    return checks
+
+
+def require_recorded(client: MlflowClient, model: Model, folder: Path) -> None:
+    """Raises NervesegError where a fetched file of a model is not what was recorded of it."""
+    if reason := failures(hash_checks(client, model, folder)):
+        raise NervesegError(f"Model {model.label} is not used: {reason}.")
+
+
+def hash_checks(client: MlflowClient, model: Model, folder: Path) -> list[Check]:
+    """Each file of a model against the hash on the version, and that against the one on its run."""
+    run_tags = client.get_run(model.run_id).data.tags
+    return [_hash(name, folder / file, model.tags, run_tags) for name, file in FILES.items()]
+
+
+def _hash(name: str, path: Path, tags: dict[str, str], run_tags: dict[str, str]) -> Check:
+    title, tag = f"hash of {path.name}", f"sha256_{name}"
+    if tag not in tags:
+        return Check(title, False, f"has no tag {tag}: it was not registered by the pipeline")
+    if tags[tag] != run_tags.get(tag):
+        return Check(title, False, f"the tag {tag} is {tags[tag]}, but its run says {run_tags.get(tag, 'nothing')}")
+    if not path.exists():
+        return Check(title, False, f"{path.name} is missing in MLflow's artifact store")
+    digest = sha256(path)
+    if digest != tags[tag]:
+        return Check(title, False, f"{path.name} has SHA-256 {digest}, but the tag {tag} says {tags[tag]}")
+    return Check(title, True, digest)
+
+
+def _lineage(model: Model, folder: Path) -> Check:
+    """DVC's hashes of data, split and model on the version against the dvc.lock that its run recorded."""
+    try:
+        stages = YAML(typ="safe", pure=True).load(folder / paths.DVC_LOCK)["stages"]
+        outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+    except (OSError, YAMLError, KeyError, TypeError) as error:
+        return Check("lineage", False, f"its run holds no readable dvc.lock ({type(error).__name__})")
+    for tag, path in _OUTS.items():
+        recorded = outs.get(str(path))
+        if model.tags.get(tag) != recorded:
+            return Check(
+                "lineage", False, f"the tag {tag} is {model.tags.get(tag)}, but its dvc.lock says {recorded} for {path}"
+            )
+    return Check("lineage", True, "data, split and model are those of its dvc.lock")
+
+
+def _smoke(name: str, folder: Path) -> Check:
+    from nerveseg.model.inference import Segmenter  # it imports torch
+
+    segmenter = Segmenter.load(folder)
+    pairs = _pairs(folder)
+    found = [segmenter.mask(probability) for probability in segmenter.probabilities([frame for frame, _ in pairs])]
+    return _agreement(name, found, [mask for _, mask in pairs], MIN_AGREEMENT, "the masks stored with it")
+
+
+def _export(name: str, folder: Path) -> Check:
+    from nerveseg.model.inference import Segmenter
+    from nerveseg.prediction.export import export
+    from nerveseg.prediction.scorer import ONNX_FILE, Scorer
+
+    segmenter = Segmenter.load(folder)
+    export(segmenter.network, segmenter.spec, folder / ONNX_FILE)
+    scorer = Scorer(folder, streams=1, threads=1)
+    frames = [frame for frame, _ in _pairs(folder)]
+    expected = [segmenter.mask(probability) for probability in segmenter.probabilities(frames)]
+    found = [scorer.mask(scorer.probability(frame)) for frame in frames]
+    return _agreement(name, found, expected, 1 - MAX_LOSS, "the network's own masks")
+
+
+def _pairs(folder: Path) -> list[smoke.Pair]:
+    pairs = smoke.read(folder / FILES["smoke"])
+    if not pairs:
+        raise NervesegError("it segmented nothing when it was evaluated: there are no smoke frames")
+    return pairs
+
+
+def _agreement(name: str, found: list[np.ndarray], expected: list[np.ndarray], least: float, what: str) -> Check:
+    if not any(mask.any() for mask in found):
+        return Check(name, False, f"it segments nothing on {len(found)} smoke frames")
+    dice = float(np.mean([metrics.score(*pair)[0] for pair in zip(found, expected, strict=True)]))
+    return Check(name, dice >= least, f"Dice {dice:.4f} with {what} on {len(found)} frames; {least:g} is the least")
+
+
+def failures(checks: list[Check]) -> str:
+    """What failed, in one line; empty if nothing did."""
+    return "; ".join(f"{check.name}: {check.found}" for check in checks if not check.passed)
