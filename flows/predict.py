@@ -172,7 +172,8 @@ def _report(
             index,
         )
     drifted = [f"{one.figure} (PSI {one.psi:.2f}, limit {one.limit:.2f})" for one in drifts if one.drifted]
-    message = f"predicted {predicted} frames with {model.label} into {batch.output}"
+    name = f"version {model.version}" if model.version else f"run {model.run_id}"
+    message = f"predicted {predicted} frames with {name} into {batch.output}"
     if summary.unreadable:
         message += f"; {len(summary.unreadable)} unreadable, see {batches.INDEX}"
     if drifted:

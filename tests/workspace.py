@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 PROJECT = (
-    *("dvc.yaml", "params.yaml", "prefect.yaml", "prefect.toml", "weights/README.md"),
+    *("dvc.yaml", "params.yaml", "prefect.yaml", "prefect.toml", "weights/README.md", "LICENSE"),
     *(".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"),
 )
 SMALL: dict[str, Any] = {

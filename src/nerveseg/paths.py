@@ -5,6 +5,7 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")
 WEIGHTS = Path("weights")  # encoder weights that the user brings; DVC watches the folder
+LICENSE = Path("LICENSE")
 DVC_YAML = Path("dvc.yaml")
 DVC_LOCK = Path("dvc.lock")
 

@@ -13,6 +13,7 @@ pointer moved, as often as it is called.
 
 import hashlib
 import json
+import shutil
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from nerveseg import paths
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import sha256
 from nerveseg.registry.verification import Check
@@ -34,8 +36,8 @@ POINTER = "current.json"
 SUMS = "SHA256SUMS"
 TAG = "delivery"  # on a version: delivered or refused, when and why
 _FILES = ("model.onnx", "model.safetensors", "model.json", "reference.json", "card.md")
-# Whose code or weights are in the network.
-_LICENSED = ("nerveseg", "segmentation-models-pytorch", "timm", "torchvision")
+# Whose architectures or weights are in the network, beside our own.
+_LICENSED = ("segmentation-models-pytorch", "timm", "torchvision")
 _REFUSAL = "\n\n**Delivery refused**"  # begins the paragraph of a version's description that says why
 
 
@@ -199,12 +201,12 @@ def _published(storage: Storage, version: str) -> dict[str, str] | None:
 
 
 def _add_licences(folder: Path) -> None:
-    """The licence files of the packages whose code or weights the network holds."""
+    """The project's licence, and those of the packages that the network was built with."""
     folder.mkdir(exist_ok=True)
+    shutil.copy(paths.LICENSE, folder / "nerveseg.txt")
     for name in _LICENSED:
-        files = [path for path in distribution(name).files or [] if path.name == "LICENSE"]
-        shortest = min(files, key=lambda path: len(path.parts))  # not those of third parties within
-        (folder / f"{name}.txt").write_text(shortest.read_text(), encoding="utf-8")
+        file = next(path for path in distribution(name).files or [] if path.name == "LICENSE")
+        (folder / f"{name}.txt").write_text(file.read_text(), encoding="utf-8")
 
 
 def _entry(pointer: Pointer) -> str:

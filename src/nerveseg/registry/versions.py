@@ -91,9 +91,9 @@ def locate(client: MlflowClient, wanted: str) -> Model:
 def holder(client: MlflowClient, alias: str) -> str | None:
     """The version that has an alias, if any has."""
     try:
-        return client.get_registered_model(NAME).aliases.get(alias)
+        return str(client.get_model_version_by_alias(NAME, alias).version)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
 
