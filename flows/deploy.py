@@ -26,6 +26,7 @@ from pydantic import SecretStr
 from ruamel.yaml import YAML
 
 from flows.pipeline import REFUSED
+from flows.predict import WARNING
 from nerveseg.console import console, readable_errors
 from nerveseg.errors import NervesegError
 from nerveseg.settings import settings
@@ -47,10 +48,13 @@ def main() -> None:
     config = YAML(typ="safe", pure=True).load(PREFECT_YAML)
     with get_client(sync_client=True) as client:
         _reach(client)
-        pool = config["definitions"]["pool"]
-        _make_queue(client, pool["name"], pool["work_queue_name"])
+        queues = [
+            (entry["work_pool"]["name"], entry["work_pool"]["work_queue_name"]) for entry in config["deployments"]
+        ]
+        for pool, queue in sorted(set(queues)):
+            _make_queue(client, pool, queue)
         _deploy(config)
-        _prune(client, config, pool["name"])
+        _prune(client, config)
         _notify(client)
 
 
@@ -86,10 +90,13 @@ def _deploy(config: dict[str, Any]) -> None:
         raise NervesegError("`prefect deploy` failed; its message is above.")
 
 
-def _prune(client: SyncPrefectClient, config: dict[str, Any], pool: str) -> None:
-    """Removes deployments of the pool and their schedules that the file does not hold."""
+def _prune(client: SyncPrefectClient, config: dict[str, Any]) -> None:
+    """Removes deployments of the pools and their schedules that the file does not hold."""
     wanted = {entry["name"]: {one["slug"] for one in entry.get("schedules", [])} for entry in config["deployments"]}
-    for deployment in client.read_deployments(work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))):
+    pools = WorkPoolFilter(
+        name=WorkPoolFilterName(any_=[entry["work_pool"]["name"] for entry in config["deployments"]])
+    )
+    for deployment in client.read_deployments(work_pool_filter=pools):
         if deployment.name not in wanted:
             client.delete_deployment(deployment.id)
             console.print(f"removed deployment {deployment.name}: it is not in {PREFECT_YAML}")
@@ -111,8 +118,8 @@ def _notify(client: SyncPrefectClient) -> None:
         return
     # Prefect's block for any address that Apprise knows; the others accept only their own service's.
     block = SlackWebhook(url=SecretStr(url.get_secret_value()), notify_type="failure").save(BLOCK, overwrite=True)
-    flow = {"prefect.resource.role": "flow", "prefect.resource.name": "pipeline"}
-    failed = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"}
+    flow = {"prefect.resource.role": "flow", "prefect.resource.name": ["pipeline", "deliver", "predict"]}
+    failed = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut", WARNING)}
     for name, trigger, body in (
         (
             FAILURES,

@@ -44,6 +44,9 @@ def _task_runner() -> TaskRunner[Any]:
     chosen = settings().task_runner
     if chosen == "threads":
         return ThreadPoolTaskRunner(max_workers=CPUS)
+    import dask
+
+    dask.config.set({"logging.distributed": "warning"})  # read when distributed is imported
     from prefect_dask import DaskTaskRunner
 
     if chosen == "dask":

@@ -417,7 +417,7 @@ def test_the_schedule_is_due_and_goes_with_its_lines(workspace: Workspace, prefe
 
     yaml = YAML()
     content = yaml.load(workspace.root / "prefect.yaml")
-    retrain, _ = content["deployments"]
+    retrain, *_ = content["deployments"]
     del retrain["schedules"]
     content["deployments"] = [retrain]
     yaml.dump(content, workspace.root / "prefect.yaml")

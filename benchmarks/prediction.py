@@ -1,0 +1,151 @@
+"""The exported scorer against eager torch, batch prediction against the bare scorer, and memory over 10,000 frames.
+
+Run it in the root of a repository with a trained model (`make run`): python -m benchmarks.prediction
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import torch
+
+from nerveseg import paths
+from nerveseg.data.packed import Packed
+from nerveseg.evaluation import metrics
+from nerveseg.model.frames import normalise, resize
+from nerveseg.model.inference import Segmenter
+from nerveseg.model.network import load
+from nerveseg.prediction import batch as batches
+from nerveseg.prediction.batch import Batch
+from nerveseg.prediction.export import export
+from nerveseg.prediction.inputs import select
+from nerveseg.prediction.scorer import ONNX_FILE, Scorer
+from nerveseg.storage import open_storage
+
+CPUS = os.cpu_count() or 1
+SIDE = 256
+FRAMES = 64
+REPEATS = 3
+MANY, SMALL = 10_000, 64
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        network, spec = load(paths.MODELS)
+        packed = Packed.open(paths.PACKED)
+        rows = packed.rows("test")
+        frames = [resize(packed.frame(rows[number % len(rows)]), SIDE, SIDE) for number in range(FRAMES)]
+        spec = spec.model_copy(update={"height": SIDE, "width": SIDE})
+        segmenter = Segmenter(network, spec)
+        model = save(folder / "model", segmenter)
+        scorers(model, segmenter, frames)
+        accuracy(packed, rows, folder)
+        batch_prediction(model, frames, folder)
+        small = spec.model_copy(update={"height": SMALL, "width": SMALL})
+        memory(save(folder / "small", Segmenter(network, small)), frames, folder)
+
+
+def save(folder: Path, segmenter: Segmenter) -> Path:
+    folder.mkdir()
+    export(segmenter.network, segmenter.spec, folder / ONNX_FILE)
+    (folder / "model.json").write_text(segmenter.spec.model_dump_json())
+    return folder
+
+
+def scorers(model: Path, segmenter: Segmenter, frames: list[np.ndarray]) -> None:
+    network = segmenter.network.to(memory_format=torch.contiguous_format)
+
+    @torch.inference_mode()
+    def eager(size: int) -> None:
+        for first in range(0, len(frames), size):
+            inputs = np.stack([normalise(frame, segmenter.spec) for frame in frames[first : first + size]])
+            torch.sigmoid(network(torch.from_numpy(inputs)[:, None]))
+
+    one, all_ = Scorer(model, streams=1, threads=CPUS), Scorer(model, streams=CPUS, threads=CPUS)
+    with ThreadPoolExecutor(CPUS) as pool:
+        for size, score in (
+            (1, lambda: [one.probability(frame) for frame in frames]),
+            (16, lambda: list(pool.map(all_.probability, frames))),
+        ):
+            peer, ours = rate(lambda size=size: eager(size), len(frames)), rate(score, len(frames))
+            print(f"scorer, {size} at a time: {ours:.1f} images/s, eager fp32 torch {peer:.1f}: {ours / peer:.2f} x")
+
+
+def accuracy(packed: Packed, rows: np.ndarray, folder: Path) -> None:
+    segmenter = Segmenter.load(paths.MODELS)  # at its own size
+    scorer = Scorer(save(folder / "own", segmenter), streams=1, threads=CPUS)
+    dice: list[tuple[float, float]] = []
+    for row in rows:
+        frame, truth = packed.frame(row), packed.mask(row)
+        masks = segmenter.mask(segmenter.probabilities([frame])[0]), scorer.mask(scorer.probability(frame))
+        dice.append((metrics.score(masks[0], truth)[0], metrics.score(masks[1], truth)[0]))
+    torch_dice, scorer_dice = np.mean(dice, axis=0)
+    print(f"Dice on {len(rows)} test frames: torch {torch_dice:.5f}, scorer {scorer_dice:.5f}")
+
+
+def batch_prediction(model: Path, frames: list[np.ndarray], folder: Path) -> None:
+    scorer = Scorer(model, streams=CPUS, threads=CPUS)
+    repeated = frames * 4
+    with ThreadPoolExecutor(CPUS) as pool:
+        bare = rate(lambda: list(pool.map(scorer.probability, repeated)), len(repeated))
+    write(folder / "frames", repeated)
+
+    def predict() -> None:
+        shutil.rmtree(folder / "output", ignore_errors=True)
+        run_batch(model, folder / "frames", folder / "output", shard=32)
+
+    ours = rate(predict, len(repeated))
+    print(f"batch prediction from files to files: {ours:.1f} images/s, bare scorer {bare:.1f}: {ours / bare:.2f} x")
+
+
+def memory(model: Path, frames: list[np.ndarray], folder: Path) -> None:
+    small = [resize(frame, SMALL, SMALL) for frame in frames]
+    write(folder / "many", (small * (MANY // len(small) + 1))[:MANY])
+    seen: list[float] = []
+    run_batch(model, folder / "many", folder / "many-output", 64, lambda: seen.append(megabytes()))
+    middle = len(seen) // 2
+    print(f"memory over {MANY} frames: {max(seen[:middle]):.0f} MB in the first half, {max(seen[middle:]):.0f} after")
+
+
+def run_batch(
+    model: Path, frames: Path, output: Path, shard: int, after_shard: Callable[[], None] = lambda: None
+) -> None:
+    """As the flow does with threads, without Prefect."""
+    batch = Batch(str(frames), str(output), str(model), "0", "0", overlays=False)
+    shards = batches.divide(select(open_storage(str(frames)).entries(), str(frames))[0], shard)
+    with ThreadPoolExecutor(CPUS) as pool:
+        for _ in pool.map(lambda entries: batches.predict_shard(batch, entries, CPUS), shards):
+            after_shard()
+    batches.merge(batch, shards)
+
+
+def write(folder: Path, frames: list[np.ndarray]) -> None:
+    folder.mkdir()
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(folder / f"{number}.png"), frame)
+
+
+def rate(work: Callable[[], object], count: int) -> float:
+    work()
+    seconds = []
+    for _ in range(REPEATS):
+        begun = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begun)
+    return count / min(seconds)
+
+
+def megabytes() -> float:
+    return psutil.Process().memory_info().rss / 2**20
+
+
+if __name__ == "__main__":
+    main()
