@@ -1,5 +1,6 @@
 """Fixtures that several tests share: an S3 server that speaks HTTP."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from workspace import Workspace
 
@@ -26,6 +28,22 @@ class Bucket:
         """Stores an object and returns its version id."""
         version: str = self.client.put_object(Bucket=self.name, Key=key, Body=content, **more)["VersionId"]
         return version
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace after `dvc repro`, made once for all test processes; only to be copied."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    project = root / "trained" / "project"
+    with FileLock(root / "trained.lock"):
+        if not project.exists():
+            making = Workspace(root / "trained" / "making")
+            making.run("dvc", "repro")
+            making.commit()
+            making.root.rename(project)
+    return Workspace.of(project)
 
 
 @pytest.fixture(scope="session")

@@ -44,10 +44,7 @@ class Workspace:
     """
 
     def __init__(self, root: Path, variables: Mapping[str, str] | None = None) -> None:
-        self.root = root
-        self.env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-        self.env.pop("MLFLOW_TRACKING_URI", None)
-        self.env |= {"NERVESEG_WORKERS": "0", "NERVESEG_DEVICE": "cpu", **(variables or {})}
+        self._enter(root, variables)
         for name in PROJECT:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, root / name)
@@ -56,6 +53,24 @@ class Workspace:
         self.set(**SMALL)
         self.git("init", "--quiet")
         self.commit()
+
+    def copy(self, root: Path, variables: Mapping[str, str] | None = None) -> "Workspace":
+        """The same state in another folder, without its MLflow store."""
+        shutil.copytree(self.root, root, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*", "mlruns"))
+        return Workspace.of(root, variables)
+
+    @classmethod
+    def of(cls, root: Path, variables: Mapping[str, str] | None = None) -> "Workspace":
+        """The workspace that lies in a folder."""
+        workspace = cls.__new__(cls)
+        workspace._enter(root, variables)
+        return workspace
+
+    def _enter(self, root: Path, variables: Mapping[str, str] | None) -> None:
+        self.root = root
+        self.env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+        self.env.pop("MLFLOW_TRACKING_URI", None)
+        self.env |= {"NERVESEG_WORKERS": "0", "NERVESEG_DEVICE": "cpu", **(variables or {})}
 
     def git(self, *arguments: str) -> str:
         identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")

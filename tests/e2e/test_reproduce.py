@@ -37,9 +37,7 @@ def client_of(workspace: Workspace) -> mlflow.MlflowClient:
 
 def at(workspace: Workspace, root: Path) -> Workspace:
     """The same environment in another folder."""
-    other = Workspace.__new__(Workspace)
-    other.root, other.env = root, workspace.env
-    return other
+    return Workspace.of(root, workspace.env)
 
 
 def weights_of(root: Path) -> str:

@@ -1,0 +1,319 @@
+"""Promotion and delivery: real MLflow and Prefect servers, an S3 server, and processes that are killed."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from conftest import Bucket, aws_variables
+from workspace import Workspace, free_port, mlflow_server, prefect_server, wait_for
+
+NAME = "nerve-segmentation"
+GOOD, NEXT = "1", "2"
+FILES = {"model.onnx", "model.safetensors", "model.json", "reference.json", "card.md"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("delivery")
+
+
+@pytest.fixture(scope="module")
+def workspace(folder: Path, trained: Workspace, bucket: Bucket, s3_endpoint: str) -> Iterator[Workspace]:
+    """Two versions of a small model on an MLflow server; bundles go to the bucket."""
+    with mlflow_server(folder / "mlflow", free_port()) as tracking, prefect_server(folder / "prefect") as api:
+        servers = {"MLFLOW_TRACKING_URI": tracking, "PREFECT_API_URL": api, "PREFECT_HOME": str(folder / "client")}
+        workspace = trained.copy(folder / "project", servers | aws_variables(s3_endpoint, folder))
+        workspace.set(**{"delivery.uri": bucket.uri("bundles")})
+        workspace.stage("register")
+        register_again(workspace)
+        yield workspace
+
+
+@pytest.fixture
+def client(workspace: Workspace) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(workspace.env["MLFLOW_TRACKING_URI"])
+
+
+@pytest.fixture
+def deliver(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[str, str]]:
+    """Runs the flow in this process, in the workspace; returns name and message of its state."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.deliver import deliver as flow
+    from nerveseg.settings import settings
+
+    monkeypatch.chdir(workspace.root)
+    for name, value in workspace.env.items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+
+    def run() -> tuple[str, str]:
+        with temporary_settings({PREFECT_API_URL: workspace.env["PREFECT_API_URL"]}):
+            state = flow(return_state=True)
+        return state.name, state.message
+
+    return run
+
+
+def register_again(workspace: Workspace, change_weights: Callable[[dict[str, Any]], None] | None = None) -> str:
+    """Registers `models/` as a version of its own, as a tracking server that lacks its run does; returns it."""
+    record = workspace.root / "models" / "run.json"
+    content = json.loads(record.read_text())
+    weights = workspace.root / "models" / "model.safetensors"
+    record.chmod(0o644)
+    weights.chmod(0o644)
+    record.unlink()  # DVC may have linked them
+    record.write_text(json.dumps({**content, "run_id": os.urandom(16).hex()}))
+    former = weights.read_bytes()
+    if change_weights:
+        state = load_file(weights)
+        change_weights(state)
+        weights.unlink()
+        save_file(state, weights)
+    workspace.stage("register")
+    weights.unlink()
+    weights.write_bytes(former)
+    version: str = json.loads((workspace.root / "reports" / "registration.json").read_text())["version"]
+    return version
+
+
+def promote(client: mlflow.MlflowClient, version: str) -> None:
+    """What a person does in the MLflow UI."""
+    client.set_registered_model_alias(NAME, "champion", version)
+
+
+def aliases(client: mlflow.MlflowClient) -> dict[str, str]:
+    return {alias: str(version) for alias, version in client.get_registered_model(NAME).aliases.items()}
+
+
+def weights_in_store(folder: Path, client: mlflow.MlflowClient, version: str) -> Path:
+    source = client.get_model_version(NAME, version).source.removeprefix("mlflow-artifacts:/")
+    return folder / "mlflow" / "artifacts" / source / "artifacts" / "model.safetensors"
+
+
+def read(bucket: Bucket, name: str) -> bytes:
+    content: bytes = bucket.client.get_object(Bucket=bucket.name, Key=f"bundles/{name}")["Body"].read()
+    return content
+
+
+def pointer(bucket: Bucket) -> Any:
+    return json.loads(read(bucket, "current.json"))
+
+
+def log(bucket: Bucket) -> list[tuple[str | None, str]]:
+    """From and to of every promotion in the log."""
+    found = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix="bundles/promotions/").get("Contents", [])
+    entries = [json.loads(read(bucket, item["Key"].removeprefix("bundles/"))) for item in found]
+    return [(entry["from"], entry["to"]) for entry in entries]
+
+
+def test_nothing_happens_before_a_person_promotes(deliver: Callable[[], tuple[str, str]], bucket: Bucket) -> None:
+    assert deliver() == ("Completed", f"nothing to do: no version of {NAME} is champion")
+    assert log(bucket) == []
+
+
+def test_a_refused_first_champion_leaves_none(
+    deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket
+) -> None:
+    digest = client.get_model_version(NAME, NEXT).tags["dvc_split"]
+    client.set_model_version_tag(NAME, NEXT, "dvc_split", "0" * 32)
+    promote(client, NEXT)
+    name, message = deliver()
+    client.set_model_version_tag(NAME, NEXT, "dvc_split", digest)
+    assert name == "Failed"
+    assert f"refused version {NEXT}: lineage: the tag dvc_split is {'0' * 32}" in message
+    assert "champion" not in aliases(client)
+    assert log(bucket) == []
+
+
+def test_a_promoted_version_is_delivered(
+    deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket
+) -> None:
+    promote(client, GOOD)
+    assert deliver() == ("Completed", f"delivered version {GOOD} to {bucket.uri('bundles')}/{GOOD}")
+    current = pointer(bucket)
+    assert (current["version"], current["path"]) == (GOOD, GOOD)
+    sums = read(bucket, f"{GOOD}/SHA256SUMS")
+    assert hashlib.sha256(sums).hexdigest() == current["sha256"]
+    listed = {name: digest for digest, name in (line.split("  ") for line in sums.decode().splitlines())}
+    assert set(listed) == FILES | {
+        f"licences/{name}.txt" for name in ("nerveseg", "segmentation-models-pytorch", "timm", "torchvision")
+    }
+    for name, digest in listed.items():
+        assert hashlib.sha256(read(bucket, f"{GOOD}/{name}")).hexdigest() == digest, name
+    assert b"Apache License" in read(bucket, f"{GOOD}/licences/nerveseg.txt")
+    assert b"## Intended use" in read(bucket, f"{GOOD}/card.md")
+    assert log(bucket) == [(None, GOOD)]
+    entry = json.loads(read(bucket, "promotions/000001.json"))
+    assert {"hash of model.safetensors", "lineage", "smoke test", "export"} <= {one["name"] for one in entry["checks"]}
+    assert client.get_model_version(NAME, GOOD).tags["delivery"].startswith("delivered 20")
+    assert aliases(client)["champion"] == GOOD
+
+
+def test_nothing_is_done_twice(deliver: Callable[[], tuple[str, str]], bucket: Bucket) -> None:
+    assert deliver() == ("Completed", f"nothing to do: version {GOOD} is delivered")
+    assert len(log(bucket)) == 1
+
+
+def test_two_deliveries_at_once_make_one_promotion(
+    workspace: Workspace, client: mlflow.MlflowClient, bucket: Bucket
+) -> None:
+    promote(client, NEXT)
+    both = [start(workspace, workspace.root.parent / f"both-{number}.log") for number in range(2)]
+    assert [process.wait(180) for process in both] == [0, 0]
+    assert pointer(bucket)["version"] == NEXT
+    assert log(bucket) == [(None, GOOD), (GOOD, NEXT)]
+    assert (aliases(client)["champion"], aliases(client)["previous"]) == (NEXT, GOOD)
+
+
+def test_rolling_back_on_purpose_is_the_same_act(
+    deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket
+) -> None:
+    promote(client, GOOD)
+    assert deliver()[0] == "Completed"
+    assert pointer(bucket)["version"] == GOOD
+    assert log(bucket)[-1] == (NEXT, GOOD)
+    assert (aliases(client)["champion"], aliases(client)["previous"]) == (GOOD, NEXT)
+
+
+def assert_refused(
+    deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket, version: str, reason: str
+) -> None:
+    before, entries = read(bucket, "current.json"), log(bucket)
+    promote(client, version)
+    name, message = deliver()
+    assert name == "Failed"
+    assert f"refused version {version}" in message
+    assert reason in message
+    assert f"Champion is version {GOOD} again" in message
+    assert aliases(client)["champion"] == GOOD
+    assert read(bucket, "current.json") == before
+    assert log(bucket) == entries
+    page = client.get_model_version(NAME, version)
+    assert page.tags["delivery"].startswith("refused 20")
+    assert reason in page.tags["delivery"]
+    assert "**Delivery refused**" in page.description
+    assert reason in page.description
+    keys = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=f"bundles/{version}/")
+    assert version == NEXT or keys["KeyCount"] == 0, "nothing of it is published"
+
+
+def test_tampered_weights_are_refused(
+    deliver: Callable[[], tuple[str, str]],
+    client: mlflow.MlflowClient,
+    bucket: Bucket,
+    folder: Path,
+    workspace: Workspace,
+) -> None:
+    stored = weights_in_store(folder, client, NEXT)
+    content = stored.read_bytes()
+    stored.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert_refused(deliver, client, bucket, NEXT, "model.safetensors has SHA-256")
+    output = workspace.run("nerveseg", "verify", NEXT, ok=False)
+    assert "FAILED" in output
+    assert f"Version {NEXT} must not be delivered" in output
+    stored.unlink()
+    assert "missing in MLflow's artifact store" in workspace.run("nerveseg", "verify", NEXT, ok=False)
+    stored.write_bytes(content)
+
+
+def test_a_tampered_hash_is_refused_and_a_mended_version_delivered(
+    deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket
+) -> None:
+    digest = client.get_model_version(NAME, NEXT).tags["sha256_weights"]
+    client.set_model_version_tag(NAME, NEXT, "sha256_weights", "0" * 64)
+    assert_refused(deliver, client, bucket, NEXT, f"the tag sha256_weights is {'0' * 64}")
+    client.set_model_version_tag(NAME, NEXT, "sha256_weights", digest)
+    promote(client, NEXT)
+    assert deliver()[0] == "Completed"
+    assert client.get_model_version(NAME, NEXT).description.startswith("Dice")
+    assert "refused" not in client.get_model_version(NAME, NEXT).description
+    promote(client, GOOD)
+    assert deliver()[0] == "Completed"
+
+
+def test_a_model_that_segments_nothing_is_refused(
+    deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket, workspace: Workspace
+) -> None:
+    def silence(state: dict[str, Any]) -> None:
+        state["segmentation_head.0.bias"] = np.full_like(state["segmentation_head.0.bias"], -1000)
+
+    version = register_again(workspace, silence)
+    assert_refused(deliver, client, bucket, version, "smoke test: it segments nothing on")
+
+
+def test_a_version_that_the_pipeline_did_not_register_is_refused(
+    deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket
+) -> None:
+    good = client.get_model_version(NAME, GOOD)
+    version = str(client.create_model_version(NAME, good.source, good.run_id).version)
+    assert_refused(deliver, client, bucket, version, "has no tag sha256_weights: it was not registered by the pipeline")
+
+
+def start(workspace: Workspace, log_file: Path) -> subprocess.Popen[str]:
+    command = (sys.executable, "-m", "flows.deliver")
+    with log_file.open("a") as file:
+        return subprocess.Popen(command, cwd=workspace.root, env=workspace.env, stdout=file, stderr=file, text=True)
+
+
+@pytest.mark.parametrize("point", ["before the pointer", "before the log"])
+def test_a_delivery_that_is_killed_is_completed_by_the_next(
+    workspace: Workspace,
+    client: mlflow.MlflowClient,
+    deliver: Callable[[], tuple[str, str]],
+    tmp_path: Path,
+    point: str,
+) -> None:
+    """Whoever holds a file's lock stops a delivery before it writes that file."""
+    bundles = tmp_path / "bundles"
+    workspace.set(**{"delivery.uri": str(bundles)})
+    client.delete_registered_model_alias(NAME, "previous")
+    promote(client, NEXT)
+    assert deliver()[0] == "Completed"
+    promote(client, GOOD)
+    held = bundles / (".current.json.lock" if point == "before the pointer" else "promotions/.000002.json.lock")
+    with held.open("w") as lock:
+        flock(lock, LOCK_EX)
+        process = start(workspace, tmp_path / "killed.log")
+        published = bundles / GOOD / "SHA256SUMS"
+        if point == "before the pointer":
+            wait_for("the bundle", published.exists, process)
+            time.sleep(2)  # it reads the bundle back and comes to the pointer
+        else:
+            wait_for("the alias", lambda: "previous" in aliases(client), process)
+        process.kill()
+        process.wait()
+    moved = json.loads((bundles / "current.json").read_text())["version"] == GOOD
+    assert moved == (point == "before the log")
+    name, message = deliver()
+    assert name == "Completed"
+    assert ("an earlier run had been cut off" in message) == moved
+    assert json.loads((bundles / "current.json").read_text())["version"] == GOOD
+    assert sorted(path.name for path in bundles.glob("promotions/*.json")) == ["000001.json", "000002.json"]
+    assert (aliases(client)["champion"], aliases(client)["previous"]) == (GOOD, NEXT)
+    assert deliver()[1].startswith("nothing to do")
+
+
+def test_servers_that_are_missing_change_nothing(
+    workspace: Workspace, deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket
+) -> None:
+    """A storage that cannot be reached is no reason to refuse a version."""
+    workspace.set(**{"delivery.uri": f"s3://no-such-bucket-{free_port()}/x"})
+    promote(client, NEXT)
+    name, message = deliver()
+    assert name == "Failed"
+    assert "NoSuchBucket" in message
+    assert aliases(client)["champion"] == NEXT
+    assert "refused" not in client.get_model_version(NAME, NEXT).description

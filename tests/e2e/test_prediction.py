@@ -1,0 +1,300 @@
+"""Batch prediction by the flow, with threads and with Dask, on files, on S3 and from a zip; and single frames."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mlflow
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import Bucket, aws_variables
+from nerveseg.data import phantom, rle
+from nerveseg.data.packed import Packed
+from nerveseg.model.inference import Segmenter
+from nerveseg.params import load
+from workspace import Workspace, prefect_server, wait_for
+
+COLUMNS = ["image", "rle_mask", "area", "confidence", "height", "width", "model_version"]
+Predict = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prediction")
+
+
+@pytest.fixture(scope="module")
+def workspace(folder: Path, trained: Workspace, s3_endpoint: str) -> Iterator[Workspace]:
+    """A workspace whose version 1 is champion."""
+    with prefect_server(folder / "prefect") as api:
+        variables = {"PREFECT_API_URL": api, "PREFECT_HOME": str(folder / "client")}
+        workspace = trained.copy(folder / "project", variables | aws_variables(s3_endpoint, folder))
+        workspace.stage("register")
+        client_of(workspace).set_registered_model_alias("nerve-segmentation", "champion", "1")
+        yield workspace
+
+
+@pytest.fixture(scope="module")
+def frames(workspace: Workspace, folder: Path) -> Path:
+    """Fresh frames of people whom the model has not seen: a zip and, beside it, the same files in a folder."""
+    params = load(workspace.root / "params.yaml").phantom
+    phantom.write(folder / "fresh.zip", params.model_copy(update={"seed": 7, "empty_share": 0.0}))
+    with zipfile.ZipFile(folder / "fresh.zip") as archive:
+        archive.extractall(folder / "fresh")
+    return folder / "fresh" / "images"
+
+
+@pytest.fixture
+def predict(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Predict:
+    """Runs the flow in this process, in the workspace; returns name and message of its state."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.predict import predict as flow
+    from nerveseg.settings import settings
+
+    monkeypatch.chdir(workspace.root)
+    for name, value in workspace.env.items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+
+    def run(**parameters: Any) -> tuple[str, str]:
+        with temporary_settings({PREFECT_API_URL: workspace.env["PREFECT_API_URL"]}):
+            state = flow(**parameters, return_state=True)
+        return state.name, state.message
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected(workspace: Workspace, frames: Path) -> dict[str, np.ndarray]:
+    """The masks that the trained network gives, by torch."""
+    segmenter = Segmenter.load(workspace.root / "models")
+    names = sorted(path.name for path in frames.iterdir())
+    pixels = [cv2.imread(str(frames / name), cv2.IMREAD_GRAYSCALE) for name in names]
+    found = [segmenter.mask(probability) for probability in segmenter.probabilities(pixels)]
+    return dict(zip(names, found, strict=True))
+
+
+def client_of(workspace: Workspace) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+
+
+def index_of(output: Path) -> Any:
+    return json.loads((output / "1" / "index.json").read_text())
+
+
+def test_masks_runs_and_figures_are_the_networks(
+    predict: Predict, frames: Path, expected: dict[str, np.ndarray], folder: Path
+) -> None:
+    output = folder / "first"
+    name, message = predict(input=str(frames), output=str(output), overlays=True)
+    assert (name, message) == ("Completed", f"predicted {len(expected)} frames with version 1 into {output}/1")
+    table = pd.read_parquet(output / "1" / "predictions.parquet")
+    assert list(table.columns) == COLUMNS
+    assert set(table["image"]) == set(expected)
+    assert set(table["model_version"]) == {"1"}
+    different = 0
+    for row in table.itertuples():
+        mask = rle.decode(row.rle_mask, row.height, row.width)
+        different += np.count_nonzero(mask != expected[row.image])
+        assert row.area == mask.sum()
+        png = cv2.imread(str(output / "1" / "masks" / row.image), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(png, mask * 255)
+        assert np.isnan(row.confidence) if row.area == 0 else 0.5 <= row.confidence <= 1
+        overlay = cv2.imread(str(output / "1" / "overlays" / row.image))
+        assert overlay.shape == (*mask.shape, 3)
+        assert (overlay[..., 0] != overlay[..., 2]).any() == bool(row.area), "an outline in colour"
+    assert different <= 2 * len(table), "the exported network is the network"
+
+
+def test_an_index_says_what_was_done_and_it_is_not_done_twice(
+    predict: Predict, frames: Path, folder: Path, expected: dict[str, np.ndarray]
+) -> None:
+    index = index_of(folder / "first")
+    assert (index["frames"], index["predicted"], index["unreadable"]) == (len(expected), len(expected), [])
+    assert index["model"]["version"] == "1"
+    name, message = predict(input=str(frames), output=str(folder / "first"), overlays=True)
+    assert (name, message.partition(":")[0]) == ("Completed", "nothing to do")
+
+
+def test_fresh_frames_do_not_drift_and_the_table_is_in_mlflow(
+    workspace: Workspace, folder: Path, predict: Predict, frames: Path
+) -> None:
+    index = index_of(folder / "first")
+    assert [row["figure"] for row in index["drift"]] == ["intensity", "area", "confidence"]
+    assert not any(row["drifted"] for row in index["drift"])
+    client = client_of(workspace)
+    run = client.get_run(index["mlflow_run"])
+    assert run.data.metrics["psi.intensity"] == pytest.approx(index["drift"][0]["psi"])
+    assert {"drift.json", "index.json"} <= {info.path for info in client.list_artifacts(run.info.run_id)}
+    assert client.get_experiment(run.info.experiment_id).name == "nerveseg-predictions"
+
+
+def test_shifted_frames_are_a_warning(predict: Predict, frames: Path, folder: Path) -> None:
+    shifted = folder / "shifted"
+    shifted.mkdir()
+    for path in frames.iterdir():
+        pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(shifted / path.name), (pixels // 4).astype(np.uint8))
+    name, message = predict(input=str(shifted), output=str(folder / "shifted-output"))
+    assert name == "Warning"
+    assert "drift of intensity (PSI" in message
+
+
+@pytest.mark.parametrize("shard", [1000, 7])
+def test_the_sharding_does_not_matter(predict: Predict, frames: Path, folder: Path, shard: int) -> None:
+    predict(input=str(frames), output=str(folder / f"by-{shard}"), shard=shard)
+    first, other = (folder / name / "1" / "predictions.parquet" for name in ("first", f"by-{shard}"))
+    assert first.read_bytes() == other.read_bytes()
+
+
+def test_a_zip_on_s3_and_a_prefix_give_the_same(predict: Predict, frames: Path, folder: Path, bucket: Bucket) -> None:
+    bucket.put("fresh.zip", (folder / "fresh.zip").read_bytes())
+    for path in frames.iterdir():
+        bucket.put(f"frames/{path.name}", path.read_bytes())
+    predict(input=bucket.uri("frames"), output=bucket.uri("by-prefix"))
+    predict(input=bucket.uri("fresh.zip"), output=str(folder / "by-zip"))
+    content = bucket.client.get_object(Bucket=bucket.name, Key="by-prefix/1/predictions.parquet")["Body"].read()
+    assert content == (folder / "first" / "1" / "predictions.parquet").read_bytes()
+    mask = bucket.client.get_object(Bucket=bucket.name, Key=f"by-prefix/1/masks/{next(frames.iterdir()).name}")
+    assert mask["Body"].read(4) == b"\x89PNG"
+    zipped = pd.read_parquet(folder / "by-zip" / "1" / "predictions.parquet")
+    zipped["image"] = zipped["image"].str.removeprefix("images/")
+    pd.testing.assert_frame_equal(zipped, pd.read_parquet(folder / "first" / "1" / "predictions.parquet"))
+
+
+def test_dask_gives_the_same(workspace: Workspace, frames: Path, folder: Path) -> None:
+    code = f"predict(input={str(frames)!r}, output={str(folder / 'by-dask')!r}, shard=16)"
+    script = workspace.root / "by_dask.py"
+    script.write_text(f"from flows.predict import predict\nif __name__ == '__main__':\n    {code}\n")
+    workspace.env["NERVESEG_TASK_RUNNER"] = "dask"
+    output = workspace.run("python", str(script))
+    del workspace.env["NERVESEG_TASK_RUNNER"]
+    assert "predicted" in output
+    first, other = (folder / name / "1" / "predictions.parquet" for name in ("first", "by-dask"))
+    assert first.read_bytes() == other.read_bytes()
+
+
+def test_a_killed_run_goes_on_with_what_is_missing(
+    workspace: Workspace, predict: Predict, frames: Path, folder: Path
+) -> None:
+    output = folder / "killed"
+    script = workspace.root / "killed.py"
+    script.write_text(
+        f"from flows.predict import predict\npredict(input={str(frames)!r}, output={str(output)!r}, shard=4)\n"
+    )
+    with (folder / "killed.log").open("w") as log:
+        process = subprocess.Popen(
+            (sys.executable, str(script)), cwd=workspace.root, env=workspace.env, stdout=log, stderr=log, text=True
+        )
+        shards = output / "1" / "shards"
+        wait_for("three shards", lambda: len(list(shards.glob("*.parquet"))) >= 3, process)
+        process.kill()
+        process.wait()
+    done = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.parquet")}
+    assert not (output / "1" / "predictions.parquet").exists()
+    assert predict(input=str(frames), output=str(output), shard=4)[0] == "Completed"
+    assert len(list(shards.glob("*.parquet"))) > len(done)
+    assert all((shards / name).stat().st_mtime_ns == time for name, time in done.items()), "predicted once"
+    first, other = (folder / name / "1" / "predictions.parquet" for name in ("first", "killed"))
+    assert first.read_bytes() == other.read_bytes()
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(script) in (one.info["cmdline"] or [])]
+
+
+def test_unreadable_frames_are_listed(predict: Predict, frames: Path, folder: Path) -> None:
+    mixed = folder / "mixed"
+    mixed.mkdir()
+    good = sorted(frames.iterdir())[:3]
+    for path in good:
+        (mixed / path.name).write_bytes(path.read_bytes())
+    (mixed / "1_cut.png").write_bytes(good[0].read_bytes()[:500])
+    (mixed / "1_text.png").write_text("no picture")
+    (mixed / good[0].with_suffix(".jpg").name).write_bytes(b"the same stem")
+    (mixed / "1_1_mask.png").write_bytes(good[0].read_bytes())
+    (mixed / "notes.txt").write_text("no frame")
+    _, message = predict(input=str(mixed), output=str(folder / "mixed-output"))
+    assert "predicted 3 frames" in message
+    assert "3 unreadable" in message
+    listed = {entry["image"]: entry["reason"] for entry in index_of(folder / "mixed-output")["unreadable"]}
+    assert set(listed) == {"1_cut.png", "1_text.png", good[0].name}  # .jpg comes first
+    assert "rename one of them" in listed[good[0].name]
+    assert "is no PNG, JPEG, TIFF or BMP" in listed["1_text.png"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"input": "no-such-folder"}, "neither a folder nor a zip"),
+        ({"input": "src"}, "holds no frames"),
+        ({"input": "data", "model": "champio"}, "has no version champio. Versions: 1. Aliases: challenger, champion."),
+        ({"input": "data", "model": "9"}, "has no version 9. Versions: 1."),
+        ({"input": "data", "shard": 0}, "at least one frame"),
+        ({"input": "https://host/x"}, "neither a folder nor a zip"),
+    ],
+)
+def test_what_cannot_be_predicted_fails_with_a_reason(
+    predict: Predict, folder: Path, parameters: dict[str, Any], said: str
+) -> None:
+    name, message = predict(output=str(folder / "never"), **parameters)
+    assert name == "Failed"
+    assert said in message
+    assert not (folder / "never").exists()
+
+
+def test_without_an_input_there_is_nothing_to_do(predict: Predict) -> None:
+    assert predict() == ("Completed", "nothing to do: predict.input of params.yaml is null")
+
+
+def test_a_run_can_be_predicted_with(predict: Predict, workspace: Workspace, frames: Path, folder: Path) -> None:
+    run_id = client_of(workspace).get_model_version("nerve-segmentation", "1").run_id
+    predict(input=str(frames), output=str(folder / "by-run"), model=run_id)
+    table = pq.read_table(folder / "by-run" / f"run-{run_id}" / "predictions.parquet").to_pandas()
+    first = pd.read_parquet(folder / "first" / "1" / "predictions.parquet")
+    assert set(table["model_version"]) == {f"run-{run_id}"}
+    pd.testing.assert_frame_equal(table[COLUMNS[:-1]], first[COLUMNS[:-1]])
+
+
+def test_a_person_predicts_one_frame(
+    workspace: Workspace, frames: Path, tmp_path: Path, expected: dict[str, np.ndarray]
+) -> None:
+    path = next(iter(sorted(frames.iterdir())))
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+    output = workspace.run("nerveseg", "predict", str(tmp_path / path.name), "missing.png", ok=False)
+    assert "missing.png: No such file or directory" in output
+    assert "Traceback" not in output
+    mask = cv2.imread(str(tmp_path / f"{path.stem}_predicted_mask.png"), cv2.IMREAD_UNCHANGED)
+    assert np.count_nonzero((mask > 0) != expected[path.name]) <= 2
+    overlay = cv2.imread(str(tmp_path / f"{path.stem}_predicted_overlay.png"))
+    assert overlay.shape == (*mask.shape, 3)
+    assert path.name in output
+
+
+def test_tampered_weights_are_not_used(workspace: Workspace, predict: Predict, frames: Path, folder: Path) -> None:
+    source = Path(client_of(workspace).get_model_version("nerve-segmentation", "1").source)
+    stored = source / "artifacts" / "model.safetensors"
+    content = stored.read_bytes()
+    stored.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    name, message = predict(input=str(frames), output=str(folder / "tampered"))
+    stored.write_bytes(content)
+    assert name == "Failed"
+    assert "is not used: hash of model.safetensors" in message
+    assert not (folder / "tampered").exists()
+
+
+def test_the_packed_training_set_is_what_frames_are_compared_with(workspace: Workspace) -> None:
+    reference = json.loads((workspace.root / "reports" / "reference.json").read_text())
+    packed = Packed.open(workspace.root / "data" / "packed")
+    rows = packed.rows("train")
+    assert reference["frames"] == len(rows)
+    assert reference["subjects"] == packed.index.loc[rows, "subject"].nunique()
+    assert sum(reference["intensity"]["counts"]) == sum(packed.frame(row).size for row in rows)
+    assert reference["intensity"]["mean"] == pytest.approx(np.mean([packed.frame(row).mean() for row in rows]))

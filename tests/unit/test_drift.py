@@ -1,0 +1,80 @@
+"""The population stability index, its bins and its limits."""
+
+import numpy as np
+import pytest
+
+from nerveseg.evaluation import drift
+from nerveseg.evaluation.drift import Figures
+
+RNG = np.random.default_rng(70)
+
+
+def figures(frames: int, subjects: int, grey: int = 100, area: float = 0.05, confidence: float = 0.9) -> Figures:
+    pixels = RNG.normal(grey, 20, (frames, 1000)).clip(0, 255).astype(np.uint8)
+    return Figures(
+        grey=drift.grey_levels(pixels),
+        areas=RNG.normal(area, 0.01, frames).clip(0, 1),
+        confidences=RNG.normal(confidence, 0.02, frames).clip(0, 1),
+        subjects=subjects,
+    )
+
+
+TRAINING = drift.reference(figures(400, 40))
+
+
+def by_name(batch: Figures, threshold: float = 0.25) -> dict[str, drift.Drift]:
+    return {one.figure: one for one in drift.compare(TRAINING, batch, threshold)}
+
+
+def test_bins_hold_equal_shares_of_the_training_set() -> None:
+    for name in ("area", "confidence"):
+        assert len(TRAINING[name]["counts"]) == len(TRAINING[name]["edges"]) + 1 == 5
+        assert set(TRAINING[name]["counts"]) == {80}
+    assert sum(TRAINING["intensity"]["counts"]) == 400 * 1000
+
+
+def test_the_index_is_that_of_its_formula() -> None:
+    """Two bins, shares 1/2 and 1/2 against 3/4 and 1/4: PSI = 1/4 ln(3/2) - 1/4 ln(1/2)."""
+    many = 10**6
+    training = {
+        "frames": many,
+        "subjects": many,
+        "intensity": TRAINING["intensity"],
+        "area": {"edges": [0.5], "counts": [many, many], "mean": 0.5},
+        "confidence": {"edges": [0.5], "counts": [many, many], "mean": 0.5},
+    }
+    values = np.repeat([0.2, 0.8], [3 * many // 4, many // 4])
+    found = drift.compare(training, Figures(drift.grey_levels(np.zeros((1, 1), np.uint8)), values, values, many), 0.1)
+    assert found[1].psi == pytest.approx(np.log(1.5) / 4 - np.log(0.5) / 4, abs=1e-4)
+    assert found[1].batch_mean == pytest.approx(0.35)
+    assert found[1].drifted
+
+
+def test_more_of_the_same_does_not_drift() -> None:
+    assert not any(one.drifted for one in by_name(figures(200, 20)).values())
+
+
+@pytest.mark.parametrize(
+    ("figure", "shift"), [("intensity", {"grey": 160}), ("area", {"area": 0.15}), ("confidence", {"confidence": 0.6})]
+)
+def test_only_what_is_shifted_drifts(figure: str, shift: dict[str, float]) -> None:
+    found = by_name(figures(200, 100, **shift))  # type: ignore[arg-type]
+    assert {name for name, one in found.items() if one.drifted} == {figure}
+
+
+def test_few_people_raise_the_limit_of_area_and_confidence() -> None:
+    limits = {people: by_name(figures(50, people))["area"].limit for people in (2, 10, 1000)}
+    assert limits[2] > limits[10] > limits[1000] >= 0.25
+    assert by_name(figures(50, 2))["intensity"].limit == 0.25
+
+
+def test_nothing_predicted_is_the_lowest_confidence() -> None:
+    nothing = Figures(drift.grey_levels(np.full((4, 4), 100, np.uint8)), np.zeros(50), np.zeros(50), 50)
+    found = by_name(nothing)
+    assert found["area"].drifted
+    assert found["confidence"].drifted
+    assert found["area"].batch_mean == 0
+
+
+def test_a_batch_of_nothing_has_no_figures() -> None:
+    assert drift.compare(TRAINING, Figures(np.zeros(256, np.int64), np.zeros(0), np.zeros(0), 0), 0.25) == []

@@ -1,0 +1,106 @@
+"""The exported network against torch: ONNX Runtime as an independent reader, and the scorer."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from nerveseg.errors import NervesegError
+from nerveseg.model.frames import normalise
+from nerveseg.model.inference import Segmenter
+from nerveseg.model.network import build, save
+from nerveseg.model.spec import ModelSpec
+from nerveseg.prediction.export import export
+from nerveseg.prediction.scorer import Scorer
+
+SPEC = ModelSpec(architecture="Unet", encoder="resnet18", height=64, width=96, threshold=0.5)
+
+
+def frames(*shape: int) -> np.ndarray:
+    return np.random.default_rng(70).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    torch.manual_seed(70)
+    return build(SPEC).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    save(network, SPEC, folder)
+    export(network, SPEC, folder / "model.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def session(folder: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(folder / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 64, 96), (2, 64, 96), (7, 64, 96), (1, 32, 32), (3, 128, 64), (1, 256, 256), (16, 32, 64)]
+)
+def test_batch_height_and_width_are_free(
+    network: torch.nn.Module, session: onnxruntime.InferenceSession, shape: tuple[int, int, int]
+) -> None:
+    given = frames(*shape)
+    with torch.inference_mode():
+        expected = torch.sigmoid(network(torch.from_numpy(normalise(given, SPEC))[:, None]))[:, 0].numpy()
+    (found,) = session.run(None, {"frames": given})
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_input_and_output_are_named_and_typed(session: onnxruntime.InferenceSession) -> None:
+    (given,), (found,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.type, given.shape) == ("frames", "tensor(uint8)", ["batch", "height", "width"])
+    assert (found.name, found.type, found.shape) == ("probability", "tensor(float)", ["batch", "height", "width"])
+
+
+def test_the_same_network_gives_the_same_bytes(network: torch.nn.Module, folder: Path, tmp_path: Path) -> None:
+    export(network, SPEC, tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(("architecture", "encoder"), [("FPN", "resnet18"), ("DeepLabV3Plus", "mobilenet_v2")])
+def test_other_architectures_score_as_torch_does(architecture: str, encoder: str, tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"architecture": architecture, "encoder": encoder})
+    built = build(spec).eval()
+    save(built, spec, tmp_path)
+    export(built, spec, tmp_path / "model.onnx")
+    frame = frames(70, 90)
+    (expected,) = Segmenter(built, spec).probabilities([frame])
+    np.testing.assert_allclose(Scorer(tmp_path, streams=1, threads=1).probability(frame), expected, atol=1e-3)
+
+
+def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
+    spec = SPEC.model_copy(update={"architecture": "PSPNet"})
+    with pytest.raises(NervesegError, match="PSPNet pools to a grid"):
+        export(build(spec), spec, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_scorer_is_the_segmenter(network: torch.nn.Module, folder: Path) -> None:
+    scorer, segmenter = Scorer(folder, streams=2, threads=2), Segmenter(network, SPEC)
+    given = [frames(height, width) for height, width in ((64, 96), (70, 90), (420, 580), (32, 200))]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(scorer.probability, given * 5))
+    for number, expected in enumerate(segmenter.probabilities(given)):
+        assert found[number].shape == given[number].shape
+        np.testing.assert_allclose(found[number], expected, atol=1e-3)
+        for again in found[number :: len(given)]:
+            assert np.array_equal(again, found[number]), "whatever is scored beside it"
+
+
+def test_a_damaged_export_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_bytes((folder / "model.json").read_bytes())
+    with pytest.raises(NervesegError, match=r"model\.onnx cannot be loaded"):
+        Scorer(tmp_path, streams=1, threads=1)
+    (tmp_path / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:1000])
+    with pytest.raises(NervesegError, match=r"model\.onnx cannot be loaded"):
+        Scorer(tmp_path, streams=1, threads=1)
