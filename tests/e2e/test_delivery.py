@@ -257,8 +257,10 @@ def test_a_model_that_segments_nothing_is_refused(
 def test_a_version_that_the_pipeline_did_not_register_is_refused(
     deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket
 ) -> None:
-    good = client.get_model_version(NAME, GOOD)
-    version = str(client.create_model_version(NAME, good.source, good.run_id).version)
+    run = client.get_run(str(client.get_model_version(NAME, GOOD).run_id))
+    (logged,) = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    created = client.create_model_version(NAME, logged.artifact_location, run.info.run_id, model_id=logged.model_id)
+    version = str(created.version)
     assert_refused(deliver, client, bucket, version, "has no tag sha256_weights: it was not registered by the pipeline")
 
 

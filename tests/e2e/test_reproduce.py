@@ -16,12 +16,14 @@ NAME = "nerve-segmentation"
 
 
 @pytest.fixture(scope="module")
-def workspace(bucket: Bucket, s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def workspace(
+    trained: Workspace, bucket: Bucket, s3_endpoint: str, tmp_path_factory: pytest.TempPathFactory
+) -> Workspace:
     """Two versions from different params: the first committed, the second's params and lock not."""
     folder = tmp_path_factory.mktemp("reproduce")
-    workspace = Workspace(folder / "project", aws_variables(s3_endpoint, folder))
+    workspace = trained.copy(folder / "project", aws_variables(s3_endpoint, folder))
     put_phantom(bucket, workspace, folder / "phantom.zip", seed=70)
-    workspace.set(**{"data.uri": bucket.uri("nerves.zip"), "train.epochs": 4})
+    workspace.set(**{"data.uri": bucket.uri("nerves.zip")})
     workspace.run("dvc", "remote", "add", "--default", "store", f"s3://{bucket.name}/dvc")
     workspace.commit()
     workspace.run("dvc", "repro", "register")
@@ -44,7 +46,7 @@ def weights_of(root: Path) -> str:
     return hashlib.sha256((root / "models" / "model.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize(("version", "epochs"), [("1", 4), ("2", 3)])
+@pytest.mark.parametrize(("version", "epochs"), [("1", 6), ("2", 3)])
 def test_a_version_is_restored_and_nothing_runs(
     workspace: Workspace, tmp_path: Path, version: str, epochs: int
 ) -> None:
