@@ -62,17 +62,18 @@ def refuse(version: str, former: Pointer | None, reason: str) -> str:
 @flow(persist_result=False)
 def deliver() -> State:
     """Deliver the version that has the alias champion, if it is not delivered yet."""
-    storage = workspace.lasting_storage(params.load().delivery.uri, "delivery.uri")
+    completed = ""
     while True:
-        former, stamp = delivery.current(storage)
         champion = _champion()
         if champion is None:
             return Completed(message=f"nothing to do: no version of {versions.NAME} is champion")
-        if former is not None and former.version == champion:
-            if delivery.is_complete(storage, former):
-                return Completed(message=f"nothing to do: version {champion} is delivered")
+        storage = workspace.lasting_storage(params.load().delivery.uri, "delivery.uri")
+        former, stamp = delivery.current(storage)
+        if former is not None and not delivery.is_complete(storage, former):
             finish.with_options(task_run_name="finish")(storage, former)
-            return Completed(message=f"delivered version {champion}; an earlier run had been cut off")
+            completed = f"completed the delivery of version {former.version}, which had been cut off"
+        if former is not None and former.version == champion:
+            return Completed(message=completed or f"nothing to do: version {champion} is delivered")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             checks = check.with_options(task_run_name=f"check version {champion}")(champion, folder)

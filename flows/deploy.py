@@ -26,14 +26,14 @@ from pydantic import SecretStr
 from ruamel.yaml import YAML
 
 from flows.pipeline import REFUSED
-from flows.predict import WARNING
+from flows.summary import WARNING
 from nerveseg.console import console, readable_errors
 from nerveseg.errors import NervesegError
 from nerveseg.settings import settings
 
 PREFECT_YAML = Path("prefect.yaml")
 BLOCK = "nerveseg-notify"
-FAILURES = "nerveseg: a flow run failed"
+FAILURES = "nerveseg: a flow run failed or warns"
 REFUSALS = "nerveseg: the gate refused a model"
 
 

@@ -21,6 +21,7 @@ from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.retries import patient_task
+from flows.summary import WARNING
 from nerveseg import params, tracking, workspace
 from nerveseg import predict as prediction
 from nerveseg.data import sources
@@ -36,7 +37,6 @@ from nerveseg.settings import settings
 from nerveseg.storage import Entry, open_storage
 
 CPUS = os.cpu_count() or 1
-WARNING = "Warning"  # name of the state of a batch that has drifted
 _KEPT = "What is predicted is kept: run again to go on."
 
 
@@ -105,6 +105,7 @@ def predict(
             overlays=overlays,
         )
         entries, refused = select(open_frames(batch.frames).entries(), uri)
+        batches.claim(batch, uri)
         if _is_done(batch, entries):
             return Completed(message=f"nothing to do: {len(entries)} frames are predicted in {batch.output}")
         shards = batches.divide(entries, shard)

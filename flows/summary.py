@@ -8,6 +8,8 @@ from nerveseg import paths
 from nerveseg.files import read_json
 from nerveseg.settings import settings
 
+WARNING = "Warning"  # name of the state of a flow run that is complete and yet needs a look
+
 
 def verdict(receipt: dict[str, Any], former: dict[str, Any] | None, ran: list[str]) -> str:
     """The state message: nothing to do, registered version N, or refused: why.

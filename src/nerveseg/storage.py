@@ -205,6 +205,8 @@ class S3Storage:
             return FileNotFoundError(what)
         if status in (409, 412):
             return _changed(what)
+        if status == 501:  # of conditional writes
+            return NervesegError(f"{said} This endpoint cannot do it: use one that knows If-Match and If-None-Match.")
         if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
             return TransientError(said)
         return NervesegError(f"{said} Check the address, AWS_ENDPOINT_URL and the credentials.")

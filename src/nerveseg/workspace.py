@@ -52,7 +52,7 @@ def lasting_storage(uri: str, name: str) -> Storage:
     Raises:
         NervesegError: it would go with the clone that a flow run works in.
     """
-    if uri.startswith("s3://"):
+    if "://" in uri:
         return open_storage(uri)
     if settings().repository and not Path(uri).is_absolute():
         raise NervesegError(

@@ -157,7 +157,9 @@ def test_a_promoted_version_is_delivered(
     assert b"## Intended use" in read(bucket, f"{GOOD}/card.md")
     assert log(bucket) == [(None, GOOD)]
     entry = json.loads(read(bucket, "promotions/000001.json"))
-    assert {"hash of model.safetensors", "lineage", "smoke test", "export"} <= {one["name"] for one in entry["checks"]}
+    assert {"hash of model.safetensors", "hash of card.md", "lineage", "smoke test", "export"} <= {
+        one["name"] for one in entry["checks"]
+    }
     assert client.get_model_version(NAME, GOOD).tags["delivery"].startswith("delivered 20")
     assert aliases(client)["champion"] == GOOD
 
@@ -301,7 +303,7 @@ def test_a_delivery_that_is_killed_is_completed_by_the_next(
     assert moved == (point == "before the log")
     name, message = deliver()
     assert name == "Completed"
-    assert ("an earlier run had been cut off" in message) == moved
+    assert ("which had been cut off" in message) == moved
     assert json.loads((bundles / "current.json").read_text())["version"] == GOOD
     assert sorted(path.name for path in bundles.glob("promotions/*.json")) == ["000001.json", "000002.json"]
     assert (aliases(client)["champion"], aliases(client)["previous"]) == (GOOD, NEXT)

@@ -1,5 +1,8 @@
 """The exported network against torch: ONNX Runtime as an independent reader, and the scorer."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -95,6 +98,19 @@ def test_the_scorer_is_the_segmenter(network: torch.nn.Module, folder: Path) -> 
         np.testing.assert_allclose(found[number], expected, atol=1e-3)
         for again in found[number :: len(given)]:
             assert np.array_equal(again, found[number]), "whatever is scored beside it"
+
+
+def test_nothing_phones_home(folder: Path, tmp_path: Path) -> None:
+    """OpenVINO's own import counts itself with a server unless its telemetry is kept out."""
+    code = (
+        "import sys; from pathlib import Path; from nerveseg.prediction.scorer import Scorer\n"
+        f"Scorer(Path({str(folder)!r}), streams=1, threads=1)\n"
+        "print([name for name, module in sys.modules.items() if name.startswith('openvino_telemetry') and module])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_export_is_refused(folder: Path, tmp_path: Path) -> None:

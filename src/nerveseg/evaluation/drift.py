@@ -68,7 +68,7 @@ def reference(training: Figures) -> dict[str, Any]:
     record: dict[str, Any] = {
         "frames": len(training.areas),
         "subjects": training.subjects,
-        "intensity": {"counts": _grey_counts(training.grey), "mean": _grey_mean(training.grey)},
+        "intensity": {"counts": _grey_counts(training), "mean": _grey_mean(training.grey)},
     }
     for name, values in sets.items():
         edges = sorted(set(np.quantile(values, np.linspace(0, 1, _QUANTILES + 1)[1:-1]).tolist()))
@@ -89,9 +89,7 @@ def compare(training: dict[str, Any], batch: Figures, threshold: float) -> list[
         return []
     grey = training["intensity"]
     found = [
-        Drift(
-            "intensity", grey["mean"], _grey_mean(batch.grey), _psi(grey["counts"], _grey_counts(batch.grey)), threshold
-        )
+        Drift("intensity", grey["mean"], _grey_mean(batch.grey), _psi(grey["counts"], _grey_counts(batch)), threshold)
     ]
     for name, values in (("area", batch.areas), ("confidence", batch.confidences)):
         expected = training[name]
@@ -102,7 +100,7 @@ def compare(training: dict[str, Any], batch: Figures, threshold: float) -> list[
     return found
 
 
-def _psi(expected: Sequence[int], actual: Sequence[int]) -> float:
+def _psi(expected: Sequence[float], actual: Sequence[float]) -> float:
     e, a = ((np.asarray(counts) + 0.5) / (sum(counts) + 0.5 * len(counts)) for counts in (expected, actual))
     return float(((a - e) * np.log(a / e)).sum())
 
@@ -112,8 +110,10 @@ def _counts(values: np.ndarray, edges: Sequence[float]) -> list[int]:
     return np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1).tolist()
 
 
-def _grey_counts(grey: np.ndarray) -> list[int]:
-    return [int(count) for count in grey.reshape(_GREY_BINS, -1).sum(axis=1)]
+def _grey_counts(figures: Figures) -> list[float]:
+    """Frames' worth of pixels in each bin of grey levels: the pixels of a frame are no chances of their own."""
+    pixels = figures.grey.reshape(_GREY_BINS, -1).sum(axis=1)
+    return (pixels * (len(figures.areas) / pixels.sum())).tolist()
 
 
 def _grey_mean(grey: np.ndarray) -> float:

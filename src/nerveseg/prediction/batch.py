@@ -5,6 +5,7 @@ Below the output, a folder or an S3 prefix, each model has a folder of its own:
     VERSION/predictions.parquet    a row a frame (SCHEMA), in the order of the frames' names
     VERSION/masks/, overlays/      a PNG a frame
     VERSION/index.json             what was done
+    VERSION/input.json             the one input that this output is for
     VERSION/shards/                a file a shard, by a digest of its frames and of the model
 
 A shard's file is written last. So whatever happens to a run, the next one does what is missing; and where frames were
@@ -27,16 +28,17 @@ import pyarrow.parquet as pq
 
 from nerveseg.data import rle
 from nerveseg.data.archive import decode_grey
-from nerveseg.errors import NervesegError, TransientError
+from nerveseg.errors import NervesegError
 from nerveseg.evaluation import drift, metrics
 from nerveseg.model.spec import SPEC_FILE
 from nerveseg.prediction import pictures
 from nerveseg.prediction.inputs import mask_name, open_frames
 from nerveseg.prediction.scorer import ONNX_FILE, Scorer
-from nerveseg.storage import Entry, Storage, open_storage
+from nerveseg.storage import ChangedError, Entry, Storage, open_storage
 
 PREDICTIONS = "predictions.parquet"
 INDEX = "index.json"
+INPUT = "input.json"
 SHARDS = "shards/"
 SCHEMA = pa.schema(
     [
@@ -93,6 +95,26 @@ class Summary:
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
+def claim(batch: Batch, uri: str) -> None:
+    """Makes an output that of one input for good: masks of two would overwrite one another.
+
+    Raises:
+        NervesegError: the output holds predictions for another input, or lies within its own.
+    """
+    inside = f"{batch.output}/".startswith(f"{batch.frames.rstrip('/')}/")
+    if inside:
+        raise NervesegError(f"{batch.output} lies within its input: its masks would be frames. Use another output.")
+    output = open_storage(batch.output)
+    try:
+        output.replace(INPUT, json.dumps({"input": uri}).encode(), None)
+    except ChangedError:
+        former = json.loads(output.read(INPUT)[0])["input"]
+        if former != uri:
+            raise NervesegError(
+                f"{batch.output} holds predictions for {former}, not for {uri}: use another output."
+            ) from None
+
+
 def divide(entries: Sequence[Entry], size: int) -> list[tuple[Entry, ...]]:
     """Shards of `size` frames each, the last one of the rest."""
     return [tuple(entries[first : first + size]) for first in range(0, len(entries), size)]
@@ -111,7 +133,7 @@ def predict_shard(batch: Batch, entries: Sequence[Entry], threads: int) -> None:
         threads: of the CPU that this process may use; as many shards run at once here.
 
     Raises:
-        TransientError: a storage failed. A frame that cannot be read is none: it is listed.
+        NervesegError: a storage refused or failed. A frame that cannot be decoded is no error: it is listed.
     """
     output = open_storage(batch.output)
     scorer = _scorer(batch.model, batch.weights, threads)
@@ -121,12 +143,10 @@ def predict_shard(batch: Batch, entries: Sequence[Entry], threads: int) -> None:
     for entry in entries:
         try:
             frame, _ = decode_grey(frames.read(entry.name)[0])
-        except TransientError:
-            raise
         except FileNotFoundError:
             unreadable.append((entry.name, "is gone since it was listed"))
             continue
-        except (ValueError, NervesegError) as error:
+        except ValueError as error:
             unreadable.append((entry.name, str(error)))
             continue
         probability = scorer.probability(frame)

@@ -1,5 +1,6 @@
 """The exported network on the CPU, by OpenVINO: what batch prediction runs. No torch."""
 
+import sys
 import threading
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Scorer:
         Raises:
             NervesegError: a file is missing or damaged.
         """
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # its import calls home else
         import openvino
 
         self.spec: ModelSpec = read_spec(folder)

@@ -99,12 +99,18 @@ def publish(storage: Storage, version: str, folder: Path) -> str:
         The SHA-256 of its SHA256SUMS.
 
     Raises:
+        NervesegError: a whole bundle of other weights is there.
         TransientError: what was read back is not what was written.
     """
     _add_licences(folder / "licences")
     names = [*_FILES, *sorted(f"licences/{path.name}" for path in (folder / "licences").iterdir())]
     sums = {name: sha256(folder / name) for name in names}
-    if (found := _published(storage, version)) and found["model.safetensors"] == sums["model.safetensors"]:
+    if found := _published(storage, version):
+        if found.get("model.safetensors") != sums["model.safetensors"]:
+            raise NervesegError(
+                f"{storage.uri}/{version} is a bundle of other weights: another registry delivers there. Give each its "
+                "own delivery.uri."
+            )
         sums = found
     else:
         for name in names:

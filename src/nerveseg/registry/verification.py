@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML, YAMLError
 
 from nerveseg import paths
-from nerveseg.errors import NervesegError
+from nerveseg.errors import NervesegError, TransientError
 from nerveseg.evaluation import metrics, smoke
 from nerveseg.files import sha256
 from nerveseg.registry import versions
@@ -19,6 +19,7 @@ FILES = {  # by the name of the tag `sha256_NAME` that holds its hash
     "spec": "model.json",
     "reference": "reference.json",
     "smoke": "smoke.npz",
+    "card": "card.md",
 }
 _OUTS = {"dvc_data": paths.DATASET_ZIP, "dvc_split": paths.PACKED, "dvc_model": paths.MODELS}
 MIN_AGREEMENT = 0.98  # Dice with the masks of the evaluation, which may have run on another device
@@ -41,12 +42,17 @@ def verify(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
 
     Args:
         wanted: a version's number or an alias.
+
+    Raises:
+        TransientError: none of its files are to be seen, which says more of the store than of the version.
     """
     try:
         model = versions.locate(client, wanted)
     except NervesegError as error:
         return [Check("registration", False, str(error))]
     versions.fetch(client, model, folder)
+    if not any((folder / file).exists() for file in FILES.values()):
+        raise TransientError(f"MLflow's artifact store shows no file of version {model.version}: is it mounted?")
     checks = [*hash_checks(client, model, folder), _lineage(model, folder)]
     if not all(check.passed for check in checks):
         return checks
@@ -73,7 +79,7 @@ def hash_checks(client: MlflowClient, model: Model, folder: Path) -> list[Check]
 def _hash(name: str, path: Path, tags: dict[str, str], run_tags: dict[str, str]) -> Check:
     title, tag = f"hash of {path.name}", f"sha256_{name}"
     if tag not in tags:
-        return Check(title, False, f"has no tag {tag}: it was not registered by the pipeline")
+        return Check(title, False, f"has no tag {tag}: it was not registered by the pipeline, or by an older one")
     if tags[tag] != run_tags.get(tag):
         return Check(title, False, f"the tag {tag} is {tags[tag]}, but its run says {run_tags.get(tag, 'nothing')}")
     if not path.exists():

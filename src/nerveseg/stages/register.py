@@ -82,6 +82,7 @@ def _hashes() -> dict[str, str]:
         "spec": paths.MODELS / "model.json",
         "reference": paths.REFERENCE_JSON,
         "smoke": paths.SMOKE,
+        "card": paths.CARD,
     }
     return {f"sha256_{name}": sha256(path) for name, path in files.items()}
 
