@@ -12,10 +12,10 @@ from prefect.events import emit_event
 from prefect.states import Completed, Failed
 
 from flows.retries import patient_task
-from nerveseg import params, tracking, workspace
+from nerveseg import params, tracking, verify, workspace
 from nerveseg.registry import delivery, versions
 from nerveseg.registry.delivery import Pointer
-from nerveseg.registry.verification import Check, failures, verify
+from nerveseg.registry.verification import Check, failures
 from nerveseg.storage import ChangedError, Storage
 
 DELIVERED = "nerveseg.model.delivered"  # the event that starts `predict`
@@ -25,11 +25,9 @@ _LATER = "The next run of `deliver` goes on from here."
 @patient_task
 def check(version: str, folder: Path) -> list[Check]:
     """Fetches a version's files into `folder`, checks them and exports the network there."""
-    say = get_run_logger().info
-    with tracking.reachable(_LATER):
-        checks = verify(tracking.connect(), version, folder)
+    checks = verify.check(version, folder)
     for one in checks:
-        say(f"{'passed' if one.passed else 'FAILED'}  {one.name}: {one.found}")
+        get_run_logger().info(f"{'passed' if one.passed else 'FAILED'}  {one.name}: {one.found}")
     return checks
 
 
@@ -40,23 +38,17 @@ def publish(storage: Storage, version: str, folder: Path) -> str:
 
 
 @patient_task
-def finish(storage: Storage, pointer: Pointer) -> None:
-    """Tells everybody: the version, the alias `previous`, the event, the log."""
+def finish(pointer: Pointer) -> None:
+    """Says on the version that it is delivered, and moves the alias `previous`."""
     with tracking.reachable(_LATER):
-        client = tracking.connect()
-        emit_event(
-            DELIVERED,
-            resource={"prefect.resource.id": f"nerveseg.model.{versions.NAME}"},
-            payload={"version": pointer.version, "previous": pointer.previous},
-        )
-        delivery.finish(client, storage, pointer)
+        delivery.finish(tracking.connect(), pointer)
 
 
 @patient_task
-def refuse(version: str, former: Pointer | None, reason: str) -> str:
+def refuse(storage: Storage, version: str, reason: str) -> str:
     """Writes the reason on the version and gives the alias back; returns what became of it."""
     with tracking.reachable(_LATER):
-        return delivery.refuse(tracking.connect(), version, former, reason)
+        return delivery.refuse(tracking.connect(), storage, version, reason)
 
 
 @flow(persist_result=False)
@@ -67,33 +59,46 @@ def deliver() -> State:
         champion = _champion()
         if champion is None:
             return Completed(message=f"nothing to do: no version of {versions.NAME} is champion")
+        version, run_id = champion
         storage = workspace.lasting_storage(params.load().delivery.uri, "delivery.uri")
         former, stamp = delivery.current(storage)
         if former is not None and not delivery.is_complete(storage, former):
-            finish.with_options(task_run_name="finish")(storage, former)
+            _complete(storage, former)
             completed = f"completed the delivery of version {former.version}, which had been cut off"
-        if former is not None and former.version == champion:
-            return Completed(message=completed or f"nothing to do: version {champion} is delivered")
+        if former is not None and (former.version, former.run_id) == champion:
+            return Completed(message=completed or f"nothing to do: version {version} is delivered")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            checks = check.with_options(task_run_name=f"check version {champion}")(champion, folder)
+            checks = check.with_options(task_run_name=f"check version {version}")(version, folder)
             if reason := failures(checks):
-                outcome = refuse.with_options(task_run_name=f"refuse version {champion}")(champion, former, reason)
-                return Failed(message=f"refused version {champion}: {reason}. {outcome.capitalize()}.")
-            digest = publish.with_options(task_run_name=f"publish version {champion}")(storage, champion, folder)
+                outcome = refuse.with_options(task_run_name=f"refuse version {version}")(storage, version, reason)
+                return Failed(message=f"refused version {version}: {reason}. {outcome.capitalize()}.")
+            digest = publish.with_options(task_run_name=f"publish version {version}")(storage, version, folder)
         if _champion() != champion:
             get_run_logger().info("the alias champion was moved meanwhile: looking again")
             continue
         try:
-            pointer = delivery.point(storage, former, stamp, champion, digest, checks)
+            pointer = delivery.point(storage, former, stamp, version, run_id, digest, checks)
         except ChangedError:
             get_run_logger().info("another delivery moved the pointer meanwhile: looking again")
             continue
-        finish.with_options(task_run_name="finish")(storage, pointer)
-        return Completed(message=f"delivered version {champion} to {storage.uri}/{pointer.path}")
+        _complete(storage, pointer)
+        return Completed(message=f"delivered version {version} to {storage.uri}/{pointer.path}")
 
 
-def _champion() -> str | None:
+def _complete(storage: Storage, pointer: Pointer) -> None:
+    """What follows a moved pointer. The entry in the log comes last: until it is there, the next run does it again."""
+    finish.with_options(task_run_name="finish")(pointer)
+    emit_event(
+        DELIVERED,
+        resource={"prefect.resource.id": f"nerveseg.model.{versions.NAME}"},
+        payload={"version": pointer.version, "previous": pointer.previous},
+    )
+    delivery.log(storage, pointer)
+
+
+def _champion() -> tuple[str, str] | None:
+    """The version that is champion, and its run."""
     with tracking.reachable(_LATER):
         return versions.holder(tracking.connect(), versions.CHAMPION)
 

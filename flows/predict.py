@@ -4,8 +4,6 @@
 """
 
 import json
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.retries import patient_task
+from flows.shards import CPUS, predict_shard
 from flows.summary import WARNING
 from nerveseg import params, tracking, workspace
 from nerveseg import predict as prediction
@@ -36,14 +35,13 @@ from nerveseg.registry.versions import Model
 from nerveseg.settings import settings
 from nerveseg.storage import Entry, open_storage
 
-CPUS = os.cpu_count() or 1
 _KEPT = "What is predicted is kept: run again to go on."
 
 
 def _task_runner() -> TaskRunner[Any]:
     chosen = settings().task_runner
     if chosen == "threads":
-        return ThreadPoolTaskRunner(max_workers=CPUS)
+        return ThreadPoolTaskRunner(max_workers=2 * CPUS)  # half of them read and write meanwhile
     import dask
 
     dask.config.set({"logging.distributed": "warning"})  # read when distributed is imported
@@ -59,12 +57,6 @@ def _task_runner() -> TaskRunner[Any]:
 def fetch(wanted: str, folder: Path) -> Model:
     """Fetches a model, refuses it where it is not what was recorded, and exports it into `folder`."""
     return prediction.fetch(wanted, folder)
-
-
-@patient_task
-def predict_shard(batch: Batch, entries: tuple[Entry, ...]) -> None:
-    """Predicts a shard."""
-    batches.predict_shard(batch, entries, _threads())
 
 
 @patient_task
@@ -92,12 +84,13 @@ def predict(
         return Completed(message="nothing to do: predict.input of params.yaml is null")
     if shard < 1:
         raise NervesegError(f"shard is {shard}: a task needs at least one frame.")
-    place = workspace.lasting_storage(output or settled.output, "predict.output").uri
+    uri = uri.rstrip("/") if "://" in uri else str(Path(uri).resolve())
+    place = workspace.lasting_storage(output or settled.output, "output" if output else "predict.output").uri
     with tempfile.TemporaryDirectory() as name, _local_zip(uri) as frames:
         folder = Path(name)
         chosen = fetch.with_options(task_run_name="fetch the model")(model, folder)
         batch = Batch(
-            frames=frames if "://" in frames else str(Path(frames).resolve()),
+            frames=frames,
             output=f"{place}/{chosen.label}",
             model=str(folder),
             model_version=chosen.label,
@@ -123,16 +116,31 @@ def _predict_missing(batch: Batch, shards: list[tuple[Entry, ...]]) -> None:
         predict_shard.with_options(task_run_name=f"shard {number} of {len(todo)}").submit(batch, entries)
         for number, entries in enumerate(todo, 1)
     ]
-    failed = []
+    errors = []
     for number, future in enumerate(futures, 1):
-        future.wait()
-        if future.state.is_completed():
+        try:
+            future.result()
             say(f"{number} of {len(todo)} shards")
-        else:
-            failed.append(future.state)
-    if failed:
-        error = failed[0].result(raise_on_failure=False)
-        raise NervesegError(f"{len(failed)} of {len(todo)} shards failed, the first with: {error} {_KEPT}")
+        except Exception as error:  # of any class: a worker may have died
+            errors.append(error)
+    if errors:
+        raise NervesegError(f"{len(errors)} of {len(todo)} shards failed, the first with: {errors[0]} {_KEPT}")
+
+
+@patient_task
+def record(model: Model, batch: Batch, index: dict[str, Any], metrics: dict[str, float]) -> None:
+    """Logs the batch to MLflow and writes its index, which ends it."""
+    rows = index["drift"]
+    with tracking.reachable(_KEPT):
+        run_id = tracking.log_prediction(
+            f"predict with {model.label}",
+            {"input": index["input"], "output": batch.output, "model_version": model.label},
+            metrics,
+            {key: [row[key] for row in rows] for key in rows[0]},
+            index,
+        )
+    content = json.dumps({**index, "mlflow_run": run_id}, indent=2) + "\n"
+    open_storage(batch.output).write(batches.INDEX, content.encode())
 
 
 def _report(
@@ -145,7 +153,7 @@ def _report(
     threshold: float,
     begun: float,
 ) -> State:
-    """Drift table, MLflow run, page and index; the flow run's state."""
+    """Compares with the training set, in MLflow, on a page and in the index; returns the flow run's state."""
     figures, predicted, seconds = summary.figures, len(summary.figures.areas), time.time() - begun
     if not predicted:
         raise NervesegError(f"None of {len(entries)} frames can be read; the first: {' '.join(summary.unreadable[0])}.")
@@ -163,18 +171,10 @@ def _report(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
     }
-    rows = index["drift"]
-    with tracking.reachable(_KEPT):
-        index["mlflow_run"] = tracking.log_prediction(
-            f"predict with {model.label}",
-            {"input": uri, "output": batch.output, "model_version": model.label},
-            {key: index[key] for key in ("frames", "predicted", "without_nerve", "seconds")}
-            | {"unreadable": len(summary.unreadable)}
-            | {f"psi.{one.figure}": one.psi for one in drifts}
-            | {f"mean.{one.figure}": one.batch_mean for one in drifts},
-            {key: [row[key] for row in rows] for key in rows[0]},
-            index,
-        )
+    metrics = {key: index[key] for key in ("frames", "predicted", "without_nerve", "seconds")}
+    metrics |= {"unreadable": len(summary.unreadable)}
+    metrics |= {f"psi.{one.figure}": one.psi for one in drifts}
+    metrics |= {f"mean.{one.figure}": one.batch_mean for one in drifts}
     drifted = [f"{one.figure} (PSI {one.psi:.2f}, limit {one.limit:.2f})" for one in drifts if one.drifted]
     name = f"version {model.version}" if model.version else f"run {model.run_id}"
     message = f"predicted {predicted} frames with {name} into {batch.output}"
@@ -183,7 +183,7 @@ def _report(
     if drifted:
         message += f"; drift of {', '.join(drifted)}"
     create_markdown_artifact(_page(message, drifts, summary, seconds), key="predictions", description=message)
-    open_storage(batch.output).write(batches.INDEX, (json.dumps(index, indent=2) + "\n").encode())
+    record.with_options(task_run_name="record")(model, batch, index, metrics)
     return Completed(name=WARNING if drifted else "Completed", message=message)
 
 
@@ -191,7 +191,8 @@ def _page(message: str, drifts: list[drift.Drift], summary: Summary, seconds: fl
     lines = [
         f"# {message}",
         "",
-        f"{seconds:.0f} s, {len(summary.figures.areas) / seconds:.1f} frames a second.",
+        f"{seconds:.0f} s, {len(summary.figures.areas) / seconds:.1f} frames a second; {summary.figures.subjects} people "
+        "by the frames' names.",
         "",
         "| figure | training set | this batch | PSI | limit | |",
         "|---|---:|---:|---:|---:|---|",
@@ -221,12 +222,13 @@ def _shared(batch: Batch, folder: Path) -> Batch:
     """The batch with its model where every worker can read it: beside the output where workers are elsewhere."""
     if settings().task_runner in ("threads", "dask"):
         return batch
-    if not batch.frames.startswith("s3://") and Path(batch.frames).is_file():
-        get_run_logger().info(f"every worker must see {batch.frames}")
-    uri = f"{batch.output}/model"
+    for uri in (batch.frames, batch.output):
+        if not uri.startswith("s3://"):
+            get_run_logger().info(f"every worker must see {uri} as this machine does")
+    place = f"{batch.output}/model"
     for name in ("model.onnx", "model.json"):
-        open_storage(uri).upload(name, folder / name)
-    return replace(batch, model=uri)
+        open_storage(place).upload(name, folder / name)
+    return replace(batch, model=place)
 
 
 @contextmanager
@@ -241,18 +243,6 @@ def _local_zip(uri: str) -> Iterator[str]:
         path = Path(folder) / "frames.zip"
         sources.download(sources.open_source(uri, anonymous=settings().s3_anonymous), path)
         yield str(path)
-
-
-def _threads() -> int:
-    """Threads of this process that predict: those of the Dask worker it is, else all."""
-    if "distributed" in sys.modules:
-        from distributed import get_worker
-
-        try:
-            return int(get_worker().state.nthreads)
-        except ValueError:
-            pass
-    return CPUS
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Importing it turns off the telemetry of the libraries underneath, before any of 
 """
 
 import os
+import sys
 
 for _name, _value in {
     "DO_NOT_TRACK": "true",
@@ -13,3 +14,6 @@ for _name, _value in {
     "NO_ALBUMENTATIONS_UPDATE": "1",
 }.items():
     os.environ.setdefault(_name, _value)
+
+# OpenVINO has no such variable: without this package, which it counts its imports with, it uses a stub.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

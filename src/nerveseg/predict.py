@@ -13,7 +13,7 @@ from nerveseg.evaluation import metrics
 from nerveseg.files import replacing
 from nerveseg.prediction import pictures
 from nerveseg.prediction.scorer import ONNX_FILE, Scorer
-from nerveseg.registry import verification, versions
+from nerveseg.registry import delivery, verification, versions
 from nerveseg.registry.versions import Model
 
 
@@ -32,6 +32,11 @@ def fetch(wanted: str, folder: Path) -> Model:
     with tracking.reachable("Nothing was predicted."):
         client = tracking.connect()
         model = versions.locate(client, wanted)
+        if wanted == versions.CHAMPION and not model.tags.get(delivery.TAG, "").startswith(delivery.DELIVERED):
+            raise NervesegError(
+                f"Version {model.version} is champion, but not delivered yet: `python -m flows.deliver` verifies it. "
+                f"To use it as it is, ask for it by its number."
+            )
         versions.fetch(client, model, folder)
         verification.require_recorded(client, model, folder)
     export(*load(folder), folder / ONNX_FILE)
@@ -49,18 +54,22 @@ def predict_files(files: list[Path], wanted: str) -> None:
         model = fetch(wanted, Path(name))
         scorer = Scorer(Path(name), streams=1, threads=0)
         table = Table("frame", "area [px]", "confidence", "mask and overlay", title=f"{versions.NAME} {model.label}")
+        stems: dict[Path, Path] = {}
         for file in files:
+            if (other := stems.setdefault(file.with_suffix(""), file)) != file:
+                problems.append(f"{file}: its mask would overwrite that of {other}")
+                continue
             try:
                 frame, _ = decode_grey(file.read_bytes())
+                probability = scorer.probability(frame)
+                mask = scorer.mask(probability)
+                pngs = {"mask": pictures.mask_png(mask), "overlay": pictures.overlay_png(frame, mask)}
+                for kind, content in pngs.items():
+                    with replacing(file.with_name(f"{file.stem}_predicted_{kind}.png")) as beside:
+                        beside.write_bytes(content)
             except (OSError, ValueError) as error:
                 problems.append(f"{file}: {getattr(error, 'strerror', None) or error}")
                 continue
-            probability = scorer.probability(frame)
-            mask = scorer.mask(probability)
-            pngs = {"mask": pictures.mask_png(mask), "overlay": pictures.overlay_png(frame, mask)}
-            for kind, content in pngs.items():
-                with replacing(file.with_name(f"{file.stem}_predicted_{kind}.png")) as beside:
-                    beside.write_bytes(content)
             found = f"{metrics.confidence(probability, mask):.3f}" if mask.any() else "no nerve"
             table.add_row(file.name, str(int(mask.sum())), found, f"{file.stem}_predicted_*.png")
     if table.row_count:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from nerveseg.data.sources import cause, s3_client, without_secrets
+from nerveseg.data.sources import cause, s3_client, tls_error, without_secrets
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import replacing
 
@@ -162,7 +162,10 @@ class S3Storage:
     def replace(self, name: str, content: bytes, stamp: str | None) -> None:
         condition = {"IfNoneMatch": "*"} if stamp is None else {"IfMatch": f'"{stamp}"'}
         with self._errors(f"{self.uri}/{name}"):
-            self._client.put_object(**self._object(name), Body=content, **condition)
+            try:
+                self._client.put_object(**self._object(name), Body=content, **condition)
+            except self._client.exceptions.NoSuchKey:
+                raise _changed(f"{self.uri}/{name}") from None
 
     def upload(self, name: str, path: Path) -> None:
         with self._errors(f"{self.uri}/{name}"):
@@ -178,7 +181,15 @@ class S3Storage:
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
         from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConnectionError,
+            HTTPClientError,
+            IncompleteReadError,
+            NoCredentialsError,
+            SSLError,
+        )
         from urllib3.exceptions import HTTPError
 
         try:
@@ -187,7 +198,9 @@ class S3Storage:
             raise self._explain(what, error) from None
         except Boto3Error as error:  # the transfer manager's, around the client's
             raise self._explain(what, error.__context__ or error) from None
-        except (ConnectionError, HTTPClientError, HTTPError) as error:
+        except SSLError as error:
+            raise tls_error(what, self._endpoint, error, "AWS_CA_BUNDLE") from None
+        except (ConnectionError, HTTPClientError, HTTPError, IncompleteReadError) as error:
             raise TransientError(f"{what}: the endpoint {self._endpoint} does not answer ({cause(error)}).") from None
         except NoCredentialsError as error:
             raise NervesegError(

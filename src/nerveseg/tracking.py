@@ -74,6 +74,7 @@ def reachable(consequence: str) -> Iterator[None]:
         yield
     except _FAILURES as error:
         refused = isinstance(error, RestException) and error.get_http_status_code() < 500
+        refused = refused or getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
         kind = NervesegError if refused else TransientError
         raise kind(f"The MLflow server of MLFLOW_TRACKING_URI failed: {_first_line(error)}\n{consequence}") from error
 

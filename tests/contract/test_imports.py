@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "nerveseg"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-DOMAIN = ("data", "model", "training", "evaluation", "registry")
+DOMAIN = ("data", "model", "training", "evaluation", "registry", "prediction")
 
 
 def imports(file: Path) -> set[str]:

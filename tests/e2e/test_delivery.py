@@ -263,7 +263,7 @@ def test_a_version_that_the_pipeline_did_not_register_is_refused(
     (logged,) = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
     created = client.create_model_version(NAME, logged.artifact_location, run.info.run_id, model_id=logged.model_id)
     version = str(created.version)
-    assert_refused(deliver, client, bucket, version, "has no tag sha256_weights: it was not registered by the pipeline")
+    assert_refused(deliver, client, bucket, version, "it was not registered by the pipeline")
 
 
 def start(workspace: Workspace, log_file: Path) -> subprocess.Popen[str]:

@@ -1,10 +1,12 @@
 """Batch prediction by the flow, with threads and with Dask, on files, on S3 and from a zip; and single frames."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from nerveseg.data import phantom, rle
 from nerveseg.data.packed import Packed
 from nerveseg.model.inference import Segmenter
 from nerveseg.params import load
-from workspace import Workspace, prefect_server, wait_for
+from workspace import Workspace, free_port, prefect_server, wait_for
 
 COLUMNS = ["image", "rle_mask", "area", "confidence", "height", "width", "model_version"]
 Predict = Callable[..., tuple[str, str]]
@@ -34,12 +36,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workspace(folder: Path, trained: Workspace, s3_endpoint: str) -> Iterator[Workspace]:
-    """A workspace whose version 1 is champion."""
+    """A workspace whose version 1 is champion and delivered."""
     with prefect_server(folder / "prefect") as api:
         variables = {"PREFECT_API_URL": api, "PREFECT_HOME": str(folder / "client")}
         workspace = trained.copy(folder / "project", variables | aws_variables(s3_endpoint, folder))
         workspace.stage("register")
         client_of(workspace).set_registered_model_alias("nerve-segmentation", "champion", "1")
+        workspace.run("python", "-m", "flows.deliver")
         yield workspace
 
 
@@ -172,14 +175,49 @@ def test_a_zip_on_s3_and_a_prefix_give_the_same(predict: Predict, frames: Path, 
     pd.testing.assert_frame_equal(zipped, pd.read_parquet(folder / "first" / "1" / "predictions.parquet"))
 
 
-def test_dask_gives_the_same(workspace: Workspace, frames: Path, folder: Path) -> None:
-    code = f"predict(input={str(frames)!r}, output={str(folder / 'by-dask')!r}, shard=16)"
+@contextmanager
+def dask_cluster(workspace: Workspace, log: Path) -> Iterator[str]:
+    """A scheduler and two workers with one thread each, as processes; yields the scheduler's address."""
+    address = f"tcp://127.0.0.1:{(port := free_port())}"
+    path = f"{workspace.root}:{workspace.root / 'src'}"
+    quiet = ("--no-dashboard", "--host", "127.0.0.1")
+    commands = (
+        ("dask_scheduler", "--port", str(port), *quiet),
+        ("dask_worker", address, "--nworkers", "2", "--nthreads", "1", *quiet),
+    )
+    with log.open("w") as file:
+        processes = [
+            subprocess.Popen(
+                (sys.executable, "-m", f"distributed.cli.{name}", *arguments),
+                cwd=log.parent,
+                env=workspace.env | {"PYTHONPATH": path},
+                stdout=file,
+                stderr=file,
+                text=True,
+                start_new_session=True,
+            )
+            for name, *arguments in commands
+        ]
+        try:
+            yield address
+        finally:
+            for process in processes:
+                os.killpg(process.pid, 9)
+                process.wait()
+
+
+def test_dask_workers_elsewhere_give_the_same(workspace: Workspace, frames: Path, folder: Path) -> None:
+    """The flow is loaded as a worker of Prefect loads it, by its path."""
     script = workspace.root / "by_dask.py"
-    script.write_text(f"from flows.predict import predict\nif __name__ == '__main__':\n    {code}\n")
-    workspace.env["NERVESEG_TASK_RUNNER"] = "dask"
-    output = workspace.run("python", str(script))
+    script.write_text(
+        "from prefect.flows import load_flow_from_entrypoint\n"
+        "if __name__ == '__main__':\n"
+        "    predict = load_flow_from_entrypoint('flows/predict.py:predict')\n"
+        f"    predict(input={str(frames)!r}, output={str(folder / 'by-dask')!r}, shard=16)\n"
+    )
+    with dask_cluster(workspace, folder / "dask.log") as workspace.env["NERVESEG_TASK_RUNNER"]:
+        workspace.run("python", str(script))
     del workspace.env["NERVESEG_TASK_RUNNER"]
-    assert "predicted" in output
     first, other = (folder / name / "1" / "predictions.parquet" for name in ("first", "by-dask"))
     assert first.read_bytes() == other.read_bytes()
 
@@ -289,6 +327,16 @@ def test_a_person_predicts_one_frame(
     overlay = cv2.imread(str(tmp_path / f"{path.stem}_predicted_overlay.png"))
     assert overlay.shape == (*mask.shape, 3)
     assert path.name in output
+
+
+def test_a_champion_that_is_not_delivered_is_not_used(workspace: Workspace, predict: Predict, frames: Path) -> None:
+    client = client_of(workspace)
+    said = client.get_model_version("nerve-segmentation", "1").tags["delivery"]
+    client.set_model_version_tag("nerve-segmentation", "1", "delivery", "refused")
+    name, message = predict(input=str(frames))
+    client.set_model_version_tag("nerve-segmentation", "1", "delivery", said)
+    assert name == "Failed"
+    assert "Version 1 is champion, but not delivered yet" in message
 
 
 def test_tampered_weights_are_not_used(workspace: Workspace, predict: Predict, frames: Path, folder: Path) -> None:

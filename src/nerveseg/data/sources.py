@@ -148,7 +148,7 @@ class S3Source:
         except exceptions.ClientError as error:
             raise self._explain(error) from None
         except exceptions.SSLError as error:
-            raise _tls_error(self.uri, endpoint, error, "AWS_CA_BUNDLE") from None
+            raise tls_error(self.uri, endpoint, error, "AWS_CA_BUNDLE") from None
         except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
             raise TransientError(
                 f"{self.uri}: the endpoint {endpoint} does not answer ({cause(error)}). "
@@ -222,7 +222,7 @@ class HttpSource:
         try:
             reply = requests.get(self._url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
         except requests.exceptions.SSLError as error:
-            raise _tls_error(self.uri, "the server", error, "REQUESTS_CA_BUNDLE") from None
+            raise tls_error(self.uri, "the server", error, "REQUESTS_CA_BUNDLE") from None
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
             raise TransientError(f"{self.uri}: the server does not answer ({cause(error)}). Check data.uri.") from None
         except (requests.exceptions.RequestException, ValueError) as error:
@@ -484,7 +484,7 @@ def _range(header: str | None) -> tuple[int, int | None] | None:
     return int(span.partition("-")[0]), int(size) if size.isdigit() else None
 
 
-def _tls_error(uri: str, host: str, error: Exception, variable: str) -> NervesegError:
+def tls_error(uri: str, host: str, error: Exception, variable: str) -> NervesegError:
     return NervesegError(
         f"{uri}: no trusted connection to {host} ({cause(error)}). "
         f"For a private certificate authority, set {variable} to its .pem file."

@@ -8,8 +8,10 @@ Below the output, a folder or an S3 prefix, each model has a folder of its own:
     VERSION/input.json             the one input that this output is for
     VERSION/shards/                a file a shard, by a digest of its frames and of the model
 
+    VERSION/model/                 the exported network, where workers are on other machines
+
 A shard's file is written last. So whatever happens to a run, the next one does what is missing; and where frames were
-added since, it does no more than the shards that they changed.
+added behind the others, it does no more than the last shard and theirs.
 """
 
 import hashlib
@@ -17,7 +19,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -28,11 +30,11 @@ import pyarrow.parquet as pq
 
 from nerveseg.data import rle
 from nerveseg.data.archive import decode_grey
-from nerveseg.errors import NervesegError
+from nerveseg.errors import NervesegError, TransientError
 from nerveseg.evaluation import drift, metrics
 from nerveseg.model.spec import SPEC_FILE
 from nerveseg.prediction import pictures
-from nerveseg.prediction.inputs import mask_name, open_frames
+from nerveseg.prediction.inputs import Frames, mask_name, open_frames
 from nerveseg.prediction.scorer import ONNX_FILE, Scorer
 from nerveseg.storage import ChangedError, Entry, Storage, open_storage
 
@@ -135,17 +137,16 @@ def predict_shard(batch: Batch, entries: Sequence[Entry], threads: int) -> None:
     Raises:
         NervesegError: a storage refused or failed. A frame that cannot be decoded is no error: it is listed.
     """
-    output = open_storage(batch.output)
+    output = _storage(batch.output)
     scorer = _scorer(batch.model, batch.weights, threads)
-    frames = open_frames(batch.frames)
+    frames = _frames(batch.frames, _stamp(batch.frames))
     grey = np.zeros(drift.LEVELS, np.int64)
     rows, unreadable = [], []
     for entry in entries:
         try:
             frame, _ = decode_grey(frames.read(entry.name)[0])
-        except FileNotFoundError:
-            unreadable.append((entry.name, "is gone since it was listed"))
-            continue
+        except FileNotFoundError:  # a share that went away, or else the next listing will not name it
+            raise TransientError(f"{batch.frames}: {entry.name} is gone since it was listed.") from None
         except ValueError as error:
             unreadable.append((entry.name, str(error)))
             continue
@@ -194,7 +195,11 @@ def _tables(
 ) -> Iterator[pa.Table]:
     """The rows of each shard; adds its grey levels and unreadable frames to the sums."""
     for shard in shards:
-        table = pq.read_table(pa.BufferReader(output.read(_shard_name(batch, shard))[0]))
+        try:
+            content, _ = output.read(_shard_name(batch, shard))
+        except FileNotFoundError:
+            raise NervesegError(f"{batch.output} lacks a shard: do all workers write to this very place?") from None
+        table = pq.read_table(pa.BufferReader(content))
         more = json.loads(table.schema.metadata[_MORE])
         grey += np.array(more["grey"])
         unreadable += [(name, reason) for name, reason in more["unreadable"]]
@@ -234,7 +239,7 @@ def _scorer(model: str, weights: str, threads: int) -> Scorer:
         return _load_scorer(model, weights, threads)
 
 
-@cache
+@lru_cache(maxsize=1)
 def _load_scorer(model: str, _weights: str, threads: int) -> Scorer:
     if not model.startswith("s3://"):
         return Scorer(Path(model), streams=threads, threads=threads)
@@ -242,3 +247,20 @@ def _load_scorer(model: str, _weights: str, threads: int) -> Scorer:
         for name in (ONNX_FILE, SPEC_FILE):
             open_storage(model).download(name, Path(folder) / name)
         return Scorer(Path(folder), streams=threads, threads=threads)
+
+
+# A client of its own for every shard would cost a tenth of the time, and a zip's directory is long.
+@lru_cache(maxsize=2)
+def _storage(uri: str) -> Storage:
+    return open_storage(uri)
+
+
+@lru_cache(maxsize=2)
+def _frames(uri: str, _stamp: int) -> Frames:
+    return open_frames(uri)
+
+
+def _stamp(uri: str) -> int:
+    """What changes with a zip."""
+    path = Path(uri)
+    return path.stat().st_mtime_ns if path.is_file() else 0

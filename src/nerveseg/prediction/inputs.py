@@ -44,6 +44,8 @@ def open_frames(uri: str) -> Frames:
     """
     if not uri.startswith("s3://"):
         path = Path(uri)
+        if path.suffix.lower() in SUFFIXES:
+            raise NervesegError(f"{uri} is a single frame: `nerveseg predict {uri}` predicts it.")
         if path.is_file():
             return ZipFrames(path)
         if not path.is_dir():

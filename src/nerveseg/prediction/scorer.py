@@ -1,6 +1,5 @@
 """The exported network on the CPU, by OpenVINO: what batch prediction runs. No torch."""
 
-import sys
 import threading
 from pathlib import Path
 
@@ -25,12 +24,12 @@ class Scorer:
 
         Args:
             folder: holds both.
-            streams: frames that are scored at the same time; `threads` of the CPU are divided among them.
+            streams: frames that are scored at the same time.
+            threads: of the CPU, divided among the streams; 0: all.
 
         Raises:
             NervesegError: a file is missing or damaged.
         """
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # its import calls home else
         import openvino
 
         self.spec: ModelSpec = read_spec(folder)

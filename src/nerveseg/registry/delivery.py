@@ -7,8 +7,8 @@ A delivery storage holds
                                     licences/ and SHA256SUMS, which names them all (`sha256sum -c SHA256SUMS`)
     promotions/000001.json ...      the log, a file a promotion, written once and last
 
-The pointer is the truth. A promotion is complete once its entry is in the log; `finish` does what is missing after the
-pointer moved, as often as it is called.
+The pointer is the truth. A promotion is complete once its entry is in the log; what comes before, `finish`, can be
+done again as often as one likes.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import distribution
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlflow import MlflowClient
@@ -34,7 +34,10 @@ from nerveseg.storage import ChangedError, Storage
 
 POINTER = "current.json"
 SUMS = "SHA256SUMS"
-TAG = "delivery"  # on a version: delivered or refused, when and why
+LOG = "promotions/"
+_LONGEST = 5000  # characters of a version's description in MLflow's database
+TAG = "delivery"  # on a version: DELIVERED or refused, when and why
+DELIVERED = "delivered"
 _FILES = ("model.onnx", "model.safetensors", "model.json", "reference.json", "card.md")
 # Whose architectures or weights are in the network, beside our own.
 _LICENSED = ("segmentation-models-pytorch", "timm", "torchvision")
@@ -47,6 +50,7 @@ class Pointer:
 
     Attributes:
         version: the delivered version.
+        run_id: its training run; the same number in another registry is another version.
         path: its bundle, below the storage's root.
         sha256: of the bundle's SHA256SUMS, 64 hexadecimal digits.
         previous: the version that was delivered before; None for the first one.
@@ -56,6 +60,7 @@ class Pointer:
     """
 
     version: str
+    run_id: str
     path: str
     sha256: str
     previous: str | None
@@ -82,11 +87,7 @@ def current(storage: Storage) -> tuple[Pointer | None, str | None]:
 
 def is_complete(storage: Storage, pointer: Pointer) -> bool:
     """Whether all that follows a moved pointer was done."""
-    try:
-        storage.read(_entry(pointer))
-    except FileNotFoundError:
-        return False
-    return True
+    return any(entry.name == _entry(pointer.promotion) for entry in storage.entries(LOG))
 
 
 def publish(storage: Storage, version: str, folder: Path) -> str:
@@ -122,19 +123,28 @@ def publish(storage: Storage, version: str, folder: Path) -> str:
 
 
 def point(
-    storage: Storage, former: Pointer | None, stamp: str | None, version: str, digest: str, checks: list[Check]
+    storage: Storage,
+    former: Pointer | None,
+    stamp: str | None,
+    version: str,
+    run_id: str,
+    digest: str,
+    checks: list[Check],
 ) -> Pointer:
     """Moves the pointer to a published version, in one step.
 
     Raises:
         ChangedError: somebody else moved it since `former` was read.
+        NervesegError: the storage refuses or fails.
     """
+    logged = [int(PurePosixPath(entry.name).stem) for entry in storage.entries(LOG)]
     pointer = Pointer(
         version=version,
+        run_id=run_id,
         path=version,
         sha256=digest,
         previous=former.version if former else None,
-        promotion=former.promotion + 1 if former else 1,
+        promotion=max([former.promotion if former else 0, *logged]) + 1,  # also where the pointer was lost
         at=_now(),
         checks=[{"name": check.name, "found": check.found} for check in checks],
     )
@@ -142,33 +152,37 @@ def point(
     return pointer
 
 
-def finish(client: MlflowClient, storage: Storage, pointer: Pointer) -> None:
-    """Does what follows a moved pointer: tag, alias `previous`, and last the entry in the log."""
-    client.set_model_version_tag(NAME, pointer.version, TAG, f"delivered {pointer.at}")
-    _describe(client, pointer.version, "")
+def finish(client: MlflowClient, pointer: Pointer) -> None:
+    """Says on a version that it is delivered, and moves the alias `previous`; nothing where they are deleted."""
+    try:
+        client.set_model_version_tag(NAME, pointer.version, TAG, f"{DELIVERED} {pointer.at}")
+        _describe(client, pointer.version, "")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
     if pointer.previous is not None:
         _move_alias(client, PREVIOUS, pointer.previous)
-    entry = {
-        "promotion": pointer.promotion,
-        "from": pointer.previous,
-        "to": pointer.version,
-        "at": pointer.at,
-        "checks": pointer.checks,
-    }
+
+
+def log(storage: Storage, pointer: Pointer) -> None:
+    """Writes the entry of a promotion, which completes it: from, to, and all that the pointer says."""
+    entry = {"from": pointer.previous, "to": pointer.version, **asdict(pointer)}
     with suppress(ChangedError):  # written by another delivery
-        storage.replace(_entry(pointer), _json(entry), None)
+        storage.replace(_entry(pointer.promotion), _json(entry), None)
 
 
-def refuse(client: MlflowClient, version: str, former: Pointer | None, reason: str) -> str:
+def refuse(client: MlflowClient, storage: Storage, version: str, reason: str) -> str:
     """Says on a version why it is not delivered, and gives its alias `champion` back to the one that is.
 
     Returns:
         What became of the alias, as the end of a sentence.
     """
-    client.set_model_version_tag(NAME, version, TAG, f"refused {_now()}: {reason}"[:5000])
+    client.set_model_version_tag(NAME, version, TAG, f"refused {_now()}: {reason}"[:_LONGEST])
     _describe(client, version, f"{_REFUSAL} {_now()}: {reason}")
-    if holder(client, CHAMPION) != version:
+    champion = holder(client, CHAMPION)
+    if champion is None or champion[0] != version:
         return "the alias champion has been moved meanwhile"
+    former, _ = current(storage)  # of this moment: another delivery may have moved it
     if former is not None and _move_alias(client, CHAMPION, former.version):
         return f"champion is version {former.version} again"
     client.delete_registered_model_alias(NAME, CHAMPION)
@@ -188,7 +202,7 @@ def _move_alias(client: MlflowClient, alias: str, version: str) -> bool:
 
 def _describe(client: MlflowClient, version: str, refusal: str) -> None:
     description = (client.get_model_version(NAME, version).description or "").partition(_REFUSAL)[0]
-    client.update_model_version(NAME, version, description + refusal)
+    client.update_model_version(NAME, version, (description + refusal)[:_LONGEST])
 
 
 def _published(storage: Storage, version: str) -> dict[str, str] | None:
@@ -215,8 +229,8 @@ def _add_licences(folder: Path) -> None:
         (folder / f"{name}.txt").write_text(file.read_text(), encoding="utf-8")
 
 
-def _entry(pointer: Pointer) -> str:
-    return f"promotions/{pointer.promotion:06}.json"
+def _entry(promotion: int) -> str:
+    return f"{LOG}{promotion:06}.json"
 
 
 def _sums_text(sums: dict[str, str]) -> bytes:

@@ -88,10 +88,11 @@ def locate(client: MlflowClient, wanted: str) -> Model:
     return Model(str(found.version), found.run_id, found.source, found.tags)
 
 
-def holder(client: MlflowClient, alias: str) -> str | None:
-    """The version that has an alias, if any has."""
+def holder(client: MlflowClient, alias: str) -> tuple[str, str] | None:
+    """The version that has an alias, and its run; None where none has."""
     try:
-        return str(client.get_model_version_by_alias(NAME, alias).version)
+        found = client.get_model_version_by_alias(NAME, alias)
+        return str(found.version), str(found.run_id)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
@@ -141,12 +142,13 @@ def receipt(run_id: str, version: str | None, reasons: list[str]) -> dict[str, A
     return {"registered": version is not None, "name": NAME, "version": version, "reasons": reasons, "run_id": run_id}
 
 
-def withdraw(client: MlflowClient, model_id: str, reasons: str) -> None:
-    """Takes the alias `challenger` from the version of a model that is refused now, and says why on it."""
+def withdraw(client: MlflowClient, model_id: str, tags: dict[str, str]) -> None:
+    """Takes the alias `challenger` from the version of a model that is refused now; its tags say why."""
     version = find(client, model_id)
     if version is None:
         return
-    client.set_model_version_tag(NAME, version, "gate", f"refused: {reasons}")
+    for key, value in tags.items():
+        client.set_model_version_tag(NAME, version, key, value)
     if CHALLENGER in client.get_model_version(NAME, version).aliases:
         client.delete_registered_model_alias(NAME, CHALLENGER)
 

@@ -45,7 +45,7 @@ def run(params: Params) -> None:
             client.set_tag(record["run_id"], key, value)
         version = None
         if reasons:
-            versions.withdraw(client, record["model_id"], "; ".join(reasons))
+            versions.withdraw(client, record["model_id"], tags)
         else:
             version = versions.register(
                 client, record["run_id"], record["model_id"], tags | tracking.git_tags(), _description(metrics)
