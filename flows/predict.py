@@ -191,8 +191,7 @@ def _page(message: str, drifts: list[drift.Drift], summary: Summary, seconds: fl
     lines = [
         f"# {message}",
         "",
-        f"{seconds:.0f} s, {len(summary.figures.areas) / seconds:.1f} frames a second; {summary.figures.subjects} people "
-        "by the frames' names.",
+        f"{seconds:.0f} s; {summary.figures.subjects} people by the frames' names.",
         "",
         "| figure | training set | this batch | PSI | limit | |",
         "|---|---:|---:|---:|---:|---|",

@@ -48,11 +48,11 @@ class Prefect:
         reply.raise_for_status()
         return reply.json() if reply.content else None
 
-    def deployment(self, name: str) -> Any:
-        return self.call("GET", f"/deployments/name/pipeline/{name}")
+    def deployment(self, name: str, flow: str = "pipeline") -> Any:
+        return self.call("GET", f"/deployments/name/{flow}/{name}")
 
-    def start(self, name: str, **parameters: Any) -> str:
-        path = f"/deployments/{self.deployment(name)['id']}/create_flow_run"
+    def start(self, name: str, flow: str = "pipeline", **parameters: Any) -> str:
+        path = f"/deployments/{self.deployment(name, flow)['id']}/create_flow_run"
         run: str = self.call("POST", path, parameters=parameters, state={"type": "SCHEDULED"})["id"]
         return run
 
@@ -397,6 +397,35 @@ def test_deployed_runs_work_in_clones_where_a_repository_is_named(workspace: Wor
     workspace.run("dvc", "checkout")
     del workspace.env["NERVESEG_REPOSITORY"]
     workspace.run("python", "-m", "flows.deploy")
+
+
+def test_a_promotion_is_delivered_and_starts_a_prediction(
+    workspace: Workspace, prefect: Prefect, client: mlflow.MlflowClient
+) -> None:
+    workspace.set(**{"predict.input": "data/phantom.zip"})
+    version = max(int(one.version) for one in client.search_model_versions(f"name = '{NAME}'"))
+    client.set_registered_model_alias(NAME, "champion", str(version))
+    run = prefect.start("deliver", "deliver")
+    name, message = prefect.finish(run)
+    assert name == "Completed"
+    assert f"version {version}" in message
+    prefect.expect(
+        run, dict.fromkeys([f"check version {version}", f"publish version {version}", "finish"], "Completed")
+    )
+    started = prefect.deployment("predict", "predict")["id"]
+    (predicted,) = await_(
+        "the prediction",
+        lambda: prefect.call(
+            "POST",
+            "/flow_runs/filter",
+            deployments={"id": {"any_": [started]}},
+            flow_runs={"state": {"type": {"not_any_": ["SCHEDULED"]}}},
+        ),
+    )
+    assert predicted["parameters"]["model"] == str(version)
+    assert f"with version {version} into {workspace.root}/predictions/{version}" in prefect.finish(predicted["id"])[1]
+    assert (workspace.root / "predictions" / str(version) / "predictions.parquet").exists()
+    assert "| intensity |" in prefect.page(predicted["id"])
 
 
 def test_the_schedule_is_due_and_goes_with_its_lines(workspace: Workspace, prefect: Prefect) -> None:
