@@ -143,9 +143,7 @@ class DeliveryParams(Section):
 class PredictParams(Section):
     input: str | None = Field(description="s3://bucket/prefix, a folder or a zip whose frames are predicted by default")
     output: str = Field(min_length=1, description="s3://bucket/prefix or a folder for masks and tables")
-    drift: float = Field(
-        gt=0, description="population stability index beyond which intensity has drifted; area and confidence need more"
-    )
+    drift: float = Field(gt=0, description="PSI beyond which intensity has drifted; area and confidence may need more")
 
     _no_other_scheme = field_validator("input", "output")(_s3_or_folder)
 
