@@ -179,7 +179,7 @@ def test_a_zip_on_s3_and_a_prefix_give_the_same(predict: Predict, frames: Path, 
 def dask_cluster(workspace: Workspace, log: Path) -> Iterator[str]:
     """A scheduler and two workers with one thread each, as processes; yields the scheduler's address."""
     address = f"tcp://127.0.0.1:{(port := free_port())}"
-    path = f"{workspace.root}:{workspace.root / 'src'}"
+    path = ":".join(str(workspace.root / name) for name in ("", "src", "flows"))
     quiet = ("--no-dashboard", "--host", "127.0.0.1")
     commands = (
         ("dask_scheduler", "--port", str(port), *quiet),
@@ -215,9 +215,9 @@ def test_dask_workers_elsewhere_give_the_same(workspace: Workspace, frames: Path
         "    predict = load_flow_from_entrypoint('flows/predict.py:predict')\n"
         f"    predict(input={str(frames)!r}, output={str(folder / 'by-dask')!r}, shard=16)\n"
     )
-    with dask_cluster(workspace, folder / "dask.log") as workspace.env["NERVESEG_TASK_RUNNER"]:
-        workspace.run("python", str(script))
-    del workspace.env["NERVESEG_TASK_RUNNER"]
+    with dask_cluster(workspace, folder / "dask.log") as address:
+        elsewhere = Workspace.of(workspace.root, workspace.env | {"NERVESEG_TASK_RUNNER": address})
+        elsewhere.run("python", str(script))
     first, other = (folder / name / "1" / "predictions.parquet" for name in ("first", "by-dask"))
     assert first.read_bytes() == other.read_bytes()
 

@@ -1,7 +1,8 @@
 """The exported network on the CPU, by OpenVINO: what batch prediction runs. No torch."""
 
-import threading
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 
@@ -39,18 +40,26 @@ class Scorer:
             model.reshape([1, self.spec.height, self.spec.width])  # fixed sizes run faster
             # Pinned, the streams of two processes would share cores.
             config = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
-            self._compiled = core.compile_model(model, "CPU", config)
+            compiled = core.compile_model(model, "CPU", config)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise NervesegError(f"{folder / ONNX_FILE} cannot be loaded: {reason}") from None
-        self._local = threading.local()
+        # Made and used once by one thread: OpenVINO builds a graph at its first use, and was seen to hang where several
+        # threads came to that together.
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(streams):
+            request = compiled.create_infer_request()
+            request.infer([np.zeros((1, self.spec.height, self.spec.width), np.uint8)])
+            self._requests.put(request)
 
     def probability(self, frame: np.ndarray) -> np.ndarray:
         """Nerve probability of every pixel of a uint8 grey frame (H, W): float32 in [0, 1] of the same shape."""
-        if not hasattr(self._local, "request"):
-            self._local.request = self._compiled.create_infer_request()
         small = resize(frame, self.spec.height, self.spec.width)
-        return restore(self._local.request.infer([small[None]])[0][0], frame.shape)
+        request = self._requests.get()  # waits for one of the streams
+        try:
+            return restore(request.infer([small[None]])[0][0], frame.shape)
+        finally:
+            self._requests.put(request)
 
     def mask(self, probability: np.ndarray) -> np.ndarray:
         """As `to_mask`, at the network's own threshold."""
