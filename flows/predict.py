@@ -189,7 +189,9 @@ def _report(
 
 def _page(message: str, drifts: list[drift.Drift], summary: Summary, seconds: float) -> str:
     lines = [
-        f"# {message}",
+        "# Drift" if any(one.drifted for one in drifts) else "# No drift",
+        "",
+        message,
         "",
         f"{seconds:.0f} s; {summary.figures.subjects} people by the frames' names.",
         "",
