@@ -162,7 +162,11 @@ def workspace(
         )
         yield workspace
         os.killpg(worker.pid, signal.SIGTERM)
-        worker.wait(60)
+        try:
+            worker.wait(30)
+        except subprocess.TimeoutExpired:  # it may wait for its server
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +348,9 @@ def test_a_training_that_is_cancelled_killed_and_killed_again_is_trained_once(
     assert "epoch   3 " not in prefect.log(retried, "train")
     assert [run.info.status for run in mlflow_runs(client)] == ["FINISHED", "FINISHED"]
     history = client.get_metric_history(mlflow_runs(client)[0].info.run_id, "validation_dice")
-    assert [point.step for point in history] == [1, 2, 3, 4, 5, 6]
+    # An epoch may be there twice: one that was logged, and ended before its checkpoint was written.
+    assert sorted({int(point.step) for point in history}) == [1, 2, 3, 4, 5, 6]
+    assert len(history) <= 8
 
 
 def test_two_runs_in_one_workspace_wait_for_one_another(workspace: Workspace, prefect: Prefect) -> None:
