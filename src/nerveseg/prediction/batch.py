@@ -18,7 +18,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -94,7 +94,7 @@ class Summary:
     """
 
     figures: drift.Figures
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]]
 
 
 def claim(batch: Batch, uri: str) -> None:

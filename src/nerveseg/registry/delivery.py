@@ -29,7 +29,7 @@ from nerveseg import paths
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import sha256
 from nerveseg.registry.verification import Check
-from nerveseg.registry.versions import CHAMPION, NAME, PREVIOUS, holder
+from nerveseg.registry.versions import CHAMPION, NAME, PREVIOUS, holder, is_missing
 from nerveseg.storage import ChangedError, Storage
 
 POINTER = "current.json"
@@ -177,8 +177,9 @@ def refuse(client: MlflowClient, storage: Storage, version: str, reason: str) ->
     Returns:
         What became of the alias, as the end of a sentence.
     """
-    client.set_model_version_tag(NAME, version, TAG, f"refused {_now()}: {reason}"[:_LONGEST])
-    _describe(client, version, f"{_REFUSAL} {_now()}: {reason}")
+    said = f"{_now()}: {reason}"
+    client.set_model_version_tag(NAME, version, TAG, f"refused {said}"[:_LONGEST])
+    _describe(client, version, f"{_REFUSAL} {said}")
     champion = holder(client, CHAMPION)
     if champion is None or champion[0] != version:
         return "the alias champion has been moved meanwhile"
@@ -194,7 +195,7 @@ def _move_alias(client: MlflowClient, alias: str, version: str) -> bool:
     try:
         client.set_registered_model_alias(NAME, alias, version)
     except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if not is_missing(error):
             raise
         return False
     return True

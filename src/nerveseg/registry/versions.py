@@ -2,6 +2,8 @@
 
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -74,18 +76,19 @@ def locate(client: MlflowClient, wanted: str) -> Model:
     """
     if _RUN_ID.fullmatch(wanted):
         return _of_run(client, wanted)
-    try:
+    with _explaining(client, wanted):
         if wanted.isdigit():
             found = client.get_model_version(NAME, wanted)
         else:
             found = client.get_model_version_by_alias(NAME, wanted)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        raise NervesegError(_unknown(client, wanted)) from None
     if not found.run_id or not found.source:
         raise NervesegError(f"Version {found.version} belongs to no run: it was not registered by the pipeline.")
     return Model(str(found.version), found.run_id, found.source, found.tags)
+
+
+def is_missing(error: MlflowException) -> bool:
+    """Whether MLflow says that a version or an alias is not there; its stores say it in two ways."""
+    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def holder(client: MlflowClient, alias: str) -> tuple[str, str] | None:
@@ -94,7 +97,7 @@ def holder(client: MlflowClient, alias: str) -> tuple[str, str] | None:
         found = client.get_model_version_by_alias(NAME, alias)
         return str(found.version), str(found.run_id)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if is_missing(error):
             return None
         raise
 
@@ -103,7 +106,7 @@ def fetch(client: MlflowClient, model: Model, folder: Path) -> None:
     """Brings a model's files into `folder`, as far as they are there.
 
     They are model.safetensors, model.json, reference.json, smoke.npz, card.md and the dvc.lock of its run;
-    `verification.hash_checks` tells whether they are what was recorded.
+    `verification` tells whether they are what was recorded.
     """
     logged = f"{model.source}/artifacts"
     for artifact in mlflow.artifacts.list_artifacts(artifact_uri=logged) or []:
@@ -121,12 +124,8 @@ def origin(client: MlflowClient, version: str) -> tuple[str, str]:
     Raises:
         NervesegError: there is no such version, or its code is not that of a commit.
     """
-    try:
+    with _explaining(client, version):
         found = client.get_model_version(NAME, version)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        raise NervesegError(_unknown(client, version)) from None
     if "git_commit" not in found.tags or found.run_id is None:
         raise NervesegError(f"Version {version} names no git commit: it was not registered from a git repository.")
     if found.tags.get("git_changed") == "true":
@@ -171,6 +170,17 @@ def _of_run(client: MlflowClient, run_id: str) -> Model:
     if not logged:
         raise NervesegError(f"Run {run_id} logged no model.")
     return Model(None, run_id, logged[0].artifact_location, run.data.tags)
+
+
+@contextmanager
+def _explaining(client: MlflowClient, wanted: str) -> Iterator[None]:
+    """Turns MLflow's answer that there is no such version into a NervesegError that names those there are."""
+    try:
+        yield
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        raise NervesegError(_unknown(client, wanted)) from None
 
 
 def _unknown(client: MlflowClient, wanted: str) -> str:
