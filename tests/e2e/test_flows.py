@@ -348,9 +348,9 @@ def test_a_training_that_is_cancelled_killed_and_killed_again_is_trained_once(
     assert "epoch   3 " not in prefect.log(retried, "train")
     assert [run.info.status for run in mlflow_runs(client)] == ["FINISHED", "FINISHED"]
     history = client.get_metric_history(mlflow_runs(client)[0].info.run_id, "validation_dice")
-    # An epoch may be there twice: one that was logged, and ended before its checkpoint was written.
+    # Each of the three endings may come after an epoch is logged and before its checkpoint is written.
     assert sorted({int(point.step) for point in history}) == [1, 2, 3, 4, 5, 6]
-    assert len(history) <= 8
+    assert len(history) <= 6 + 3
 
 
 def test_two_runs_in_one_workspace_wait_for_one_another(workspace: Workspace, prefect: Prefect) -> None:
