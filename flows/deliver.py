@@ -13,8 +13,8 @@ from prefect.states import Completed, Failed
 
 from flows.retries import patient_task
 from nerveseg import params, tracking, verify, workspace
-from nerveseg.registry import delivery, versions
-from nerveseg.registry.delivery import Pointer
+from nerveseg.registry import bundle, delivery, versions
+from nerveseg.registry.bundle import Pointer
 from nerveseg.registry.verification import Check, failures
 from nerveseg.storage import ChangedError, Storage
 
@@ -61,7 +61,7 @@ def deliver() -> State:
             return Completed(message=f"nothing to do: no version of {versions.NAME} is champion")
         version, run_id = champion
         storage = workspace.lasting_storage(params.load().delivery.uri, "delivery.uri")
-        former, stamp = delivery.current(storage)
+        former, stamp = bundle.current(storage)
         if former is not None and not delivery.is_complete(storage, former):
             _complete(storage, former)
             completed = f"completed the delivery of version {former.version}, which had been cut off"

@@ -156,12 +156,26 @@ def predict_shard(batch: Batch, entries: Sequence[Entry], threads: int) -> None:
         if batch.overlays:
             output.write(f"overlays/{mask_name(entry.name)}", pictures.overlay_png(frame, mask))
         grey += drift.grey_levels(frame)
-        rows.append(_row(entry.name, probability, mask, batch.model_version))
+        rows.append(row(entry.name, probability, mask, batch.model_version))
     more = json.dumps({"grey": grey.tolist(), "unreadable": unreadable})
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({_MORE: more}))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     output.write(_shard_name(batch, entries), sink.getvalue().to_pybytes())
+
+
+def row(name: str, probability: np.ndarray, mask: np.ndarray, model_version: str) -> dict[str, Any]:
+    """A row of SCHEMA, for a frame's probability and mask, both (H, W)."""
+    area = int(mask.sum())
+    return {
+        "image": name,
+        "rle_mask": rle.encode(mask),
+        "area": area,
+        "confidence": metrics.confidence(probability, mask) if area else None,
+        "height": mask.shape[0],
+        "width": mask.shape[1],
+        "model_version": model_version,
+    }
 
 
 def merge(batch: Batch, shards: Sequence[tuple[Entry, ...]]) -> Summary:
@@ -215,19 +229,6 @@ def _regroup(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
             yield kept.slice(0, _ROWS).combine_chunks()
             kept = kept.slice(_ROWS)
     yield kept.combine_chunks()
-
-
-def _row(name: str, probability: np.ndarray, mask: np.ndarray, model_version: str) -> dict[str, Any]:
-    area = int(mask.sum())
-    return {
-        "image": name,
-        "rle_mask": rle.encode(mask),
-        "area": area,
-        "confidence": metrics.confidence(probability, mask) if area else None,
-        "height": mask.shape[0],
-        "width": mask.shape[1],
-        "model_version": model_version,
-    }
 
 
 def _shard_name(batch: Batch, entries: Sequence[Entry]) -> str:

@@ -16,7 +16,7 @@ import json
 import shutil
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import distribution
 from pathlib import Path, PurePosixPath
@@ -28,12 +28,11 @@ from mlflow.exceptions import MlflowException
 from nerveseg import paths
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import sha256
+from nerveseg.registry.bundle import POINTER, SUMS, Pointer, current, parse_sums, sums_text
 from nerveseg.registry.verification import Check
 from nerveseg.registry.versions import CHAMPION, NAME, PREVIOUS, holder, is_missing
 from nerveseg.storage import ChangedError, Storage
 
-POINTER = "current.json"
-SUMS = "SHA256SUMS"
 LOG = "promotions/"
 _LONGEST = 5000  # characters of a version's description in MLflow's database
 TAG = "delivery"  # on a version: DELIVERED or refused, when and why
@@ -42,47 +41,6 @@ _FILES = ("model.onnx", "model.safetensors", "model.json", "reference.json", "ca
 # Whose architectures or weights are in the network, beside our own.
 _LICENSED = ("segmentation-models-pytorch", "timm", "torchvision")
 _REFUSAL = "\n\n**Delivery refused**"  # begins the paragraph of a version's description that says why
-
-
-@dataclass(frozen=True)
-class Pointer:
-    """What `current.json` holds.
-
-    Attributes:
-        version: the delivered version.
-        run_id: its training run; the same number in another registry is another version.
-        path: its bundle, below the storage's root.
-        sha256: of the bundle's SHA256SUMS, 64 hexadecimal digits.
-        previous: the version that was delivered before; None for the first one.
-        promotion: number of this promotion, from 1.
-        at: when, ISO 8601 in UTC.
-        checks: what was checked before, `name` and `found` of each.
-    """
-
-    version: str
-    run_id: str
-    path: str
-    sha256: str
-    previous: str | None
-    promotion: int
-    at: str
-    checks: list[dict[str, str]]
-
-
-def current(storage: Storage) -> tuple[Pointer | None, str | None]:
-    """The pointer and its stamp; None and None before the first delivery.
-
-    Raises:
-        NervesegError: the pointer is damaged, or the storage refuses or fails.
-    """
-    try:
-        content, stamp = storage.read(POINTER)
-    except FileNotFoundError:
-        return None, None
-    try:
-        return Pointer(**json.loads(content)), stamp
-    except (ValueError, TypeError) as error:
-        raise NervesegError(f"{storage.uri}/{POINTER} is damaged ({error}): restore it from promotions/.") from None
 
 
 def is_complete(storage: Storage, pointer: Pointer) -> bool:
@@ -116,10 +74,10 @@ def publish(storage: Storage, version: str, folder: Path) -> str:
     else:
         for name in names:
             storage.upload(f"{version}/{name}", folder / name)
-        storage.write(f"{version}/{SUMS}", _sums_text(sums))
+        storage.write(f"{version}/{SUMS}", sums_text(sums))
         if _published(storage, version) != sums:
             raise TransientError(f"{storage.uri}/{version} is not what was written; another process may write it too.")
-    return hashlib.sha256(_sums_text(sums)).hexdigest()
+    return hashlib.sha256(sums_text(sums)).hexdigest()
 
 
 def point(
@@ -210,7 +168,7 @@ def _published(storage: Storage, version: str) -> dict[str, str] | None:
     """Hashes of the files of a bundle by name, if it is there and each file is what SHA256SUMS says."""
     try:
         content, _ = storage.read(f"{version}/{SUMS}")
-        sums = {name: digest for digest, name in (line.split("  ", 1) for line in content.decode().splitlines())}
+        sums = parse_sums(content)
         with tempfile.TemporaryDirectory() as folder:
             for name, digest in sums.items():
                 storage.download(f"{version}/{name}", Path(folder) / "file")
@@ -232,10 +190,6 @@ def _add_licences(folder: Path) -> None:
 
 def _entry(promotion: int) -> str:
     return f"{LOG}{promotion:06}.json"
-
-
-def _sums_text(sums: dict[str, str]) -> bytes:
-    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
 
 
 def _json(record: dict[str, Any]) -> bytes:
