@@ -89,3 +89,20 @@ def predict(
 
     with readable_errors():
         predict_files(files, model)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need credentials.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    delivery: Annotated[
+        str | None, typer.Option(metavar="URI", help="Folder or s3://bucket/prefix; default: delivery.uri.")
+    ] = None,
+) -> None:
+    """Serve the delivered champion over HTTP: an API, and a page to drop frames on."""
+    from nerveseg.predictor.server import serve as run
+
+    with readable_errors():
+        run(host, port, delivery)

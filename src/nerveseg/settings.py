@@ -6,12 +6,19 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nerveseg.errors import NervesegError
 
 _PREFIX = "NERVESEG_"
+
+
+def _user_and_password(credentials: SecretStr) -> SecretStr:
+    user, _, password = credentials.get_secret_value().partition(":")
+    if not user or not password:
+        raise ValueError("use user:password")
+    return credentials
 
 
 class Settings(BaseSettings):
@@ -39,6 +46,15 @@ class Settings(BaseSettings):
         default=None, description="Apprise address (slack://, mailtos://, json://, ...) told of failures and refusals"
     )
     s3_anonymous: bool = Field(default=False, description="the download's S3 requests go unsigned, to public buckets")
+    predictor_auth: Annotated[SecretStr, AfterValidator(_user_and_password)] | None = Field(
+        default=None, description="user:password that the predictor asks for; unset: it serves this machine only"
+    )
+    predictor_upload_mb: int = Field(default=32, ge=1, le=1024, description="MiB of the largest upload")
+    predictor_queue: int = Field(default=32, ge=1, le=10_000, description="requests that are under way at once")
+    predictor_timeout: float = Field(
+        default=30, gt=0, le=3600, description="seconds that an upload may take, and that scoring it may take then"
+    )
+    predictor_poll: float = Field(default=5, ge=0.1, le=3600, description="seconds between looks at the delivery")
 
 
 @cache

@@ -47,6 +47,15 @@ def test_nothing_imports_dvc_or_prefect() -> None:
     assert not users_of("dvc") | users_of("prefect")
 
 
+def test_only_the_predictor_imports_a_web_server() -> None:
+    for library in ("fastapi", "starlette", "uvicorn", "prometheus_client"):
+        assert {user for user in users_of(library) if not user.startswith("predictor/")} == set(), library
+
+
+def test_only_the_command_line_imports_the_predictor() -> None:
+    assert {user for user in users_of("nerveseg.predictor") if not user.startswith("predictor/")} == {"cli.py"}
+
+
 def test_stages_do_not_import_one_another() -> None:
     stages = {file.stem for file in (PACKAGE / "stages").glob("*.py")} - {"__init__"}
     for stage in stages:
@@ -59,8 +68,12 @@ def test_stages_without_tensors_start_without_torch(stage: str) -> None:
     assert not loaded & {"torch", "lightning", "albumentations", "segmentation_models_pytorch"}
 
 
+def test_the_predictor_needs_no_torch_mlflow_or_prefect() -> None:
+    assert not modules_after("nerveseg.predictor.server") & {"torch", "lightning", "mlflow", "prefect", "dvc"}
+
+
 def test_the_command_line_starts_light() -> None:
-    assert not modules_after("nerveseg.cli") & {"torch", "mlflow", "pandas", "numpy", "boto3"}
+    assert not modules_after("nerveseg.cli") & {"torch", "mlflow", "pandas", "numpy", "boto3", "fastapi"}
 
 
 def modules_after(module: str) -> set[str]:

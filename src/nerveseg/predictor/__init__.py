@@ -1,0 +1,1 @@
+"""The delivered champion over HTTP. No mlflow, torch or prefect."""
