@@ -24,6 +24,16 @@ def test_a_bad_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         settings()
 
 
+@pytest.mark.parametrize("credentials", ["nurse", "nurse:", ":secret"])
+def test_credentials_have_two_parts_and_are_not_shown(monkeypatch: pytest.MonkeyPatch, credentials: str) -> None:
+    monkeypatch.setenv("NERVESEG_PREDICTOR_AUTH", credentials)
+    with pytest.raises(NervesegError, match=r"NERVESEG_PREDICTOR_AUTH: .*use user:password") as refused:
+        settings()
+    assert "secret" not in str(refused.value)
+    monkeypatch.setenv("NERVESEG_PREDICTOR_AUTH", "nurse:secret:word")
+    assert "secret" not in repr(settings())
+
+
 def test_a_device_that_is_not_there_is_refused() -> None:
     import torch
 

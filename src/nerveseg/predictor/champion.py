@@ -59,6 +59,7 @@ class Follower:
         self._metrics = metrics
         self._refused: Pointer | None = None
         self._refused_until = 0.0
+        self._refusal: str | None = None
         self._ending = Event()
         self._thread = Thread(target=self._follow, name="follow the delivery", daemon=True)
 
@@ -77,14 +78,17 @@ class Follower:
             self._ending.wait(self._pause)
 
     def _look(self) -> None:
+        former, unexpected = self.problem, None
         try:
-            problem = self._swap()
-        except Exception as error:  # of any class: the thread lives on, and the former version answers
+            self.problem = self._swap()
+        except NervesegError as error:
+            self.problem = str(error)
             self._metrics.failed_loads.inc()
-            problem = str(error) if isinstance(error, NervesegError) else f"unexpected: {error!r}"
-        if problem and problem != self.problem:
-            log.warning(problem)
-        self.problem = problem
+        except Exception as error:  # of any class: the thread lives on, and the former version answers
+            self.problem, unexpected = f"unexpected: {error!r}", error
+            self._metrics.failed_loads.inc()
+        if self.problem and self.problem != former:
+            log.warning(self.problem, exc_info=unexpected)
 
     def _swap(self) -> str | None:
         """Loads what is delivered, if it is not loaded. Returns what keeps it from that."""
@@ -95,17 +99,19 @@ class Follower:
         if former is not None and (former.version, former.sha256) == (pointer.version, pointer.sha256):
             return None
         if pointer == self._refused and time.monotonic() < self._refused_until:
-            return self.problem
+            return self._refusal
         try:
-            self.champion = self._load(pointer)
+            champion = self._load(pointer)
         except TransientError:
             raise
-        except Exception:
+        except NervesegError as error:
             self._refused, self._refused_until = pointer, time.monotonic() + _REFUSED_FOR
+            self._refusal = str(error)
             raise
         self._metrics.loads.inc()
         self._metrics.model.clear()
         self._metrics.model.labels(pointer.version).set(1)
+        self.problem, self.champion = None, champion  # in this order: who sees the new one sees no former problem
         log.info("version %s answers now", pointer.version)
         return None
 
