@@ -5,6 +5,11 @@ PORT ?= 5000
 # MLflow's pages for training; it opens those for language models by itself.
 UI := http://127.0.0.1:$(PORT)/\#/experiments?workflowType=machine_learning
 UV_VERSION := 0.13.9
+# COMPOSE="python -m stack.native" speaks to a stack that `make stack-native` brought up.
+COMPOSE ?= docker compose
+stack-backup: BACKUP ?= $(CURDIR)/backups/$(shell date -u +%Y%m%d-%H%M%S)
+stack-backup stack-restore: export BACKUP := $(BACKUP)
+stack-backup stack-restore: export BACKUP_USER = $(shell id -u):$(shell id -g)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
@@ -14,10 +19,11 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint ui deploy worker lock clean
+.PHONY: help install run test test-stack lint ui deploy worker lock clean \
+	stack stack-native stack-down stack-backup stack-restore
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 install: $(INSTALLED)  ## create .venv with what requirements.lock pins
 
@@ -40,6 +46,9 @@ run: install  ## run the pipeline, on the built-in phantom unless params.yaml sa
 test: install  ## run the tests
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
+test-stack: install  ## run the tests of the team stack; they need Debian's PostgreSQL and Chromium
+	OMP_NUM_THREADS=1 pytest tests/stack
+
 lint: install  ## check style and types
 	ruff check
 	ruff format --check
@@ -56,6 +65,30 @@ deploy: install  ## register the deployments of prefect.yaml on the Prefect serv
 
 worker: install  ## run deployed flows on this machine
 	prefect worker start --pool nerveseg --type process
+
+stack:  ## bring up the team stack by docker compose; it writes .env with random secrets first
+	$(PYTHON) -m stack.environment
+	docker compose up --build --detach --wait
+	docker compose ps
+
+stack-native: install  ## bring up the same without containers, until Ctrl-C; needs PostgreSQL on this machine
+	python -m stack.environment
+	python -m stack.native up
+
+stack-down:  ## end the stack; its data stay
+	$(COMPOSE) down
+
+stack-backup:  ## copy databases and bucket of the running stack to BACKUP, a new folder below backups/ by default
+	mkdir -p $(BACKUP)
+	$(COMPOSE) run --rm backup-databases
+	$(COMPOSE) run --rm backup-bucket
+	@echo "The backup is $(BACKUP); keep .env with it."
+
+stack-restore:  ## put the backup in BACKUP back into the running stack
+	$(COMPOSE) stop worker predictor mlflow prefect
+	$(COMPOSE) run --rm restore-databases
+	$(COMPOSE) run --rm restore-bucket
+	$(COMPOSE) start mlflow prefect worker predictor
 
 lock: install  ## solve requirements.lock anew
 	uv pip compile --universal --python-version 3.11 --extra dev --quiet pyproject.toml -o requirements.lock

@@ -1,7 +1,7 @@
 """Registers what prefect.yaml says on a Prefect server: `python -m flows.deploy`, which `make deploy` calls.
 
 Beyond `prefect deploy` it makes the work pool and its queue, removes schedules and deployments that left the file, and
-sets up notifications.
+sets up notifications and the return of runs whose worker died.
 """
 
 import os
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
-from prefect.events.actions import SendNotification
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.workers.process import ProcessWorker
@@ -35,6 +37,9 @@ PREFECT_YAML = Path("prefect.yaml")
 BLOCK = "nerveseg-notify"
 FAILURES = "nerveseg: a flow run failed or warns"
 REFUSALS = "nerveseg: the gate refused a model"
+LOST = "nerveseg: a run whose worker died goes on"
+HEARTBEAT = "prefect.flow-run.heartbeat"
+SILENCE = timedelta(seconds=95)  # three heartbeats at PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30, the least that there is
 
 
 def main() -> None:
@@ -55,7 +60,11 @@ def main() -> None:
             _make_queue(client, pool, queue)
         _deploy(config)
         _prune(client, config)
-        _notify(client)
+        for name in (FAILURES, REFUSALS, LOST):
+            for automation in client.read_automations_by_name(name):
+                client.delete_automation(automation.id)
+        _resume()
+        _notify()
 
 
 def _reach(client: SyncPrefectClient) -> None:
@@ -107,12 +116,30 @@ def _prune(client: SyncPrefectClient, config: dict[str, Any]) -> None:
                 console.print(f"removed schedule {schedule.slug} of {deployment.name}: it is not in {PREFECT_YAML}")
 
 
-def _notify(client: SyncPrefectClient) -> None:
+def _resume() -> None:
+    """A run that went silent without an end is scheduled again: its worker died, and it would hold its queue's slot.
+
+    Where only the run's own process ended, its worker says so and nothing is done here.
+    """
+    states = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut", WARNING)
+    trigger = EventTrigger(
+        match={"prefect.resource.id": "prefect.flow-run.*"},
+        for_each={"prefect.resource.id"},
+        after={HEARTBEAT},
+        expect={HEARTBEAT} | {f"prefect.flow-run.{state}" for state in states},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=SILENCE,
+    )
+    again = ChangeFlowRunState(
+        state=StateType.SCHEDULED, name="AwaitingRetry", message="its worker died; the next one goes on", force=True
+    )
+    Automation(name=LOST, trigger=trigger, actions=[again]).create()
+
+
+def _notify() -> None:
     """Notifications on failures and refusals where NERVESEG_NOTIFY is set, none where it is not."""
     url = settings().notify
-    for name in (FAILURES, REFUSALS):
-        for automation in client.read_automations_by_name(name):
-            client.delete_automation(automation.id)
     if url is None:
         console.print("no notifications: NERVESEG_NOTIFY is not set")
         return

@@ -24,7 +24,8 @@ def _user_and_password(credentials: SecretStr) -> SecretStr:
 class Settings(BaseSettings):
     """Environment variables of the project; AWS's own (`AWS_*`) are read by boto3 itself."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True)
+    # Compose cannot leave a variable out: an empty one counts as unset.
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, env_ignore_empty=True)
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="where tensors live")
     workers: int | None = Field(
@@ -37,6 +38,11 @@ class Settings(BaseSettings):
     tracking_uri: str = Field(default="sqlite:///mlflow.db", validation_alias="MLFLOW_TRACKING_URI")
     repository: str | None = Field(
         default=None, description="git address that every deployed flow run clones; unset: runs use the checkout"
+    )
+    storage: str | None = Field(
+        default=None,
+        pattern="^s3://.+|^/",
+        description="s3://bucket/prefix or absolute folder below which a relative delivery.uri and predict.output lie",
     )
     task_runner: Annotated[str, Field(pattern=r"^(threads|dask|(tcp|tls)://\S+)$")] = Field(
         default="threads",

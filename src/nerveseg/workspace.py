@@ -47,17 +47,19 @@ def remote(root: Path) -> str | None:
 
 
 def lasting_storage(uri: str, name: str) -> Storage:
-    """The storage of a parameter called `name`; folders are made absolute.
+    """The storage of a parameter called `name`; a relative folder is one below NERVESEG_STORAGE, or else made absolute.
 
     Raises:
         NervesegError: it would go with the clone that a flow run works in.
     """
     if "://" in uri:
         return open_storage(uri)
+    if settings().storage and not Path(uri).is_absolute():
+        return open_storage(f"{settings().storage}/{uri}")
     if settings().repository and not Path(uri).is_absolute():
         raise NervesegError(
             f"{name} is {uri}, a folder of the clone that this flow run works in and that goes with it: set it to "
-            "s3://bucket/prefix or to an absolute path."
+            "s3://bucket/prefix or to an absolute path, or set NERVESEG_STORAGE."
         )
     return open_storage(str(Path(uri).resolve()))
 

@@ -1,0 +1,133 @@
+"""Reads docker-compose.yml: what the native harness needs of it, with variables filled in as compose does."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+from ruamel.yaml import YAML
+
+from nerveseg.errors import NervesegError
+
+COMPOSE_FILE = Path("docker-compose.yml")
+ENVIRONMENT_FILE = Path(".env")
+_NAME = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """What a container path shows: a named volume, or a path of the host."""
+
+    source: str
+    target: str
+
+    @property
+    def is_volume(self) -> bool:
+        return not self.source.startswith((".", "/"))
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service of the compose file; `health` and `command` are argument lists."""
+
+    name: str
+    image: str
+    command: list[str]
+    environment: dict[str, str]
+    mounts: list[Mount]
+    depends_on: dict[str, str]  # name: condition
+    health: list[str]
+    restart: str
+    profiles: list[str]
+    ports: list[str]  # published, "host:port:port"
+
+
+def load(variables: Mapping[str, str]) -> dict[str, Service]:
+    """The services of docker-compose.yml by name, in its order.
+
+    Raises:
+        NervesegError: the file is missing, or a variable that it requires is.
+    """
+    if not COMPOSE_FILE.exists():
+        raise NervesegError(f"There is no {COMPOSE_FILE} here: run this where nerveseg was cloned.")
+    content = interpolate(YAML(typ="safe", pure=True).load(COMPOSE_FILE), variables)
+    return {name: _service(name, entry) for name, entry in content["services"].items()}
+
+
+def environment() -> dict[str, str]:
+    """The variables of .env.
+
+    Raises:
+        NervesegError: there is none.
+    """
+    if not ENVIRONMENT_FILE.exists():
+        raise NervesegError("There is no .env yet: `python -m stack.environment` writes it.")
+    return {name: value or "" for name, value in dotenv_values(ENVIRONMENT_FILE, interpolate=False).items()}
+
+
+def interpolate(value: Any, variables: Mapping[str, str]) -> Any:
+    """Fills in ${NAME}, ${NAME-default}, ${NAME:-default}, ${NAME?message} and ${NAME:?message} in all strings.
+
+    With a colon, an empty variable counts as an unset one. Defaults may hold variables again; `$$` is a dollar.
+
+    Raises:
+        NervesegError: a required variable is not set.
+    """
+    if isinstance(value, dict):
+        return {key: interpolate(one, variables) for key, one in value.items()}
+    if isinstance(value, list):
+        return [interpolate(one, variables) for one in value]
+    return _fill(value, variables) if isinstance(value, str) else value
+
+
+def _fill(text: str, variables: Mapping[str, str]) -> str:
+    before, dollar, rest = text.partition("$")
+    if not dollar:
+        return text
+    if rest.startswith("$"):
+        return f"{before}${_fill(rest[1:], variables)}"
+    end = _closing(rest)
+    return before + _expand(rest[1:end], variables) + _fill(rest[end + 1 :], variables)
+
+
+def _closing(text: str) -> int:
+    """Where the brace is closed that `text` begins with."""
+    depth = 0
+    for position, letter in enumerate(text):
+        depth += (letter == "{") - (letter == "}")
+        if depth == 0:
+            return position if position else -1
+    raise NervesegError(f"{COMPOSE_FILE}: a brace is not closed in {text}")
+
+
+def _expand(expression: str, variables: Mapping[str, str]) -> str:
+    match = _NAME.match(expression)
+    if match is None:
+        raise NervesegError(f"{COMPOSE_FILE}: ${{{expression}}} is no variable")
+    name, operator = match[0], expression[match.end() :]
+    value = variables.get(name)
+    if operator.startswith(":"):
+        value, operator = value or None, operator[1:]
+    if value is not None or not operator:
+        return value or ""
+    if operator[0] == "?":
+        raise NervesegError(f"{name} is not set in .env: {operator[1:]}")
+    return _fill(operator[1:], variables)
+
+
+def _service(name: str, entry: dict[str, Any]) -> Service:
+    needs = entry.get("depends_on", {})
+    return Service(
+        name=name,
+        image=entry["image"],
+        command=list(entry.get("command", [])),
+        environment={key: str(value) for key, value in entry.get("environment", {}).items()},
+        mounts=[Mount(*volume.split(":")[:2]) for volume in entry.get("volumes", [])],
+        depends_on={other: need["condition"] for other, need in needs.items()},
+        health=entry.get("healthcheck", {}).get("test", [])[1:],  # without CMD
+        restart=entry["restart"],
+        profiles=entry.get("profiles", []),
+        ports=entry.get("ports", []),
+    )
