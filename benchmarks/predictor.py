@@ -33,7 +33,7 @@ SPEC = ModelSpec(architecture="Unet", encoder="resnet34", height=256, width=256,
 LIMIT = 1.3  # of the median latency at one client
 CLIENTS = 8
 FRAMES = 20  # a round and client
-ROUNDS = 5
+ROUNDS = 3
 PORT = 8765
 
 

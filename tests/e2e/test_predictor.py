@@ -295,6 +295,7 @@ def test_what_takes_too_long_ends_in_an_answer(tmp_path: Path, storage: FolderSt
         answer = server.client.post(SEGMENT, content=slow(), headers=FORM)
         assert (answer.status_code, answer.json()["detail"]) == (408, "The upload took longer than 0.05 s.")
         assert server.metric("queue") == 0
+        assert "Traceback" not in server.log.read_text()
 
 
 def test_a_full_queue_refuses_and_sigterm_lets_the_others_finish(

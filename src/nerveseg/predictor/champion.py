@@ -22,7 +22,7 @@ CPUS = os.cpu_count() or 1
 # A stream for four threads: a frame alone is fast, and a network of this size gains little from more threads.
 STREAMS = max(1, CPUS // 4)
 _REFUSED_FOR = 60.0  # seconds until a bundle that is not what it should be is fetched again
-_ENDS_IN = 30.0  # seconds; a download that takes longer is left to end with the process
+_ENDS_IN = 5.0  # seconds; a download that takes longer ends with the process
 
 log = logging.getLogger(__name__)
 
