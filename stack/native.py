@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Annotated
 
@@ -63,22 +64,13 @@ class Stack:
         self.state = self.root / STATE
 
     def chosen(self) -> list[Service]:
-        """The services that `up` starts, by COMPOSE_PROFILES, in the order in which they need one another."""
-        profiles = self.variables.get("COMPOSE_PROFILES", "").split(",")
-        wanted = {
-            name: one
-            for name, one in self.services.items()
-            if (not one.profiles or set(one.profiles) & set(profiles)) and not one.image.startswith("caddy")
-        }
-        ordered: list[Service] = []
-        while len(ordered) < len(wanted):
-            known = {one.name for one in ordered}
-            ordered += [
-                one
-                for one in wanted.values()
-                if one.name not in known and all(need in known for need in one.depends_on if need in wanted)
-            ]
-        return ordered
+        """The services that `up` starts, by COMPOSE_PROFILES, each behind those that it needs."""
+        profiles = set(self.variables.get("COMPOSE_PROFILES", "").split(","))
+        wanted = {name: one for name, one in self.services.items() if not one.profiles or profiles & set(one.profiles)}
+        if tls := wanted.pop("caddy", None):
+            console.print(f"{tls.name} is left out: TLS needs containers")
+        order = TopologicalSorter({name: set(one.depends_on) & set(wanted) for name, one in wanted.items()})
+        return [wanted[name] for name in order.static_order()]
 
     def mark(self, name: str) -> str:
         return f"{self.state}/{name}"
@@ -130,13 +122,13 @@ class Stack:
         except FileNotFoundError:
             raise NervesegError(f"{service.name}: {command[0]} is not installed on this machine.") from None
 
-    def processes(self, name: str) -> list[psutil.Process]:
+    def processes(self, name: str) -> set[psutil.Process]:
         """All processes of a service, also those that left its session: a container would end them too."""
-        found = []
+        found = set()
         for process in psutil.process_iter():
             try:
                 if process.environ().get(MARK) == self.mark(name) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
+                    found |= {process, *process.children(recursive=True)}  # PostgreSQL's overwrite their environment
             except psutil.Error:
                 continue
         return found
