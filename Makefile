@@ -7,8 +7,8 @@ UI := http://127.0.0.1:$(PORT)/\#/experiments?workflowType=machine_learning
 UV_VERSION := 0.13.9
 # COMPOSE="python -m stack.native" speaks to a stack that `make stack-native` brought up.
 COMPOSE ?= docker compose
-stack-backup: BACKUP ?= $(CURDIR)/backups/$(shell date -u +%Y%m%d-%H%M%S)
-stack-backup stack-restore: export BACKUP := $(BACKUP)
+BACKUP ?= backups/$(shell date -u +%Y%m%d-%H%M%S)
+stack-backup stack-restore: override export BACKUP := $(abspath $(BACKUP))
 stack-backup stack-restore: export BACKUP_USER = $(shell id -u):$(shell id -g)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
@@ -85,6 +85,8 @@ stack-backup:  ## copy databases and bucket of the running stack to BACKUP, a ne
 	@echo "The backup is $(BACKUP); keep .env with it."
 
 stack-restore:  ## put the backup in BACKUP back into the running stack
+	@test -d "$(BACKUP)/databases" -a -d "$(BACKUP)/bucket" || \
+		{ echo "error: BACKUP=FOLDER has to name a whole backup; $(BACKUP) is none"; exit 1; }
 	$(COMPOSE) stop worker predictor mlflow prefect
 	$(COMPOSE) run --rm restore-databases
 	$(COMPOSE) run --rm restore-bucket

@@ -39,7 +39,9 @@ FAILURES = "nerveseg: a flow run failed or warns"
 REFUSALS = "nerveseg: the gate refused a model"
 LOST = "nerveseg: a run whose worker died goes on"
 HEARTBEAT = "prefect.flow-run.heartbeat"
-SILENCE = timedelta(seconds=95)  # three heartbeats at PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30, the least that there is
+HEARTBEAT_SECONDS = 30  # the least that there is
+SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS + 5)
+START = timedelta(minutes=10)  # that a run may take from its worker's hand to its first line: it clones
 
 
 def main() -> None:
@@ -87,6 +89,8 @@ def _make_queue(client: SyncPrefectClient, pool: str, queue: str) -> None:
 
 
 def _deploy(config: dict[str, Any]) -> None:
+    for entry in config["deployments"]:
+        entry["work_pool"]["job_variables"] = {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}}
     repository = settings().repository
     if repository:
         config = {**config, "pull": config["definitions"]["clone"]}
@@ -122,19 +126,24 @@ def _resume() -> None:
     Where only the run's own process ended, its worker says so and nothing is done here.
     """
     states = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut", WARNING)
-    trigger = EventTrigger(
-        match={"prefect.resource.id": "prefect.flow-run.*"},
-        for_each={"prefect.resource.id"},
-        after={HEARTBEAT},
-        expect={HEARTBEAT} | {f"prefect.flow-run.{state}" for state in states},
-        posture=Posture.Proactive,
-        threshold=1,
-        within=SILENCE,
-    )
+    ends = {f"prefect.flow-run.{state}" for state in states}
     again = ChangeFlowRunState(
         state=StateType.SCHEDULED, name="AwaitingRetry", message="its worker died; the next one goes on", force=True
     )
-    Automation(name=LOST, trigger=trigger, actions=[again]).create()
+    for after, alive, within in (
+        (HEARTBEAT, HEARTBEAT, SILENCE),
+        ("prefect.flow-run.Pending", "prefect.flow-run.Running", START),
+    ):
+        trigger = EventTrigger(
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            for_each={"prefect.resource.id"},
+            after={after},
+            expect={alive} | ends,
+            posture=Posture.Proactive,
+            threshold=1,
+            within=within,
+        )
+        Automation(name=LOST, trigger=trigger, actions=[again]).create()
 
 
 def _notify() -> None:

@@ -1,5 +1,6 @@
 """Reads docker-compose.yml: what the native harness needs of it, with variables filled in as compose does."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,14 +58,18 @@ def load(variables: Mapping[str, str]) -> dict[str, Service]:
 
 
 def environment() -> dict[str, str]:
-    """The variables of .env.
+    """The variables of .env, and the shell's, which come first.
 
     Raises:
         NervesegError: there is none.
     """
     if not ENVIRONMENT_FILE.exists():
         raise NervesegError("There is no .env yet: `python -m stack.environment` writes it.")
-    return {name: value or "" for name, value in dotenv_values(ENVIRONMENT_FILE, interpolate=False).items()}
+    return _variables(ENVIRONMENT_FILE) | dict(os.environ)
+
+
+def _variables(file: Path) -> dict[str, str]:
+    return {name: value or "" for name, value in dotenv_values(file, interpolate=False).items()}
 
 
 def interpolate(value: Any, variables: Mapping[str, str]) -> Any:
@@ -119,11 +124,14 @@ def _expand(expression: str, variables: Mapping[str, str]) -> str:
 
 def _service(name: str, entry: dict[str, Any]) -> Service:
     needs = entry.get("depends_on", {})
+    more: dict[str, str] = {}
+    for file in entry.get("env_file", []):
+        more |= _variables(Path(file["path"])) if Path(file["path"]).exists() else {}
     return Service(
         name=name,
         image=entry["image"],
         command=list(entry.get("command", [])),
-        environment={key: str(value) for key, value in entry.get("environment", {}).items()},
+        environment=more | {key: str(value) for key, value in entry.get("environment", {}).items()},
         mounts=[Mount(*volume.split(":")[:2]) for volume in entry.get("volumes", [])],
         depends_on={other: need["condition"] for other, need in needs.items()},
         health=entry.get("healthcheck", {}).get("test", [])[1:],  # without CMD

@@ -1,7 +1,8 @@
 #!/bin/sh
 # A worker whose flow runs share a DVC cache and the bucket as DVC's default remote, whatever repository they clone.
 set -eu
-rm -rf "$TMPDIR" && mkdir -p "$TMPDIR" # what runs that were killed left
+mkdir -p "$TMPDIR"
+find "$TMPDIR" -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} + # what runs that were killed left
 dvc config --global cache.dir "$(dirname "$NERVESEG_CHECKPOINTS")/cache"
 dvc remote add --global --force --default store "s3://$S3_BUCKET/dvc"
 exec prefect worker start --pool nerveseg --type process --with-healthcheck

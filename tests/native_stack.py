@@ -27,6 +27,7 @@ class Stack:
         shutil.copytree(ROOT / "stack", root / "stack", ignore=shutil.ignore_patterns("__pycache__"))
         yaml = (root / "prefect.yaml").read_text()
         (root / "prefect.yaml").write_text(yaml.replace("*/5 * * * *", "* * * * *"))  # deliver, each minute
+        (root / "worker.env").write_text("OMP_NUM_THREADS=1\n")
         self.project.commit()
         self.project.run(sys.executable, "-m", "stack.environment")
         environment = root / ".env"

@@ -218,6 +218,7 @@ def test_a_backup_brings_everything_back(
     assert before["aliases"]["champion"] == "2"
     assert before["aliases"]["previous"] == "1"
     stack.make("stack-backup", BACKUP=folder / "backup")
+    assert {path.name for path in (folder / "backup").iterdir()} == {"databases", "bucket"}
     stack.project.run("python", "-m", "stack.native", "down")
     shutil.rmtree(stack.root / ".stack")
     with stack.up():
