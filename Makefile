@@ -44,7 +44,7 @@ run: install  ## run the pipeline, on the built-in phantom unless params.yaml sa
 	@echo "Go on     source $(VENV)/bin/activate; then 'dvc repro' runs what is stale, 'dvc metrics show' prints the figures"
 
 test: install  ## run the tests
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --ignore tests/stack
 
 test-stack: install  ## run the tests of the team stack; they need Debian's PostgreSQL and Chromium
 	OMP_NUM_THREADS=1 pytest tests/stack

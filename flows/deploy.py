@@ -125,7 +125,7 @@ def _resume() -> None:
 
     Where only the run's own process ended, its worker says so and nothing is done here.
     """
-    states = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut", WARNING)
+    states = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "AwaitingConcurrencySlot", WARNING)
     ends = {f"prefect.flow-run.{state}" for state in states}
     again = ChangeFlowRunState(
         state=StateType.SCHEDULED, name="AwaitingRetry", message="its worker died; the next one goes on", force=True

@@ -14,6 +14,7 @@ import requests
 from prefect_api import Prefect, await_
 from workspace import ROOT, Workspace, free_port
 
+FRAMES = "s3://nerveseg/frames.zip"  # what the flow predict works on
 PORTS = ("MLFLOW_PORT", "PREFECT_PORT", "PREDICTOR_PORT", "POSTGRES_PORT", "S3_PORT", "WORKER_PORT")
 
 
@@ -27,6 +28,7 @@ class Stack:
         shutil.copytree(ROOT / "stack", root / "stack", ignore=shutil.ignore_patterns("__pycache__"))
         yaml = (root / "prefect.yaml").read_text()
         (root / "prefect.yaml").write_text(yaml.replace("*/5 * * * *", "* * * * *"))  # deliver, each minute
+        self.project.set(**{"predict.input": FRAMES})
         (root / "worker.env").write_text("OMP_NUM_THREADS=1\n")
         self.project.commit()
         self.project.run(sys.executable, "-m", "stack.environment")

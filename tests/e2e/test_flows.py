@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -321,47 +320,6 @@ def test_two_runs_in_two_clones_share_the_cache(workspace: Workspace, prefect: P
         subprocess.run((sys.executable, "-m", "dvc", "checkout"), cwd=clone, env=workspace.env, check=True)
     status = workspace.run("dvc", "status")
     assert "up to date" in status
-
-
-def test_deployed_runs_work_in_clones_where_a_repository_is_named(workspace: Workspace, prefect: Prefect) -> None:
-    workspace.env["NERVESEG_REPOSITORY"] = str(workspace.root)
-    workspace.run("python", "-m", "flows.deploy")
-    (step,) = prefect.deployment("retrain")["pull_steps"]
-    assert step == {"prefect.deployments.steps.git_clone": {"repository": str(workspace.root)}}
-    shutil.rmtree(workspace.root / "models")
-    run = prefect.start("retrain")
-    assert prefect.finish(run) == ("Completed", "nothing to do")
-    prefect.expect(run, dict.fromkeys(STAGES, "Cached"))
-    assert not (workspace.root / "models").exists(), "the cache is shared, the folder is not"
-    workspace.run("dvc", "checkout")
-    del workspace.env["NERVESEG_REPOSITORY"]
-    workspace.run("python", "-m", "flows.deploy")
-
-
-def test_a_promotion_is_delivered_and_starts_a_prediction(
-    workspace: Workspace, prefect: Prefect, client: mlflow.MlflowClient
-) -> None:
-    workspace.set(**{"predict.input": "data/phantom.zip"})
-    version = max(int(one.version) for one in client.search_model_versions(f"name = '{NAME}'"))
-    client.set_registered_model_alias(NAME, "champion", str(version))
-    run = prefect.start("deliver", "deliver")
-    name, message = prefect.finish(run)
-    assert name == "Completed"
-    assert f"version {version}" in message
-    started = prefect.deployment("predict", "predict")["id"]
-    (predicted,) = await_(
-        "the prediction",
-        lambda: prefect.call(
-            "POST",
-            "/flow_runs/filter",
-            deployments={"id": {"any_": [started]}},
-            flow_runs={"state": {"type": {"not_any_": ["SCHEDULED"]}}},
-        ),
-    )
-    assert predicted["parameters"]["model"] == str(version)
-    assert f"with version {version} into {workspace.root}/predictions/{version}" in prefect.finish(predicted["id"])[1]
-    assert (workspace.root / "predictions" / str(version) / "predictions.parquet").exists()
-    assert "| intensity |" in prefect.page(predicted["id"])
 
 
 def test_the_schedule_is_due_and_goes_with_its_lines(workspace: Workspace, prefect: Prefect) -> None:

@@ -19,22 +19,23 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from playwright.sync_api import Browser, Page, expect
 
-from native_stack import Stack
+from native_stack import FRAMES, Stack
 from nerveseg.data import phantom
 from nerveseg.data.archive import Archive
 from nerveseg.params import load
 from prefect_api import await_
 
 NAME = "nerve-segmentation"
-EPOCHS = 120
-LONG = 300  # seconds
+EPOCHS = 36
+LONG = 600  # seconds
 
 
 @pytest.fixture(scope="module")
 def frame(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A frame of the phantom."""
+    """A frame of the phantom; all of them are on S3, for the flow predict."""
     folder = tmp_path_factory.mktemp("frame")
     phantom.write(folder / "phantom.zip", load(stack.root / "params.yaml").phantom)
+    s3(stack).upload_file(str(folder / "phantom.zip"), "nerveseg", FRAMES.rpartition("/")[2])
     archive = Archive(folder / "phantom.zip")
     content = archive.read(next(name for name in archive.names if name.endswith(".png")))
     (folder / "frame.png").write_bytes(content)
@@ -114,12 +115,26 @@ def test_a_training_outlives_every_service(stack: Stack, client: mlflow.MlflowCl
     assert s3(stack).list_objects_v2(Bucket="nerveseg", Prefix="dvc/files/md5/")["KeyCount"] > 0, "pushed"
 
 
-def test_a_person_promotes_in_the_browser(stack: Stack, browser: Browser) -> None:
+def test_a_person_promotes_in_the_browser(stack: Stack, browser: Browser, frame: Path) -> None:
     page = signed_in(stack, browser, "admin")
     promote(page, stack, "1")
     page.get_by_text("champion").first.wait_for()
     await_("the delivery on its schedule", lambda: ready(stack).get("version") == "1", LONG)
     assert ready(stack)["problem"] is None
+
+    # The delivery's event starts a prediction.
+    deployment = stack.prefect.deployment("predict", "predict")["id"]
+    started = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}
+    (run,) = await_(
+        "the prediction",
+        lambda: stack.prefect.call(
+            "POST", "/flow_runs/filter", deployments={"id": {"any_": [deployment]}}, flow_runs=started
+        ),
+    )
+    assert run["parameters"]["model"] == "1"
+    assert "with version 1 into s3://nerveseg/predictions/1" in stack.prefect.finish(run["id"])[1]
+    assert s3(stack).head_object(Bucket="nerveseg", Key="predictions/1/predictions.parquet")["ContentLength"] > 0
+    assert "| intensity |" in stack.prefect.page(run["id"])
 
 
 def signed_in(stack: Stack, browser: Browser, user: str) -> Page:
