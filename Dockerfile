@@ -23,5 +23,6 @@ RUN apt-get update && apt-get install --yes --no-install-recommends git openssh-
 COPY --from=build /opt/nerveseg /opt/nerveseg
 WORKDIR /app
 COPY stack stack
+COPY flows flows
 ENV PATH=/opt/nerveseg/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001

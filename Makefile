@@ -64,6 +64,7 @@ deploy: install  ## register the deployments of prefect.yaml on the Prefect serv
 	python -m flows.deploy
 
 worker: install  ## run deployed flows on this machine
+	python -m flows.lost
 	prefect worker start --pool nerveseg --type process
 
 stack:  ## bring up the team stack by docker compose; it writes .env with random secrets first
@@ -79,7 +80,8 @@ stack-down:  ## end the stack; its data stay
 	$(COMPOSE) down
 
 stack-backup:  ## copy databases and bucket of the running stack to BACKUP, a new folder below backups/ by default
-	mkdir -p $(BACKUP)
+	@test ! -e "$(BACKUP)" || { echo "error: $(BACKUP) exists: give each backup its own folder"; exit 1; }
+	mkdir -p "$(BACKUP)"
 	$(COMPOSE) run --rm backup-databases
 	$(COMPOSE) run --rm backup-bucket
 	@echo "The backup is $(BACKUP); keep .env with it."

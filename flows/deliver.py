@@ -11,6 +11,7 @@ from prefect import State, flow, get_run_logger
 from prefect.events import emit_event
 from prefect.states import Completed, Failed
 
+from flows import lost
 from flows.retries import patient_task
 from nerveseg import params, tracking, verify, workspace
 from nerveseg.registry import bundle, delivery, versions
@@ -51,7 +52,7 @@ def refuse(storage: Storage, version: str, reason: str) -> str:
         return delivery.refuse(tracking.connect(), storage, version, reason)
 
 
-@flow(persist_result=False)
+@flow(persist_result=False, on_running=[lost.sign])
 def deliver() -> State:
     """Deliver the version that has the alias champion, if it is not delivered yet."""
     completed = ""

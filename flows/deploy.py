@@ -1,7 +1,7 @@
 """Registers what prefect.yaml says on a Prefect server: `python -m flows.deploy`, which `make deploy` calls.
 
 Beyond `prefect deploy` it makes the work pool and its queue, removes schedules and deployments that left the file, and
-sets up notifications and the return of runs whose worker died.
+sets up notifications.
 """
 
 import os
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
-from prefect.client.schemas.objects import StateType
-from prefect.events.actions import ChangeFlowRunState, SendNotification
+from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.workers.process import ProcessWorker
@@ -37,11 +35,6 @@ PREFECT_YAML = Path("prefect.yaml")
 BLOCK = "nerveseg-notify"
 FAILURES = "nerveseg: a flow run failed or warns"
 REFUSALS = "nerveseg: the gate refused a model"
-LOST = "nerveseg: a run whose worker died goes on"
-HEARTBEAT = "prefect.flow-run.heartbeat"
-HEARTBEAT_SECONDS = 30  # the least that there is
-SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS + 5)
-START = timedelta(minutes=10)  # that a run may take from its worker's hand to its first line: it clones
 
 
 def main() -> None:
@@ -62,11 +55,7 @@ def main() -> None:
             _make_queue(client, pool, queue)
         _deploy(config)
         _prune(client, config)
-        for name in (FAILURES, REFUSALS, LOST):
-            for automation in client.read_automations_by_name(name):
-                client.delete_automation(automation.id)
-        _resume()
-        _notify()
+        _notify(client)
 
 
 def _reach(client: SyncPrefectClient) -> None:
@@ -89,8 +78,6 @@ def _make_queue(client: SyncPrefectClient, pool: str, queue: str) -> None:
 
 
 def _deploy(config: dict[str, Any]) -> None:
-    for entry in config["deployments"]:
-        entry["work_pool"]["job_variables"] = {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}}
     repository = settings().repository
     if repository:
         config = {**config, "pull": config["definitions"]["clone"]}
@@ -120,35 +107,12 @@ def _prune(client: SyncPrefectClient, config: dict[str, Any]) -> None:
                 console.print(f"removed schedule {schedule.slug} of {deployment.name}: it is not in {PREFECT_YAML}")
 
 
-def _resume() -> None:
-    """A run that went silent without an end is scheduled again: its worker died, and it would hold its queue's slot.
-
-    Where only the run's own process ended, its worker says so and nothing is done here.
-    """
-    states = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "AwaitingConcurrencySlot", WARNING)
-    ends = {f"prefect.flow-run.{state}" for state in states}
-    again = ChangeFlowRunState(
-        state=StateType.SCHEDULED, name="AwaitingRetry", message="its worker died; the next one goes on", force=True
-    )
-    for after, alive, within in (
-        (HEARTBEAT, HEARTBEAT, SILENCE),
-        ("prefect.flow-run.Pending", "prefect.flow-run.Running", START),
-    ):
-        trigger = EventTrigger(
-            match={"prefect.resource.id": "prefect.flow-run.*"},
-            for_each={"prefect.resource.id"},
-            after={after},
-            expect={alive} | ends,
-            posture=Posture.Proactive,
-            threshold=1,
-            within=within,
-        )
-        Automation(name=LOST, trigger=trigger, actions=[again]).create()
-
-
-def _notify() -> None:
+def _notify(client: SyncPrefectClient) -> None:
     """Notifications on failures and refusals where NERVESEG_NOTIFY is set, none where it is not."""
     url = settings().notify
+    for name in (FAILURES, REFUSALS):
+        for automation in client.read_automations_by_name(name):
+            client.delete_automation(automation.id)
     if url is None:
         console.print("no notifications: NERVESEG_NOTIFY is not set")
         return

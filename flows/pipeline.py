@@ -17,7 +17,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from prefect.states import Completed
 
-from flows import dvc, summary
+from flows import dvc, lost, summary
 from flows.retries import patient_task, transient, transient_or_killed
 from nerveseg import params, paths, profiles, workspace
 from nerveseg.files import read_json
@@ -42,7 +42,7 @@ def push(root: Path, lock: BinaryIO) -> None:
     dvc.push(root, lock=lock, say=get_run_logger().info)
 
 
-@flow(persist_result=False)
+@flow(persist_result=False, on_running=[lost.sign])
 def pipeline(
     # Nothing changes these defaults; None would make the UI's form ask for a type before it asks for a value.
     overrides: dict[str, Any] = {},  # noqa: B006

@@ -18,6 +18,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows import lost
 from flows.retries import patient_task
 from flows.shards import CPUS, predict_shard
 from flows.summary import WARNING
@@ -65,7 +66,7 @@ def merge(batch: Batch, shards: list[tuple[Entry, ...]]) -> Summary:
     return batches.merge(batch, shards)
 
 
-@flow(persist_result=False, task_runner=_task_runner())
+@flow(persist_result=False, on_running=[lost.sign], task_runner=_task_runner())
 def predict(
     input: str = "", output: str = "", model: str = versions.CHAMPION, overlays: bool = False, shard: int = 64
 ) -> State:
