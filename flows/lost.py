@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilter,
     WorkPoolFilterName,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Scheduled
 
 from nerveseg.console import console
@@ -47,10 +47,12 @@ def main() -> None:
         )
         for run in filter(_is_lost, runs):
             message = "its process was gone"
-            again = Scheduled(name="AwaitingRetry", message=message)
-            ended = run.state_type == StateType.CANCELLING
-            client.set_flow_run_state(run.id, Cancelled(message=message) if ended else again, force=True)
-            console.print(f"{run.name} was lost: {'cancelled' if ended else 'scheduled again'}")
+            if run.state_type == StateType.CANCELLING:
+                state: State[Any] = Cancelled(message=message)
+            else:
+                state = Scheduled(name="AwaitingRetry", message=message)
+            client.set_flow_run_state(run.id, state, force=True)
+            console.print(f"{run.name} was lost, and is {state.name} now")
 
 
 def _is_lost(run: FlowRun) -> bool:
