@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from native_stack import Stack
+from nerveseg import tracking
 
 CHROMIUM = "/usr/bin/chromium"
 
@@ -33,9 +34,10 @@ def stack(folder: Path) -> Iterator[Stack]:
 @pytest.fixture
 def client(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
     """MLflow with the account of the flows."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", stack.address("mlflow"))
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "pipeline")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", stack.env["MLFLOW_PIPELINE_PASSWORD"])
-    return mlflow.MlflowClient(stack.address("mlflow"))
+    return tracking.connect()
 
 
 @pytest.fixture(scope="session")

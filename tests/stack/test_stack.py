@@ -44,7 +44,6 @@ def frame(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def artifacts(client: mlflow.MlflowClient, version: str, folder: Path) -> dict[str, bytes]:
     """The registered files of a version."""
-    mlflow.set_tracking_uri(client.tracking_uri)
     path = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}/{version}", dst_path=str(folder)))
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
