@@ -302,9 +302,9 @@ def down() -> None:
         pid = STATE / "pid"
         if not pid.exists() or not psutil.pid_exists(int(pid.read_text())):
             raise NervesegError("The stack of this folder is not up.")
-        process = psutil.Process(int(pid.read_text()))
-        process.terminate()
-        process.wait()
+        psutil.Process(int(pid.read_text())).terminate()
+        with FileLock(STATE / "lock"):  # `up` holds it to its end
+            return
 
 
 @app.command()
