@@ -17,6 +17,7 @@ from nerveseg.errors import NervesegError
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 InputSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]  # five halvings in the encoder
+EmptyRule = Literal["kaggle", "nnunet", "monai", "smp"]
 
 
 def _s3_or_folder(uri: str | None) -> str | None:
@@ -126,6 +127,10 @@ class TrainParams(Section):
 
 class EvaluateParams(Section):
     split: Literal["test", "validation"] = Field(description="which frames are scored")
+    empty: EmptyRule = Field(description="whose rule says what Dice and IoU are where a mask is empty")
+    nsd_tolerance: float = Field(ge=0, le=100, description="pixels of a frame that an outline may be off, for NSD")
+    min_frames: int = Field(ge=1, description="frames that a subject needs to be called the worst")
+    resamples: int = Field(ge=100, le=100_000, description="of the subjects, for the 95 % intervals")
     overlays: int = Field(ge=1, le=24, description="frames in each panel: best, worst, random")
     seed: Seed
 

@@ -32,7 +32,7 @@ def run(params: Params) -> None:
             flatten(metrics),
             paths.FIGURES,
             [
-                *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.METRICS_JSON),
+                *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CURVES, paths.METRICS_JSON),
                 *(paths.CARD, paths.REFERENCE_JSON, paths.SMOKE),
             ],
         )
