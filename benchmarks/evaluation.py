@@ -35,7 +35,7 @@ def packed(folder: Path) -> Packed:
             for number, (frame, mask) in enumerate(phantom.sweep(subject, params)):
                 writer.append(f"{subject}_{number}.png", str(subject), None, frame, mask)
         count = len(writer.frames())
-        writer.write_index(pd.Series(np.where(np.arange(count) % 2, "train", "test")))
+        writer.write_index(pd.Series(np.where(np.arange(count) % 2, "train", "test")), np.arange(count))
     return Packed.open(folder)
 
 

@@ -72,6 +72,9 @@ class SplitParams(Section):
     test: Share = Field(description="by subject: share of the subjects for testing")
     validation_fold: int | None = Field(description="by fold: the fold that validates")
     test_fold: int | None = Field(description="by fold: the fold that tests")
+    folds: int | None = Field(ge=3, le=1000, description="by subject: divide into folds, not by shares")
+    fold: int | None = Field(ge=0, description="which of the folds tests; the next one validates")
+    near_duplicate: int = Field(ge=0, le=64, description="bits of 256 that hashes of near-identical frames differ by")
 
     @model_validator(mode="after")
     def _sides_fit(self) -> Self:
@@ -83,12 +86,20 @@ class SplitParams(Section):
             raise ValueError(
                 "validation_fold and test_fold must differ; with no test fold, set evaluate.split: validation"
             )
+        if (self.folds is None) != (self.fold is None):
+            raise ValueError("folds and fold go together: set both, or neither")
+        if self.folds is not None and self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"there is no fold {self.fold}: {self.folds} folds are 0 to {self.folds - 1}")
+        if self.folds is not None and self.by == "fold":
+            raise ValueError("folds divides subjects, but by: fold follows the dataset's own folds; set one of them")
         return self
 
     @property
     def has_test(self) -> bool:
         """Whether any frame is set aside for testing."""
-        return self.test > 0 if self.by == "subject" else self.test_fold is not None
+        if self.by == "fold":
+            return self.test_fold is not None
+        return self.folds is not None or self.test > 0
 
 
 class ModelParams(Section):

@@ -19,7 +19,7 @@ def store(folder: Path, masks: Sequence[np.ndarray], splits: Sequence[str] | Non
     with Writer(folder) as writer:
         for number, mask in enumerate(masks):
             writer.append(f"{number}_1.png", str(number), None, np.full_like(mask, number), mask)
-        writer.write_index(pd.Series(splits or ["train"] * len(masks)))
+        writer.write_index(pd.Series(splits or ["train"] * len(masks)), np.arange(len(masks)))
     return Packed.open(folder)
 
 
