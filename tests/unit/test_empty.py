@@ -67,5 +67,5 @@ def test_a_missed_nerve_scores_nothing_by_every_rule() -> None:
 
 def test_every_rule_that_params_know_is_described() -> None:
     assert set(empty.RULES) == set(get_args(EmptyRule))
-    assert empty.describe("nnunet").endswith("scores left out if nothing is predicted, 0 if something is")
+    assert empty.describe("nnunet").endswith("nothing predicted is left out and something predicted scores 0")
     assert empty.describe("kaggle").startswith("kaggle: ")

@@ -52,18 +52,18 @@ def curve(histograms: np.ndarray) -> pd.DataFrame:
     """The reliability curve over all pixels: from, to, pixels, probability (mean) and share (of nerve) of each bin.
 
     Args:
-        histograms: (frames, 4, BINS). Empty bins have NaN for probability and share.
+        histograms: (frames, 4, BINS). Bins without a pixel are left out.
     """
     bins = histograms.sum(axis=0)
-    edges = np.arange(BINS + 1) / BINS
-    pixels = np.where(bins[_PIXELS] > 0, bins[_PIXELS], np.nan)
+    places = np.flatnonzero(bins[_PIXELS])
+    pixels, nerve, probability, _ = bins[:, places]
     return pd.DataFrame(
         {
-            "from": edges[:-1],
-            "to": edges[1:],
-            "pixels": bins[_PIXELS].astype(np.int64),
-            "probability": bins[_PROBABILITY] / pixels,
-            "share": bins[_NERVE] / pixels,
+            "from": places / BINS,
+            "to": (places + 1) / BINS,
+            "pixels": pixels.astype(np.int64),
+            "probability": probability / pixels,
+            "share": nerve / pixels,
         }
     )
 

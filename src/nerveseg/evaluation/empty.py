@@ -42,5 +42,5 @@ def apply(scores: np.ndarray, true: np.ndarray, rule: EmptyRule) -> np.ndarray:
 
 def describe(rule: EmptyRule) -> str:
     """The rule in a line."""
-    nothing, something = ("left out" if np.isnan(score) else f"{score:g}" for score in _SCORES[rule])
-    return f"{rule}: a frame without a nerve scores {nothing} if nothing is predicted, {something} if something is"
+    nothing, something = ("is left out" if np.isnan(score) else f"scores {score:g}" for score in _SCORES[rule])
+    return f"{rule}: on a frame without a nerve, nothing predicted {nothing} and something predicted {something}"
