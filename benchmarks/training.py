@@ -34,7 +34,7 @@ def packed(folder: Path) -> Packed:
         for number in range(FRAMES + 16):
             frame = random.integers(0, 256, (HEIGHT, WIDTH), np.uint8)
             writer.append(f"{number}_1.png", str(number), None, frame, mask)
-        writer.write_index(pd.Series(["train"] * FRAMES + ["validation"] * 16))
+        writer.write_index(pd.Series(["train"] * FRAMES + ["validation"] * 16), np.arange(FRAMES + 16))
     return Packed.open(folder)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nerveseg import paths
+from nerveseg.evaluation.card import figure, interval
 from nerveseg.files import read_json
 from nerveseg.settings import settings
 
@@ -31,20 +32,22 @@ def markdown(root: Path, states: dict[str, str], message: str, begun: float) -> 
     metrics, receipt = (read_json(root / path) for path in (paths.METRICS_JSON, paths.REGISTRATION_JSON))
     test, baseline = metrics["test"], metrics["baseline"]
     rows = [
-        ("Dice", test["dice"]),
-        ("Dice by subject", test["dice_by_subject"]),
-        ("IoU", test["iou"]),
-        ("Dice of nothing predicted", baseline["empty"]["dice"]),
-        ("Dice of the mean training mask", baseline["prior"]["dice"]),
+        ("Dice", test, "dice"),
+        ("Dice by subject", test, "dice_by_subject"),
+        ("IoU", test, "iou"),
+        ("NSD", test, "nsd"),
+        ("HD95, pixels", test, "hd95"),
+        ("Dice of nothing predicted", baseline["empty"], "dice"),
+        ("Dice of the mean training mask", baseline["prior"], "dice"),
     ]
     lines = [
         f"# {message}",
         "",
         f"{test['frames']} {test['split']} frames of {test['subjects']} subjects, {time.time() - begun:.0f} s.",
         "",
-        "| figure | value |",
-        "|---|---:|",
-        *(f"| {name} | {value:.4f} |" for name, value in rows),
+        "| figure | value | 95 % interval |",
+        "|---|---:|---:|",
+        *(f"| {name} | {figure(record[key])} | {interval(record[f'{key}_ci'])} |" for name, record, key in rows),
         "",
         "| stage | |",
         "|---|---|",

@@ -17,6 +17,7 @@ from nerveseg.errors import NervesegError
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 InputSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]  # five halvings in the encoder
+EmptyRule = Literal["kaggle", "nnunet", "monai", "smp"]
 
 
 def _s3_or_folder(uri: str | None) -> str | None:
@@ -71,6 +72,9 @@ class SplitParams(Section):
     test: Share = Field(description="by subject: share of the subjects for testing")
     validation_fold: int | None = Field(description="by fold: the fold that validates")
     test_fold: int | None = Field(description="by fold: the fold that tests")
+    folds: int | None = Field(ge=3, le=1000, description="by subject: divide into folds, not by shares")
+    fold: int | None = Field(ge=0, description="which of the folds tests; the next one validates")
+    near_duplicate: int = Field(ge=0, le=64, description="bits of 256 that hashes of near-identical frames differ by")
 
     @model_validator(mode="after")
     def _sides_fit(self) -> Self:
@@ -82,12 +86,20 @@ class SplitParams(Section):
             raise ValueError(
                 "validation_fold and test_fold must differ; with no test fold, set evaluate.split: validation"
             )
+        if (self.folds is None) != (self.fold is None):
+            raise ValueError("folds and fold go together: set both, or neither")
+        if self.folds is not None and self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"there is no fold {self.fold}: {self.folds} folds are 0 to {self.folds - 1}")
+        if self.folds is not None and self.by == "fold":
+            raise ValueError("folds divides subjects, but by: fold follows the dataset's own folds; set one of them")
         return self
 
     @property
     def has_test(self) -> bool:
         """Whether any frame is set aside for testing."""
-        return self.test > 0 if self.by == "subject" else self.test_fold is not None
+        if self.by == "fold":
+            return self.test_fold is not None
+        return self.folds is not None or self.test > 0
 
 
 class ModelParams(Section):
@@ -126,6 +138,10 @@ class TrainParams(Section):
 
 class EvaluateParams(Section):
     split: Literal["test", "validation"] = Field(description="which frames are scored")
+    empty: EmptyRule = Field(description="whose rule says what Dice and IoU are where a mask is empty")
+    nsd_tolerance: float = Field(ge=0, le=100, description="pixels of a frame that an outline may be off, for NSD")
+    min_frames: int = Field(ge=1, description="frames that a subject needs to be called the worst")
+    resamples: int = Field(ge=100, le=100_000, description="of the subjects, for the 95 % intervals")
     overlays: int = Field(ge=1, le=24, description="frames in each panel: best, worst, random")
     seed: Seed
 

@@ -13,6 +13,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from conftest import Bucket, aws_variables, put_phantom
+from nerveseg.data import rle
+from nerveseg.data.packed import Packed
+from nerveseg.evaluation.metrics import score
 from workspace import Workspace
 
 STAGES = ("phantom", "download", "split", "train", "evaluate", "register")
@@ -98,12 +101,34 @@ def test_the_reports_agree(workspace: Workspace) -> None:
     metrics = report(workspace, "reports/metrics.json")
     images = pd.read_csv(workspace.root / "reports/per_image.csv")
     subjects = pd.read_csv(workspace.root / "reports/per_subject.csv")
-    assert list(images.columns) == ["image", "subject", "dice", "iou"]
-    assert metrics["test"]["dice"] == pytest.approx(images["dice"].mean(), abs=1e-6)
+    assert list(images.columns[:4]) == ["image", "subject", "dice", "iou"]
+    assert {"nsd", "hd95", "centroid_error", "mistrust", "confidence"} <= set(images.columns)
+    test = metrics["test"]
+    for figure in ("dice", "iou", "nsd", "hd95", "centroid_error"):
+        assert test[figure] == pytest.approx(images[figure].mean(), abs=1e-6)
+        low, high = test[f"{figure}_ci"]
+        assert low <= test[figure] <= high
+    assert test["worst_subject"] == pytest.approx(subjects["dice"].min(), abs=1e-6)
     assert metrics["test"]["dice_by_subject"] == pytest.approx(subjects["dice"].mean(), abs=1e-6)
     assert (metrics["test"]["frames"], metrics["test"]["subjects"]) == (len(images), len(subjects))
     index = pd.read_parquet(workspace.root / "data/packed/index.parquet")
     assert {"image", "subject", "split", "fold", "height", "width", "mask_area"} <= set(index.columns)
+    store = Packed.open(workspace.root / "data/packed")
+    predictions = pd.read_parquet(workspace.root / "reports/predictions.parquet").set_index("image")
+    for row in store.rows("test"):
+        found = predictions.loc[store.index.at[row, "image"]]
+        mask = rle.decode(found["rle_mask"], found["height"], found["width"])
+        dice = images.set_index("image").at[found.name, "dice"]
+        assert dice == pytest.approx(score(mask, store.mask(row))[0], abs=1e-6), "the stored masks are the scored ones"
+    curves = {path.stem: pd.read_csv(path) for path in (workspace.root / "reports/curves").iterdir()}
+    assert curves["risk_coverage"]["risk"].iloc[-1] == pytest.approx(1 - test["dice"], abs=1e-6)
+    assert curves["thresholds"]["dice"].max() == pytest.approx(
+        metrics["validation"]["dice_at_best_threshold"], abs=1e-6
+    )
+    assert (
+        curves["calibration"]["pixels"].sum()
+        == (store.index["height"] * store.index["width"])[store.rows("test")].sum()
+    )
     timings = report(workspace, "models/timings.json")
     assert set(timings) == {"start_up", "data", "training_steps", "validation", "checkpoint", "tracking"}
     assert all(seconds > 0 for seconds in timings.values())

@@ -139,12 +139,41 @@ def test_honours_the_datasets_own_folds(capsys: pytest.CaptureFixture[str]) -> N
     packed = run(hydrogen_torch(fold=[0, 1, 2, 0, 3, 4]), by="fold", validation_fold=0, test_fold=4)
     assert packed.index["split"].tolist() == ["validation", "train", "train", "validation", "train", "test"]
     assert packed.index["fold"].tolist() == [0, 1, 2, 0, 3, 4]
-    rows = [line.split("│")[1:5] for line in capsys.readouterr().err.splitlines() if line.startswith("│")]
+    rows = [line.split("│")[1:6] for line in capsys.readouterr().err.splitlines() if line.startswith("│")]
     assert [[cell.strip() for cell in row] for row in rows] == [
-        ["train", "3", "3", "3"],
-        ["validation", "2", "2", "2"],
-        ["test", "1", "1", "1"],
+        ["train", "3", "3", "3", "3"],
+        ["validation", "2", "2", "2", "2"],
+        ["test", "1", "1", "1", "1"],
     ]
+
+
+def test_subjects_with_near_identical_frames_are_on_one_side() -> None:
+    members = hydrogen_torch(subjects=12)
+    for noisy, subject in ((1, 5), (2, 9), (3, 11)):
+        pixels = np.clip(frame(0).astype(int) + np.random.default_rng(noisy).integers(-1, 2, (HEIGHT, WIDTH)), 0, 255)
+        members[f"images/{subject}_1.png"] = image(pixels.astype(np.uint8), "png")
+    for seed in range(6):
+        index = run(members, seed=seed).index.set_index("subject")
+        assert index["cluster"].value_counts().tolist() == [4, *[1] * 8]
+        assert index.loc[["1", "5", "9", "11"], "split"].nunique() == 1
+        assert found() == [("warning", "near-identical across subjects", "1_1.png")]
+    assert run(members, near_duplicate=0).index["cluster"].nunique() > 9, "no bit may differ"
+
+
+def test_blank_frames_tie_nobody() -> None:
+    members = hydrogen_torch()
+    members |= {
+        f"images/{subject}_1.png": image(np.full((HEIGHT, WIDTH), subject, np.uint8), "png") for subject in (1, 2)
+    }
+    assert run(members).index["cluster"].nunique() == 6
+
+
+def test_folds_test_every_frame_once() -> None:
+    tested = []
+    for fold in range(3):
+        index = run(kaggle(subjects=7), folds=3, fold=fold).index
+        tested += index.loc[index["split"] == "test", "image"].tolist()
+    assert sorted(tested) == sorted(index["image"])
 
 
 def test_a_leak_in_the_datasets_own_folds_stops_the_stage() -> None:

@@ -9,7 +9,7 @@ from nerveseg.params import SplitParams
 
 def split(**changes: object) -> SplitParams:
     base = {"by": "subject", "seed": 1, "validation": 0.2, "test": 0.2, "validation_fold": None, "test_fold": None}
-    return SplitParams.model_validate(base | changes)
+    return SplitParams.model_validate(base | {"folds": None, "fold": None, "near_duplicate": 6} | changes)
 
 
 def by_fold(**changes: object) -> SplitParams:
@@ -19,7 +19,8 @@ def by_fold(**changes: object) -> SplitParams:
 def table(subjects: list[str], fold: list[int | None] | None = None) -> pd.DataFrame:
     names = [f"{subject}_{number}.png" for number, subject in enumerate(subjects)]
     fold = fold if fold is not None else [None] * len(subjects)
-    return pd.DataFrame({"image": names, "subject": subjects, "fold": pd.array(fold, dtype="Int64"), "sha256": names})
+    columns = {"image": names, "subject": subjects, "fold": pd.array(fold, dtype="Int64"), "sha256": names}
+    return pd.DataFrame(columns).assign(mask_area=1, cluster=range(len(names)))
 
 
 PEOPLE = [str(number) for number in range(1, 21)]
@@ -76,6 +77,85 @@ def test_no_frames_is_a_clear_error() -> None:
         folds.assign(table([]), split())
 
 
+def tie(frames: pd.DataFrame, *subjects: str) -> pd.DataFrame:
+    """The first frames of these subjects made one cluster."""
+    places = [frames.index[frames["subject"] == subject][0] for subject in subjects]
+    frames.loc[places, "cluster"] = frames.loc[places[0], "cluster"]
+    return frames
+
+
+def test_subjects_that_share_near_identical_frames_stay_together() -> None:
+    for seed in range(30):
+        ties = tie(tie(table(PEOPLE * 2), "3", "17"), "8", "9", "12")
+        assigned = sides(ties, split(seed=seed))
+        assert assigned["3"] == assigned["17"]
+        assert assigned["8"] == assigned["9"] == assigned["12"]
+        counts = pd.Series(assigned).value_counts()
+        assert counts["test"] in (4, 5, 6)
+        assert counts["validation"] in (4, 5, 6)
+
+
+def test_ties_of_ties_stay_together() -> None:
+    frames = table(PEOPLE * 2)
+    frames.loc[[0, 1], "cluster"] = 100
+    frames.loc[[21, 2], "cluster"] = 101
+    for seed in range(30):
+        assigned = sides(frames, split(seed=seed))
+        assert assigned["1"] == assigned["2"] == assigned["3"]
+
+
+def test_ties_that_leave_nothing_to_train_on_are_named() -> None:
+    with pytest.raises(NervesegError, match="Near-identical frames keep subjects together: 1, 2, 3"):
+        folds.assign(tie(table(["1", "2", "3"]), "1", "2", "3"), split())
+
+
+def in_folds(frames: pd.DataFrame, number: int = 5, **changes: object) -> list[pd.Series]:
+    """The split of each frame, for each fold."""
+    return [folds.assign(frames, split(folds=number, fold=fold, **changes)) for fold in range(number)]
+
+
+def test_every_subject_tests_in_one_fold_and_validates_in_another() -> None:
+    frames = table(PEOPLE * 3)
+    found = in_folds(frames)
+    for name in ("test", "validation"):
+        assert (np.sum([assigned == name for assigned in found], axis=0) == 1).all()
+    for number, assigned in enumerate(found):
+        assert folds.check_leaks(frames.assign(split=assigned)) == []
+        assert ((found[(number + 1) % 5] == "test") == (assigned == "validation")).all(), "the next fold validates"
+
+
+def test_folds_have_about_as_many_frames_with_and_without_a_nerve() -> None:
+    random = np.random.default_rng(70)
+    subjects = [str(number) for number in range(47)]
+    people = np.repeat(subjects, random.integers(20, 120, 47)).tolist()
+    share = dict(zip(subjects, random.uniform(0, 1, 47), strict=True))
+    frames = table(people).assign(mask_area=[int(random.random() > share[person]) for person in people])
+    for assigned in in_folds(frames):
+        tests = frames[assigned == "test"]["mask_area"]
+        assert len(tests) == pytest.approx(len(frames) / 5, rel=0.15)
+        assert tests.mean() == pytest.approx(frames["mask_area"].mean(), abs=0.06)
+
+
+def test_folds_depend_on_the_seed_and_not_on_the_order_of_frames() -> None:
+    frames = table(PEOPLE * 2)
+    reverse = frames.iloc[::-1].reset_index(drop=True)
+    params = split(folds=4, fold=1)
+    drawn = dict(zip(frames["subject"], folds.assign(frames, params), strict=True))
+    assert dict(zip(reverse["subject"], folds.assign(reverse, params), strict=True)) == drawn
+    assert sides(frames, split(folds=4, fold=1, seed=2)) != drawn
+
+
+def test_folds_keep_tied_subjects_together() -> None:
+    for assigned in in_folds(tie(table(PEOPLE * 2), "3", "17")):
+        by_subject = dict(zip(table(PEOPLE * 2)["subject"], assigned, strict=True))
+        assert by_subject["3"] == by_subject["17"]
+
+
+def test_more_folds_than_subjects_is_a_clear_error() -> None:
+    with pytest.raises(NervesegError, match="Too few subjects: 20 cannot be divided into 21 folds"):
+        folds.assign(table(PEOPLE), split(folds=21, fold=0))
+
+
 def test_follows_the_datasets_own_folds() -> None:
     frames = table(["1", "2", "3", "4"], [0, 1, 2, 3])
     assert folds.assign(frames, by_fold()).tolist() == ["validation", "test", "train", "train"]
@@ -117,3 +197,17 @@ def test_identical_pixels_on_two_sides_are_a_warning() -> None:
 def test_identical_pixels_on_one_side_are_not() -> None:
     frames = table(["1", "2", "3", "4"], [0, 1, 2, 3]).assign(sha256=["a", "b", "c", "c"])
     assert folds.check_leaks(frames.assign(split=np.array(["validation", "test", "train", "train"]))) == []
+
+
+def test_near_identical_frames_of_two_subjects_are_a_warning() -> None:
+    frames = tie(table(["1", "2", "3", "4"], [0, 1, 2, 3]), "1", "3")
+    (finding,) = folds.check_leaks(frames.assign(split=folds.assign(frames, by_fold())))
+    assert (finding.kind, finding.image) == ("near-identical across subjects", "1_0.png")
+    assert finding.detail == "2 frames of the subjects 1, 3 are near-identical; they are in train, validation"
+
+
+def test_the_table_counts_frames_subjects_masks_and_distinct_frames() -> None:
+    frames = table(["1", "1", "2", "3"]).assign(mask_area=[5, 0, 5, 5], cluster=[0, 0, 1, 2])
+    shown = folds.table(frames.assign(split=["train", "train", "train", "test"]))
+    cells = list(zip(*(column.cells for column in shown.columns), strict=True))
+    assert cells == [("train", "3", "2", "2", "2"), ("validation", "0", "0", "0", "0"), ("test", "1", "1", "1", "1")]

@@ -1,7 +1,6 @@
 """Dice and IoU: on shapes that arithmetic knows, against MONAI, and the rule for empty masks."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import assume, given
@@ -75,23 +74,3 @@ def test_areas_of_many_frames_score_at_once() -> None:
     intersection, predicted, true = np.array([[50, 0], [0, 100]]), np.full((2, 2), 100), np.full((2, 2), 100)
     np.testing.assert_allclose(metrics.dice(intersection, predicted, true), [[0.5, 0], [0, 1]])
     np.testing.assert_allclose(metrics.iou(intersection, predicted, true), [[1 / 3, 0], [0, 1]])
-
-
-class TestMeans:
-    @pytest.fixture
-    def per_image(self) -> pd.DataFrame:
-        """Three frames of subject 10, one of subject 2."""
-        rows = [("10", 0.9, 0.8), ("2", 0.1, 0.0), ("10", 0.8, 0.7), ("10", 1.0, 0.9)]
-        return pd.DataFrame(rows, columns=["subject", "dice", "iou"])
-
-    def test_each_subject_has_the_mean_of_its_frames(self, per_image: pd.DataFrame) -> None:
-        table = metrics.per_subject(per_image).set_index("subject")
-        assert table.loc["10"].tolist() == pytest.approx([3, 0.9, 0.8])
-        assert table.loc["2"].tolist() == pytest.approx([1, 0.1, 0.0])
-
-    def test_subjects_weigh_alike_whatever_their_number_of_frames(self, per_image: pd.DataFrame) -> None:
-        summary = metrics.summary(per_image)
-        assert summary["dice"] == pytest.approx(0.7)
-        assert summary["iou"] == pytest.approx(0.6)
-        assert summary["dice_by_subject"] == pytest.approx(0.5)
-        assert (summary["frames"], summary["subjects"]) == (4, 2)

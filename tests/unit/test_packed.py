@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
     with Writer(tmp_path) as writer:
         for number, (frame, mask) in enumerate(frames_and_masks()):
             writer.append(f"{number}_1.png", str(number), number if number % 2 else None, frame, mask)
-        writer.write_index(pd.Series(SPLITS))
+        writer.write_index(pd.Series(SPLITS), np.arange(len(SPLITS)))
     return tmp_path
 
 

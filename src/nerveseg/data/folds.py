@@ -1,11 +1,15 @@
 """Divides frames into train, validation and test: by whole subjects, or by the dataset's own folds."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from nerveseg.data import clusters
 from nerveseg.data.findings import Finding
 from nerveseg.data.names import natural_key
+from nerveseg.data.packed import counts
 from nerveseg.errors import NervesegError
 from nerveseg.params import SplitParams
 
@@ -16,10 +20,14 @@ def assign(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
     """The split of each frame: "train", "validation" or "test".
 
     By subject, the draw depends on the seed, the shares and the set of subjects only, not on the order or number of
-    frames: PCG64 permutes the subjects in natural order; the first go to test, the next to validation.
+    frames: PCG64 permutes the subjects in natural order; the first go to test, the next to validation. Subjects that
+    share a cluster of near-identical frames are drawn as one.
+
+    In folds, subjects are dealt out so that each fold has about as many frames with and without a nerve; `split.fold`
+    tests, the next one validates, the others train.
 
     Args:
-        frames: a row a frame with the columns subject (str) and fold (nullable Int64).
+        frames: a row a frame with the columns subject (str), fold (nullable Int64), mask_area and cluster (int64).
         split: how to divide.
 
     Raises:
@@ -30,24 +38,65 @@ def assign(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
             "No frame is left to split: none of the dataset has a mask, and data.frames: nonempty drops the others. "
             "Set data.frames: all, or check the masks."
         )
-    return _by_subject(frames, split) if split.by == "subject" else _by_fold(frames, split)
+    if split.by == "fold":
+        return _by_fold(frames, split)
+    return _by_share(frames, split) if split.folds is None else _in_folds(frames, split)
 
 
-def _by_subject(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
-    subjects = sorted(frames["subject"].unique(), key=natural_key)
-    tests, validations = (
-        max(1, round(share * len(subjects))) if share else 0 for share in (split.test, split.validation)
-    )
-    if tests + validations >= len(subjects):
+def _by_share(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
+    units = _units(frames)
+    number = frames["subject"].nunique()
+    wanted = {
+        name: max(1, round(share * number)) if share else 0
+        for name, share in (("test", split.test), ("validation", split.validation))
+    }
+    drawn = iter(np.random.Generator(np.random.PCG64(split.seed)).permutation(units.nunique()))
+    side = pd.Series("train", index=units.index)
+    for name, subjects in wanted.items():
+        while (side == name).sum() < subjects and (side == "train").any():
+            side[units == next(drawn)] = name
+    if not (side == "train").any():
         raise NervesegError(
-            f"Too few subjects: {len(subjects)} with frames, of which {validations} would validate and {tests} "
-            "test, so that none is left to train on. Lower split.validation or split.test, or bring more subjects."
+            f"Too few subjects: {number} with frames, of which {wanted['validation']} would validate and "
+            f"{wanted['test']} test, so that none is left to train on. Lower split.validation or split.test, or bring "
+            "more subjects." + _tied(units)
         )
-    drawn = np.random.Generator(np.random.PCG64(split.seed)).permutation(len(subjects))
-    side = dict.fromkeys(subjects, "train")
-    side |= {subjects[place]: "test" for place in drawn[:tests]}
-    side |= {subjects[place]: "validation" for place in drawn[tests : tests + validations]}
     return frames["subject"].map(side)
+
+
+def _in_folds(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
+    from sklearn.model_selection import StratifiedGroupKFold  # a second to import, for a cross-validation only
+
+    assert split.folds is not None
+    assert split.fold is not None
+    units = _units(frames)
+    if units.nunique() < split.folds:
+        raise NervesegError(
+            f"Too few subjects: {len(units)} cannot be divided into {split.folds} folds. Lower split.folds, or bring "
+            "more subjects." + _tied(units)
+        )
+    dealer = StratifiedGroupKFold(split.folds, shuffle=True, random_state=split.seed)
+    has_mask = frames["mask_area"].to_numpy() > 0
+    with warnings.catch_warnings(action="ignore"):  # of a kind with fewer frames than folds
+        dealt = [test for _, test in dealer.split(has_mask, has_mask, frames["subject"].map(units))]
+    sides = np.full(len(frames), "train", dtype=object)
+    sides[dealt[split.fold]] = "test"
+    sides[dealt[(split.fold + 1) % split.folds]] = "validation"
+    return pd.Series(sides, index=frames.index, dtype="str")
+
+
+def _units(frames: pd.DataFrame) -> pd.Series:
+    """What is drawn as one: a number for each subject, in natural order, that tied subjects share."""
+    subjects = sorted(frames["subject"].unique(), key=natural_key)
+    place = {subject: number for number, subject in enumerate(subjects)}
+    first = frames["cluster"].map(frames.groupby("cluster")["subject"].first())
+    tied = clusters.connected(frames["subject"].map(place), first.map(place), len(subjects))
+    return pd.Series(tied, index=subjects)
+
+
+def _tied(units: pd.Series) -> str:
+    ties = [", ".join(map(str, unit.index)) for _, unit in units.groupby(units) if len(unit) > 1]
+    return f" Near-identical frames keep subjects together: {'; '.join(ties)}." if ties else ""
 
 
 def _by_fold(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
@@ -77,10 +126,11 @@ def check_leaks(index: pd.DataFrame) -> list[Finding]:
     """Makes sure that no subject is on two sides of the split.
 
     Args:
-        index: a row a frame with the columns image, subject, split and sha256.
+        index: a row a frame with the columns image, subject, split, sha256 and cluster.
 
     Returns:
-        A warning for each frame whose very pixels are on another side too, as those of another subject.
+        A warning for each frame whose very pixels are on another side too, as those of another subject, and for each
+        cluster of near-identical frames that several subjects share.
 
     Raises:
         NervesegError: lists the subjects that are on two sides.
@@ -102,16 +152,22 @@ def check_leaks(index: pd.DataFrame) -> list[Finding]:
         for twin in twins[twins["split"] != first["split"]].itertuples():
             detail = f"in {twin.split} has the same pixels as {first['image']} in {first['split']}"
             findings.append(Finding("warning", "same pixels on two sides", str(twin.image), detail))
+    for _, alike in index.groupby("cluster"):
+        if alike["subject"].nunique() > 1 and alike["sha256"].nunique() > 1:  # else the checks have told it
+            where = ", ".join(name for name in SPLITS if name in set(alike["split"]))
+            people = ", ".join(sorted(alike["subject"].unique(), key=natural_key))
+            detail = f"{len(alike)} frames of the subjects {people} are near-identical; they are in {where}"
+            findings.append(Finding("warning", "near-identical across subjects", alike["image"].iloc[0], detail))
     return findings
 
 
 def table(index: pd.DataFrame) -> Table:
-    """Frames, subjects and frames with a mask of each split, to print."""
+    """What `counts` counts, to print."""
     shown = Table(title="Split", title_justify="left")
+    found = counts(index).reindex(SPLITS, fill_value=0)
     shown.add_column("split")
-    for column in ("frames", "subjects", "with mask"):
-        shown.add_column(column, justify="right")
-    for name in SPLITS:
-        side = index[index["split"] == name]
-        shown.add_row(name, *map(str, (len(side), side["subject"].nunique(), (side["mask_area"] > 0).sum())))
+    for column in found.columns:
+        shown.add_column(column.replace("_", " "), justify="right")
+    for name, row in found.iterrows():
+        shown.add_row(str(name), *map(str, row))
     return shown

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -29,12 +30,37 @@ _DTYPES = {
     "mask_area": "int64",
     "offset": "int64",
     "sha256": "str",
+    "dhash": "str",
+    "cluster": "int64",
 }
+_ASSIGNED = ("split", "cluster")  # known only when all frames are there
+_HASH_SIDE = 16
 
 
 def pixel_digest(frame: np.ndarray) -> str:
     """The SHA-256 of the pixels of a frame in row order, as 64 hexadecimal digits."""
     return hashlib.sha256(np.ascontiguousarray(frame).data).hexdigest()
+
+
+def difference_hash(frame: np.ndarray) -> str:
+    """A hash that differs in few bits for frames that look alike: 256 bits as 64 hexadecimal digits.
+
+    Whether each of 16 x 16 areas of the frame is brighter than the one to its left (Krawetz's dHash,
+    https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html). His 64 bits do not tell frames of
+    one sweep from near-identical ones.
+    """
+    small = cv2.resize(frame, (_HASH_SIDE + 1, _HASH_SIDE), interpolation=cv2.INTER_AREA)
+    return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
+
+
+def counts(index: pd.DataFrame) -> pd.DataFrame:
+    """Frames, subjects, frames with_mask and frames that are distinct (clusters) of each split, its index."""
+    return index.groupby("split", sort=False).agg(
+        frames=("image", "size"),
+        subjects=("subject", "nunique"),
+        with_mask=("mask_area", lambda areas: int((areas > 0).sum())),
+        distinct=("cluster", "nunique"),
+    )
 
 
 class Writer:
@@ -64,18 +90,24 @@ class Writer:
         for file, pixels in zip(self._files, (frame, mask), strict=True):
             file.write(np.ascontiguousarray(pixels, dtype=np.uint8).data)
         height, width = frame.shape
-        row = (image, subject, fold, height, width, int(mask.sum()), self._pixels, pixel_digest(frame))
-        self._rows.append(dict(zip((name for name in _DTYPES if name != "split"), row, strict=True)))
+        area, hashes = int(mask.sum()), (pixel_digest(frame), difference_hash(frame))
+        row = (image, subject, fold, height, width, area, self._pixels, *hashes)
+        self._rows.append(dict(zip((name for name in _DTYPES if name not in _ASSIGNED), row, strict=True)))
         self._pixels += frame.size
 
     def frames(self) -> pd.DataFrame:
-        """The frames so far: the index but for its column `split`."""
-        dtypes = {name: dtype for name, dtype in _DTYPES.items() if name != "split"}
+        """The frames so far: the index but for its columns `split` and `cluster`."""
+        dtypes = {name: dtype for name, dtype in _DTYPES.items() if name not in _ASSIGNED}
         return pd.DataFrame(self._rows, columns=list(dtypes)).astype(dtypes)
 
-    def write_index(self, split: pd.Series) -> pd.DataFrame:
-        """Writes and returns the index; `split` says "train", "validation" or "test" for each row of `frames()`."""
-        index = self.frames().assign(split=split)[list(_DTYPES)].astype(_DTYPES)
+    def write_index(self, split: pd.Series, cluster: np.ndarray) -> pd.DataFrame:
+        """Writes and returns the index.
+
+        Args:
+            split: "train", "validation" or "test" for each row of `frames()`.
+            cluster: int64, the same number for frames that are near-identical.
+        """
+        index = self.frames().assign(split=split, cluster=cluster)[list(_DTYPES)].astype(_DTYPES)
         index.to_parquet(self._folder / _INDEX, index=False)
         return index
 
@@ -98,7 +130,7 @@ class Packed:
     Attributes:
         index: a row a frame, RangeIndex, with the columns image (file name), subject, split ("train", "validation",
             "test"), fold (nullable Int64), height, width, mask_area (pixels), offset (into both arrays), sha256 (of the
-            frame's pixels).
+            frame's pixels), dhash (`difference_hash`), cluster (the same number for near-identical frames).
     """
 
     index: pd.DataFrame

@@ -3,15 +3,19 @@
 import numpy as np
 
 from nerveseg.data.packed import Packed
-from nerveseg.evaluation import metrics
+from nerveseg.evaluation import empty, metrics
 from nerveseg.model.frames import resize
+from nerveseg.params import EmptyRule
 
 _GRID = (96, 128)  # height, width in pixels at which masks of any size are averaged
 _LEVELS = np.linspace(0.05, 0.95, 19)
 
 
-def prior_mask(packed: Packed) -> np.ndarray:
-    """The mean training mask, cut where it scores best on the training frames.
+def prior_mask(packed: Packed, rule: EmptyRule) -> np.ndarray:
+    """The mean training mask, cut where its Dice is best on the training frames.
+
+    Args:
+        rule: how a frame without a nerve scores. One that leaves all training frames out leaves the lowest cut.
 
     Returns:
         float32 (96, 128), 0 or 1; `at_size` brings it to a frame's size.
@@ -21,13 +25,17 @@ def prior_mask(packed: Packed) -> np.ndarray:
     mean = masks.mean(axis=0)
     areas = masks.sum(axis=(1, 2)).astype(float)
     candidates = [mean >= level for level in _LEVELS]
-    scores = [
-        metrics.dice((masks & prior).sum(axis=(1, 2)).astype(float), np.full_like(areas, prior.sum()), areas).mean()
-        for prior in candidates
-    ]
+    scores = [_mean_dice(prior, masks, areas, rule) for prior in candidates]
     return candidates[int(np.argmax(scores))].astype(np.float32)
 
 
 def at_size(prior: np.ndarray, height: int, width: int) -> np.ndarray:
     """A prior mask as uint8 0/1 (height, width)."""
     return (resize(prior, height, width) >= 0.5).astype(np.uint8)
+
+
+def _mean_dice(prior: np.ndarray, masks: np.ndarray, areas: np.ndarray, rule: EmptyRule) -> float:
+    overlaps = (masks & prior).sum(axis=(1, 2)).astype(float)
+    scores = empty.apply(metrics.dice(overlaps, np.full_like(areas, prior.sum()), areas), areas, rule)
+    scores = scores[~np.isnan(scores)]
+    return float(scores.mean()) if len(scores) else 0.0

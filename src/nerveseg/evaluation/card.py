@@ -51,12 +51,23 @@ def render(spec: ModelSpec, packed: Packed, metrics: dict[str, Any]) -> str:
         f"On {test['frames']} {test['split']} frames of {test['subjects']} subjects, at the frames' own size. "
         f"Empty masks: {metrics['empty_rule']}.",
         "",
-        "| | Dice | IoU |",
+        "| | value | 95 % interval |",
         "|---|---:|---:|",
-        f"| this model, mean over frames | {test['dice']:.4f} | {test['iou']:.4f} |",
-        f"| this model, mean over subjects | {test['dice_by_subject']:.4f} | |",
-        f"| the mean training mask | {baseline['prior']['dice']:.4f} | |",
-        f"| nothing predicted | {baseline['empty']['dice']:.4f} | |",
+        *(
+            f"| {name} | {figure(figures[key])} | {interval(figures[f'{key}_ci'])} |"
+            for name, figures, key in (
+                ("Dice, mean over frames", test, "dice"),
+                ("Dice, mean over subjects", test, "dice_by_subject"),
+                ("IoU, mean over frames", test, "iou"),
+                ("NSD", test, "nsd"),
+                ("HD95, pixels", test, "hd95"),
+                ("Dice of the mean training mask", baseline["prior"], "dice"),
+                ("Dice of nothing predicted", baseline["empty"], "dice"),
+            )
+        ),
+        "",
+        "The intervals are those of 95 % by resampling subjects. NSD and HD95 are means over the frames on which both "
+        f"masks have an outline, {test['frames'] - test['without_outline']} of {test['frames']}.",
         "",
         "## Limits",
         "",
@@ -69,3 +80,13 @@ def render(spec: ModelSpec, packed: Packed, metrics: dict[str, Any]) -> str:
         f"float32 of that shape; a pixel is nerve from {spec.threshold:g} on, after resizing back linearly.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def figure(value: float | None) -> str:
+    """A figure of metrics.json as people read it."""
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def interval(bounds: list[float] | None) -> str:
+    """An interval of metrics.json as people read it; nothing where there is none."""
+    return "" if bounds is None else " to ".join(f"{bound:.4f}" for bound in bounds)

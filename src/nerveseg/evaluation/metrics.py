@@ -1,12 +1,6 @@
-"""Overlap of a predicted and a true mask, and its means.
-
-Empty masks score by Kaggle's rule: both empty 1, only one of them empty 0.
-"""
+"""Overlap of a predicted and a true mask: both empty scores 1, one of them empty 0; `empty` has other rules."""
 
 import numpy as np
-import pandas as pd
-
-EMPTY_RULE = "kaggle: both masks empty score 1, one of them 0"
 
 
 def dice(intersection: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -34,24 +28,6 @@ def score(prediction: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 def confidence(probability: np.ndarray, mask: np.ndarray) -> float:
     """Mean probability within a predicted mask, in [0, 1]; NaN where the mask is empty. Both (H, W)."""
     return float(probability[mask > 0].mean(dtype=np.float64)) if mask.any() else float("nan")
-
-
-def per_subject(per_image: pd.DataFrame) -> pd.DataFrame:
-    """One row a subject: subject, frames, and its mean dice and iou."""
-    grouped = per_image.groupby("subject", sort=False)
-    return grouped.agg(frames=("dice", "size"), dice=("dice", "mean"), iou=("iou", "mean")).reset_index()
-
-
-def summary(per_image: pd.DataFrame) -> dict[str, float | int]:
-    """Means over the frames, the mean of the subjects' means (`dice_by_subject`), and the counts."""
-    subjects = per_subject(per_image)
-    return {
-        "dice": float(per_image["dice"].mean()),
-        "iou": float(per_image["iou"].mean()),
-        "dice_by_subject": float(subjects["dice"].mean()),
-        "frames": len(per_image),
-        "subjects": len(subjects),
-    }
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

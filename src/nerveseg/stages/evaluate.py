@@ -1,13 +1,18 @@
 """evaluate: scores of the trained network on frames it has not seen, at their own size."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
+from rich.table import Table
 
 from nerveseg import paths, tracking
 from nerveseg.console import console, progress
+from nerveseg.data import rle
 from nerveseg.data.packed import Packed
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import baselines, card, drift, metrics, overlays, smoke
+from nerveseg.evaluation import baselines, calibration, card, drift, metrics, overlays, plausibility, scores, smoke
+from nerveseg.evaluation.scores import Scores
 from nerveseg.files import replacing, replacing_folder, write_json
 from nerveseg.model.device import device_name
 from nerveseg.model.inference import BATCH, Segmenter
@@ -30,64 +35,88 @@ def run(params: Params) -> None:
     if not len(rows):
         raise NervesegError(f"data/packed has no {params.evaluate.split} frames; see evaluate.split and split.test.")
     segmenter = Segmenter.load(paths.MODELS, device_name(settings().device))
-    scores = _score(packed, rows, segmenter)
-    per_image = scores[["image", "subject", "dice", "iou"]]
-    summary = {
-        "test": {"split": params.evaluate.split, **metrics.summary(per_image)},
-        "baseline": {name: {"dice": float(scores[f"{name}_dice"].mean())} for name in ("empty", "prior")},
-        "empty_rule": metrics.EMPTY_RULE,
-    }
-    for table, path in ((per_image, paths.PER_IMAGE_CSV), (metrics.per_subject(per_image), paths.PER_SUBJECT_CSV)):
-        with replacing(path) as beside:
-            table.to_csv(beside, index=False, float_format="%.6f")
+    training = plausibility.fit(packed.mask(row) for row in packed.rows("train"))
+    by_kaggle = _score(packed, rows, segmenter, training, params.evaluate)
+    scored = by_kaggle.by_rule(params.evaluate.empty)
+    if scored.table["empty_dice"].isna().all():
+        raise NervesegError(
+            f"None of the {params.evaluate.split} frames has a nerve, and evaluate.empty: {params.evaluate.empty} "
+            "scores no others. Set evaluate.empty: kaggle."
+        )
+    histograms = (
+        by_kaggle.histograms
+        if params.evaluate.split == "validation"
+        else _histograms(packed, packed.rows("validation"), segmenter)
+    )
+    sweep = calibration.sweep(histograms, params.evaluate.empty)
+    summary = scores.summary(by_kaggle, sweep, params.evaluate)
+    _write_tables(scored, sweep)
     with replacing_folder(paths.FIGURES) as folder:
         overlays.draw_curves(pd.read_csv(paths.MODELS / "curve.csv"), folder / "curves.png")
-        for name, chosen in _choose(scores, params.evaluate).items():
-            panels = [_panel(packed, segmenter, scores.loc[row]) for row in chosen]
+        for name, chosen in _choose(scored.table, params.evaluate).items():
+            panels = [_panel(packed, scored.table.loc[row]) for row in chosen]
             overlays.draw_panels(
-                panels, f"{name} of {len(scores)} {params.evaluate.split} frames", folder / f"{name}.png"
+                panels, f"{name} of {len(rows)} {params.evaluate.split} frames", folder / f"{name}.png"
             )
     with replacing(paths.CARD) as beside:
         beside.write_text(card.render(segmenter.spec, packed, summary), encoding="utf-8")
-    write_json(paths.REFERENCE_JSON, _reference(packed, segmenter))
-    smoke.write(_smoke_pairs(packed, segmenter, scores), paths.SMOKE)
+    write_json(paths.REFERENCE_JSON, {**_reference(packed, segmenter), "plausibility": training})
+    smoke.write(_smoke_pairs(packed, segmenter, scored.table), paths.SMOKE)
     write_json(paths.METRICS_JSON, summary)
-    _print(summary)
+    _print(summary, segmenter.spec.threshold)
     with tracking.reachable("reports/ is written: once the server answers, `dvc repro` evaluates again."):
         tracking.log_evaluation(
             tracking.ensure_run(paths.MODELS),
             flatten(summary),
             paths.FIGURES,
             # The others go with their hashes, in register: a version that exists must stay what its tags say.
-            [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.METRICS_JSON],
+            [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CURVES, paths.METRICS_JSON],
         )
 
 
-def _score(packed: Packed, rows: np.ndarray, segmenter: Segmenter) -> pd.DataFrame:
-    """A row a frame: its row in the index, image, subject, predicted area, scores of network and baselines."""
-    prior = baselines.prior_mask(packed)
-    found = []
+def _score(packed: Packed, rows: np.ndarray, segmenter: Segmenter, training: dict, evaluate: EvaluateParams) -> Scores:
+    prior = baselines.prior_mask(packed, evaluate.empty)
+    found, histograms = [], []
+    for row, probability in _predicted(packed, rows, segmenter, "scoring"):
+        truth = packed.mask(row)
+        frame = packed.index.loc[row, ["image", "subject", "height", "width"]].to_dict()
+        mask = segmenter.mask(probability)
+        figures = scores.of_frame(probability, mask, truth, prior, training, evaluate.nsd_tolerance)
+        found.append({"row": row, **frame, **figures})
+        histograms.append(calibration.histogram(probability, truth))
+    return Scores(pd.DataFrame(found), np.stack(histograms))
+
+
+def _histograms(packed: Packed, rows: np.ndarray, segmenter: Segmenter) -> np.ndarray:
+    predicted = _predicted(packed, rows, segmenter, "threshold")
+    return np.stack([calibration.histogram(probability, packed.mask(row)) for row, probability in predicted])
+
+
+def _predicted(
+    packed: Packed, rows: np.ndarray, segmenter: Segmenter, description: str
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each row with the network's probabilities at the frame's own size."""
     with progress("batches") as bar:
-        for start in bar.track(range(0, len(rows), BATCH), description="scoring"):
-            batch = rows[start : start + BATCH]
-            probabilities = segmenter.probabilities([packed.frame(row) for row in batch])
-            for row, probability in zip(batch, probabilities, strict=True):
-                truth = packed.mask(row)
-                mask = segmenter.mask(probability)
-                dice, iou = metrics.score(mask, truth)
-                found.append(
-                    {
-                        "row": int(row),
-                        "image": packed.index.at[row, "image"],
-                        "subject": packed.index.at[row, "subject"],
-                        "dice": dice,
-                        "iou": iou,
-                        "area": int(mask.sum()),
-                        "empty_dice": metrics.score(np.zeros_like(truth), truth)[0],
-                        "prior_dice": metrics.score(baselines.at_size(prior, *truth.shape), truth)[0],
-                    }
-                )
-    return pd.DataFrame(found)
+        for start in bar.track(range(0, len(rows), BATCH), description=description):
+            batch = rows[start : start + BATCH].tolist()
+            yield from zip(batch, segmenter.probabilities([packed.frame(row) for row in batch]), strict=True)
+
+
+def _write_tables(scored: Scores, sweep: pd.DataFrame) -> None:
+    per_image = scored.table[list(scores.PER_IMAGE)]
+    for table, path in ((per_image, paths.PER_IMAGE_CSV), (scores.per_subject(per_image), paths.PER_SUBJECT_CSV)):
+        with replacing(path) as beside:
+            table.to_csv(beside, index=False, float_format="%.6f")
+    with replacing(paths.PREDICTIONS) as beside:
+        scored.table[["image", "height", "width", "rle_mask"]].to_parquet(beside, index=False)
+    curves = {
+        "calibration": calibration.curve(scored.histograms),
+        "thresholds": sweep,
+        "risk_coverage": plausibility.risk_coverage(per_image["mistrust"].to_numpy(), per_image["dice"].to_numpy()),
+    }
+    with replacing_folder(paths.CURVES) as folder:
+        for name, curve in curves.items():
+            curve.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
 
 
 def _reference(packed: Packed, segmenter: Segmenter) -> dict:
@@ -96,49 +125,75 @@ def _reference(packed: Packed, segmenter: Segmenter) -> dict:
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, _REFERENCE_FRAMES).astype(int))]
     grey = np.zeros(drift.LEVELS, np.int64)
     areas, confidences = [], []
-    with progress("batches") as bar:
-        for start in bar.track(range(0, len(rows), BATCH), description="training set"):
-            frames = [packed.frame(row) for row in rows[start : start + BATCH]]
-            for frame, probability in zip(frames, segmenter.probabilities(frames), strict=True):
-                mask = segmenter.mask(probability)
-                grey += drift.grey_levels(frame)
-                areas.append(mask.mean())
-                confidences.append(metrics.confidence(probability, mask))
+    for row, probability in _predicted(packed, rows, segmenter, "training set"):
+        mask = segmenter.mask(probability)
+        grey += drift.grey_levels(packed.frame(row))
+        areas.append(mask.mean())
+        confidences.append(metrics.confidence(probability, mask))
     subjects = packed.index["subject"].iloc[rows].nunique()
     return drift.reference(drift.Figures(grey, np.array(areas), np.nan_to_num(confidences), subjects))
 
 
-def _smoke_pairs(packed: Packed, segmenter: Segmenter, scores: pd.DataFrame) -> list[smoke.Pair]:
+def _smoke_pairs(packed: Packed, segmenter: Segmenter, table: pd.DataFrame) -> list[smoke.Pair]:
     """The best frames, one a subject, on which the network found something, with its masks."""
-    best = scores[scores["area"] > 0].sort_values("dice", ascending=False, kind="stable").drop_duplicates("subject")
-    frames = [packed.frame(row) for row in best["row"].head(_SMOKE_FRAMES)]
+    best = table[table["predicted_area"] > 0].sort_values("dice", ascending=False, kind="stable")
+    frames = [packed.frame(row) for row in best.drop_duplicates("subject")["row"].head(_SMOKE_FRAMES)]
     return [
         (frame, segmenter.mask(probability))
         for frame, probability in zip(frames, segmenter.probabilities(frames), strict=True)
     ]
 
 
-def _choose(scores: pd.DataFrame, evaluate: EvaluateParams) -> dict[str, pd.Index]:
-    count = min(evaluate.overlays, len(scores))
-    ranked = scores.sort_values("dice", kind="stable").index
-    random = np.random.default_rng(evaluate.seed).choice(scores.index, count, replace=False)
+def _choose(table: pd.DataFrame, evaluate: EvaluateParams) -> dict[str, pd.Index]:
+    ranked = table.dropna(subset="dice").sort_values("dice", kind="stable").index
+    count = min(evaluate.overlays, len(ranked))
+    random = np.random.default_rng(evaluate.seed).choice(table.index, count, replace=False)
     return {"best": ranked[::-1][:count], "worst": ranked[:count], "random": pd.Index(random)}
 
 
-def _panel(packed: Packed, segmenter: Segmenter, score: pd.Series) -> overlays.Panel:
-    frame = packed.frame(score["row"])
-    prediction = segmenter.mask(segmenter.probabilities([frame])[0])
-    return overlays.Panel(score["image"], frame, packed.mask(score["row"]), prediction, score["dice"], score["iou"])
+def _panel(packed: Packed, score: pd.Series) -> overlays.Panel:
+    prediction = rle.decode(score["rle_mask"], score["height"], score["width"])
+    row = score["row"]
+    return overlays.Panel(score["image"], packed.frame(row), packed.mask(row), prediction, score["dice"], score["iou"])
 
 
-def _print(summary: dict) -> None:
-    test, baseline = summary["test"], summary["baseline"]
-    console.print(
-        f"{test['frames']} {test['split']} frames of {test['subjects']} subjects: Dice {test['dice']:.4f} "
-        f"({test['dice_by_subject']:.4f} by subject), IoU {test['iou']:.4f}; "
-        f"nothing predicted {baseline['empty']['dice']:.4f}, mean training mask {baseline['prior']['dice']:.4f}",
-        soft_wrap=True,
+def _print(summary: dict, threshold: float) -> None:
+    test, baseline, validation = summary["test"], summary["baseline"], summary["validation"]
+    shown = Table(
+        title=f"{test['frames']} {test['split']} frames of {test['subjects']} subjects",
+        caption=f"intervals by resampling subjects; {summary['empty_rule']}",
+        title_justify="left",
+        caption_justify="left",
     )
+    shown.add_column("figure")
+    for column in ("value", "95 % interval"):
+        shown.add_column(column, justify="right")
+    for name, figures, key in (
+        ("Dice, mean over frames", test, "dice"),
+        ("Dice, mean over subjects", test, "dice_by_subject"),
+        ("Dice, pooled over all pixels", test, "pooled_dice"),
+        (f"Dice of the worst subject, {test['worst_subject_name']}", test, "worst_subject"),
+        ("share of frames with Dice below 0.5", test, "dice_below_half"),
+        ("IoU, mean over frames", test, "iou"),
+        ("NSD", test, "nsd"),
+        ("HD95, pixels", test, "hd95"),
+        ("centroid error, pixels", test, "centroid_error"),
+        ("frames with a nerve, found", test["presence"], "recall"),
+        ("frames without a nerve, left empty", test["presence"], "specificity"),
+        ("expected calibration error", test, "ece"),
+        (f"Dice gained by leaving the most mistrusted {1 - plausibility.KEPT:.0%} out", test, "abstaining_gain"),
+        ("Dice of nothing predicted", baseline["empty"], "dice"),
+        ("Dice of the mean training mask", baseline["prior"], "dice"),
+        ("Dice of the prediction's ellipse", baseline["ellipse"], "dice"),
+    ):
+        shown.add_row(name, card.figure(figures[key]), card.interval(figures.get(f"{key}_ci")))
+    console.print(shown)
+    if validation["best_threshold"] != threshold:
+        console.print(
+            f"On the validation frames, a threshold of {validation['best_threshold']:g} has the best Dice, "
+            f"{card.figure(validation['dice_at_best_threshold'])}; model.threshold is {threshold:g}.",
+            soft_wrap=True,
+        )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def run(params: Params) -> None:
             flatten(metrics),
             paths.FIGURES,
             [
-                *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.METRICS_JSON),
+                *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CURVES, paths.METRICS_JSON),
                 *(paths.CARD, paths.REFERENCE_JSON, paths.SMOKE),
             ],
         )
@@ -89,10 +89,12 @@ def _hashes() -> dict[str, str]:
 
 def _description(metrics: dict[str, Any]) -> str:
     test = metrics["test"]
-    return (
-        f"Dice {test['dice']:.3f}, IoU {test['iou']:.3f} on {test['frames']} {test['split']} frames "
-        f"of {test['subjects']} subjects."
-    )
+    dice, iou = (f"{test[name]:.3f}{_interval(test[f'{name}_ci'])}" for name in ("dice", "iou"))
+    return f"Dice {dice}, IoU {iou} on {test['frames']} {test['split']} frames of {test['subjects']} subjects."
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return "" if bounds is None else f" ({bounds[0]:.3f} to {bounds[1]:.3f})"
 
 
 if __name__ == "__main__":

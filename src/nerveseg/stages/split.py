@@ -7,7 +7,7 @@ from typing import Any
 
 from nerveseg import paths
 from nerveseg.console import console
-from nerveseg.data import checks, findings, folds, layouts, packed
+from nerveseg.data import checks, clusters, findings, folds, layouts, packed
 from nerveseg.data.archive import Archive
 from nerveseg.errors import NervesegError
 from nerveseg.files import replacing_folder, write_json
@@ -29,7 +29,9 @@ def run(params: Params) -> None:
         if report["errors"]:
             _refuse(report)
         findings.show(report["findings"], paths.PACKED / packed.FINDINGS)
-        index = writer.write_index(folds.assign(writer.frames(), params.split))
+        frames = writer.frames()
+        frames["cluster"] = clusters.near_identical(frames["dhash"].tolist(), params.split.near_duplicate)
+        index = writer.write_index(folds.assign(frames, params.split), frames["cluster"].to_numpy())
         leaks = folds.check_leaks(index)
         findings.show(leaks, paths.PACKED / packed.FINDINGS)
         report["findings"] += leaks

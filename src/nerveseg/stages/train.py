@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from nerveseg import paths, tracking
 from nerveseg.console import console
-from nerveseg.data.packed import Packed
+from nerveseg.data.packed import Packed, counts
 from nerveseg.files import read_json, replacing_folder, write_json
 from nerveseg.model import network
 from nerveseg.model.device import device_name, precision_for
@@ -42,12 +42,13 @@ def run(params: Params) -> None:
     lock = _claim(checkpoints)
     _drop_former_trainings(checkpoints)
     spec = ModelSpec(**params.model.model_dump(exclude={"encoder_weights"}))
-    frames = packed.index["split"].value_counts()
+    table = counts(packed.index)
+    frames = table["frames"]
     console.print(f"training on {frames['train']} frames, validating on {frames['validation']}; {device}, {precision}")
     record = {
         "params": {
             **flatten({"model": params.model.model_dump(), "train": params.train.model_dump()}),
-            **{f"frames.{split}": int(count) for split, count in frames.items()},
+            **{f"{name}.{split}": count for name, column in table.to_dict().items() for split, count in column.items()},
         },
         # Tags, not params: a training may be resumed on another device.
         "tags": tracking.git_tags() | {"device": device, "precision": precision},

@@ -1,0 +1,101 @@
+"""Seconds of an evaluation without the network against the limits that it has to keep: 629 frames of 580x420.
+
+The frames are the phantom's, of 35 subjects; in place of a network, the truth is shifted, blurred and at times missed.
+Prints the seconds of what is fitted to the training masks, of scoring, and of the summary with 10,000 resamples, then
+those of one interval, each with its share of the limit. Making the phantom takes some minutes that do not count.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from nerveseg.data import phantom
+from nerveseg.data.packed import Packed, Writer
+from nerveseg.evaluation import baselines, calibration, plausibility, scores
+from nerveseg.evaluation.bootstrap import SubjectBootstrap
+from nerveseg.params import load
+
+FRAMES, SUBJECTS = 629, 35
+EVALUATION_LIMIT, INTERVAL_LIMIT = 60, 3  # seconds
+
+
+def packed(folder: Path) -> Packed:
+    """The phantom's frames, half of which count as training as well."""
+    params = load().phantom.model_copy(
+        update={"subjects": SUBJECTS, "frames_per_subject": -(-FRAMES // SUBJECTS), "height": 420, "width": 580}
+    )
+    with Writer(folder) as writer:
+        for subject in range(1, SUBJECTS + 1):
+            for number, (frame, mask) in enumerate(phantom.sweep(subject, params)):
+                writer.append(f"{subject}_{number}.png", str(subject), None, frame, mask)
+        count = len(writer.frames())
+        writer.write_index(pd.Series(np.where(np.arange(count) % 2, "train", "test")), np.arange(count))
+    return Packed.open(folder)
+
+
+def probability(truth: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """What a network might say of a frame: float32 (H, W)."""
+    shift = np.float32([[1, 0, random.normal(0, 8)], [0, 1, random.normal(0, 8)]])
+    moved = cv2.warpAffine(truth.astype(np.float32), shift, truth.shape[::-1])
+    return np.clip(cv2.GaussianBlur(moved, (0, 0), 6) * random.uniform(0.4, 1.1), 0.02, 0.98)
+
+
+@contextmanager
+def timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - begun
+
+
+def evaluate(store: Packed) -> dict[str, float]:
+    """Seconds of each part."""
+    params = load().evaluate
+    random = np.random.default_rng(0)
+    seconds: dict[str, float] = {}
+    rows = range(FRAMES)
+    probabilities = [probability(store.mask(row), random) for row in rows]
+    with timed("prior and plausibility", seconds):
+        prior = baselines.prior_mask(store, params.empty)
+        training = plausibility.fit(store.mask(row) for row in store.rows("train"))
+    with timed("scores", seconds):
+        found = [
+            {
+                **store.index.loc[row, ["image", "subject"]],
+                **scores.of_frame(
+                    each, (each >= 0.5).astype(np.uint8), store.mask(row), prior, training, params.nsd_tolerance
+                ),
+            }
+            for row, each in zip(rows, probabilities, strict=True)
+        ]
+        histograms = [
+            calibration.histogram(each, store.mask(row)) for row, each in zip(rows, probabilities, strict=True)
+        ]
+        scored = scores.Scores(pd.DataFrame(found), np.stack(histograms))
+    with timed("summary with all intervals", seconds):
+        summary = scores.summary(scored, calibration.sweep(scored.histograms, params.empty), params)
+    low, high = summary["test"]["dice_ci"]
+    print(f"Dice {summary['test']['dice']:.3f}, {low:.3f} to {high:.3f}")
+    with timed("one interval", seconds):
+        SubjectBootstrap(scored.table["subject"], 10_000, 0).mean(scored.table["dice"].to_numpy())
+    return seconds
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = evaluate(packed(Path(folder)))
+    for name, taken in seconds.items():
+        print(f"{name}: {taken:.2f} s")
+    interval = seconds.pop("one interval")
+    whole = sum(seconds.values())
+    print(f"{FRAMES} frames: {whole:.1f} s, {whole / EVALUATION_LIMIT:.0%} of the limit of {EVALUATION_LIMIT} s")
+    print(f"10,000 resamples: {interval:.2f} s, {interval / INTERVAL_LIMIT:.0%} of the limit of {INTERVAL_LIMIT} s")
+
+
+if __name__ == "__main__":
+    main()

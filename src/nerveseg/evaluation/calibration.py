@@ -1,0 +1,88 @@
+"""Whether a probability of 0.8 means that 8 of 10 pixels are nerve, and from which probability on to call one nerve."""
+
+import numpy as np
+import pandas as pd
+
+from nerveseg.evaluation import empty, metrics
+from nerveseg.params import EmptyRule
+
+BINS = 20  # of equal width over [0, 1]; their edges are the thresholds of `sweep`
+_PIXELS, _NERVE, _PROBABILITY, _ERROR = range(4)
+
+
+def histogram(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """What the figures of this module are made of, for one frame.
+
+    Args:
+        probability: float32 in [0, 1] (H, W).
+        truth: 0/1 (H, W).
+
+    Returns:
+        float64 (4, BINS), over the pixels of each bin: their number, how many of them are nerve, the sum of their
+        probabilities p, and the sum of (p - truth)**2.
+    """
+    p, y = probability.ravel(), truth.ravel()
+    bins = np.minimum((p * BINS).astype(np.intp), BINS - 1)
+    return np.stack([np.bincount(bins, weights, BINS) for weights in (None, y, p, (p - y) ** 2)])
+
+
+def expected_error(sums: np.ndarray) -> np.ndarray:
+    """Expected calibration error: mean over pixels of |share of nerve - mean probability| of their bin, in [0, 1].
+
+    Naeini et al. 2015, https://doi.org/10.1609/aaai.v29i1.9602, on the probability of nerve. Most pixels are plainly
+    background, which keeps it small: compare models by it, and look at the curve.
+
+    Args:
+        sums: of histograms, (n, 4 * BINS). Returns: (n,).
+    """
+    bins = sums.reshape(len(sums), 4, BINS)
+    return np.abs(bins[:, _NERVE] - bins[:, _PROBABILITY]).sum(axis=1) / bins[:, _PIXELS].sum(axis=1)
+
+
+def brier(sums: np.ndarray) -> np.ndarray:
+    """Brier score: mean over pixels of (p - truth)**2, in [0, 1] (Brier 1950).
+
+    Args and result as for `expected_error`.
+    """
+    bins = sums.reshape(len(sums), 4, BINS)
+    return bins[:, _ERROR].sum(axis=1) / bins[:, _PIXELS].sum(axis=1)
+
+
+def curve(histograms: np.ndarray) -> pd.DataFrame:
+    """The reliability curve over all pixels: from, to, pixels, probability (mean) and share (of nerve) of each bin.
+
+    Args:
+        histograms: (frames, 4, BINS). Bins without a pixel are left out.
+    """
+    bins = histograms.sum(axis=0)
+    places = np.flatnonzero(bins[_PIXELS])
+    pixels, nerve, probability, _ = bins[:, places]
+    return pd.DataFrame(
+        {
+            "from": places / BINS,
+            "to": (places + 1) / BINS,
+            "pixels": pixels.astype(np.int64),
+            "probability": probability / pixels,
+            "share": nerve / pixels,
+        }
+    )
+
+
+def sweep(histograms: np.ndarray, rule: EmptyRule) -> pd.DataFrame:
+    """Mean Dice and IoU over frames at each threshold 1 / BINS, 2 / BINS, ...: threshold, dice, iou.
+
+    Args:
+        histograms: (frames, 4, BINS), of validation frames: a threshold chosen on test frames would flatter them.
+    """
+    at_least = np.cumsum(histograms[:, :, ::-1], axis=2)[:, :, ::-1]
+    true = at_least[:, _NERVE, :1]
+    areas = at_least[:, _NERVE, 1:], at_least[:, _PIXELS, 1:], true
+    dice, iou = (empty.apply(score(*areas), true, rule) for score in (metrics.dice, metrics.iou))
+    return pd.DataFrame(
+        {"threshold": np.arange(1, BINS) / BINS, "dice": _mean(dice), "iou": _mean(iou)},
+    )
+
+
+def _mean(scores: np.ndarray) -> np.ndarray:
+    """Mean over frames of each threshold, (frames, thresholds) to (thresholds,); NaN where no frame is defined."""
+    return pd.DataFrame(scores).mean().to_numpy()

@@ -1,0 +1,230 @@
+"""The figures of each scored frame, and from them those of all: what `reports/metrics.json` holds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from nerveseg.data import rle
+from nerveseg.evaluation import baselines, calibration, empty, metrics, plausibility, shape, surface
+from nerveseg.evaluation.bootstrap import Estimate, SubjectBootstrap
+from nerveseg.params import EmptyRule, EvaluateParams
+
+BASELINES = ("empty", "prior", "ellipse")
+_MEANS = ("dice", "iou", "nsd", "hd95", "centroid_error", "mistrust")
+PER_IMAGE = ("image", "subject", *_MEANS, "confidence", "true_area", "predicted_area")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scored frames.
+
+    Attributes:
+        table: a row a frame, RangeIndex: row (in the packed index), image, subject, height, width, the figures of
+            `of_frame`, and rle_mask (the predicted mask).
+        histograms: float64 (frames, 4, BINS), as `calibration.histogram` makes them.
+    """
+
+    table: pd.DataFrame
+    histograms: np.ndarray
+
+    def by_rule(self, rule: EmptyRule) -> "Scores":
+        """The same with every Dice and IoU by another rule for empty masks."""
+        columns = ["dice", "iou", *(f"{name}_dice" for name in BASELINES)]
+        true = self.table["true_area"].to_numpy()
+        changed = {column: empty.apply(self.table[column].to_numpy(), true, rule) for column in columns}
+        return Scores(self.table.assign(**changed), self.histograms)
+
+
+def of_frame(
+    probability: np.ndarray,
+    mask: np.ndarray,
+    truth: np.ndarray,
+    prior: np.ndarray,
+    training: dict[str, Any],
+    tolerance: float,
+) -> dict[str, float | str]:
+    """The figures of one frame.
+
+    Args:
+        probability: float32 in [0, 1] (H, W).
+        mask: the prediction, uint8 0/1 (H, W).
+        truth: uint8 0/1 (H, W).
+        prior: as `baselines.prior_mask` makes it.
+        training: as `plausibility.fit` makes it.
+        tolerance: of the normalised surface distance, in pixels.
+
+    Returns:
+        dice, iou; nsd, hd95, centroid_error as `surface.Outline` has them; mistrust; confidence (NaN where nothing is
+        predicted); true_area, predicted_area, overlap in pixels; the Dice of each baseline; rle_mask.
+    """
+    dice, iou = metrics.score(mask, truth)
+    guesses = (np.zeros_like(truth), baselines.at_size(prior, *truth.shape), shape.ellipse(mask))
+    return {
+        "dice": dice,
+        "iou": iou,
+        **vars(surface.compare(mask, truth, tolerance)),
+        "mistrust": plausibility.mistrust(mask, training),
+        "confidence": metrics.confidence(probability, mask),
+        "true_area": int(np.count_nonzero(truth)),
+        "predicted_area": int(np.count_nonzero(mask)),
+        "overlap": int(np.count_nonzero(mask & truth)),
+        **{f"{name}_dice": metrics.score(guess, truth)[0] for name, guess in zip(BASELINES, guesses, strict=True)},
+        "rle_mask": rle.encode(mask),
+    }
+
+
+def per_subject(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a subject: subject, frames, and the means of its frames, those without a figure left out."""
+    grouped = table.groupby("subject", sort=False)
+    return pd.concat([grouped.size().rename("frames"), grouped[list(_MEANS)].mean()], axis=1).reset_index()
+
+
+def summary(scores: Scores, sweep: pd.DataFrame, evaluate: EvaluateParams) -> dict[str, Any]:
+    """What `metrics.json` holds: numbers, `X_ci: [low, high]` beside a headline figure X, None where undefined.
+
+    Args:
+        scores: by Kaggle's rule, as `of_frame` makes them.
+        sweep: of the validation frames, as `calibration.sweep` makes it.
+        evaluate: rule, resamples and seed.
+    """
+    ruled = scores.by_rule(evaluate.empty)
+    bootstrap = SubjectBootstrap(ruled.table["subject"], evaluate.resamples, evaluate.seed)
+    dice = ruled.table["dice"].to_numpy()
+    best = sweep.loc[sweep["dice"].fillna(0).idxmax()]
+    record = {
+        "test": {
+            "split": evaluate.split,
+            **_counts(ruled.table),
+            **_overlap(ruled.table, bootstrap),
+            **_by_subject(ruled.table, bootstrap, evaluate.min_frames),
+            **_outlines(ruled.table, bootstrap),
+            **_probability(ruled, bootstrap),
+            **_abstaining(ruled.table, bootstrap),
+            "presence": _presence(ruled.table, bootstrap),
+        },
+        "baseline": {name: _baseline(dice, ruled.table[f"{name}_dice"].to_numpy(), bootstrap) for name in BASELINES},
+        "validation": {"best_threshold": best["threshold"], "dice_at_best_threshold": best["dice"]},
+        "empty_rule": empty.describe(evaluate.empty),
+        "by_empty_rule": {
+            rule: {name: scores.by_rule(rule).table[name].mean() for name in ("dice", "iou")} for rule in empty.RULES
+        },
+    }
+    plain: dict[str, Any] = _plain(record)
+    return plain
+
+
+def _counts(table: pd.DataFrame) -> dict[str, int]:
+    return {
+        "frames": len(table),
+        "subjects": table["subject"].nunique(),
+        "left_out": int(table["dice"].isna().sum()),
+        "without_outline": int(table["nsd"].isna().sum()),
+    }
+
+
+def _overlap(table: pd.DataFrame, bootstrap: SubjectBootstrap) -> dict[str, Any]:
+    dice, iou = table["dice"].to_numpy(), table["iou"].to_numpy()
+    overlap, true, predicted = (table[name].to_numpy() for name in ("overlap", "true_area", "predicted_area"))
+    return {
+        **_with_interval("dice", bootstrap.mean(dice)),
+        **_with_interval("iou", bootstrap.mean(iou)),
+        "dice_median": table["dice"].median(),
+        **{f"dice_p{percent:02}": table["dice"].quantile(percent / 100) for percent in (5, 25, 75, 95)},
+        **_with_interval("dice_below_half", bootstrap.mean(np.where(np.isnan(dice), np.nan, dice < 0.5))),
+        **_with_interval("pooled_dice", bootstrap.ratio(2 * overlap, true + predicted)),
+        **_with_interval("pooled_iou", bootstrap.ratio(overlap, true + predicted - overlap)),
+    }
+
+
+def _by_subject(table: pd.DataFrame, bootstrap: SubjectBootstrap, min_frames: int) -> dict[str, Any]:
+    subjects = table.dropna(subset="dice").groupby("subject", sort=False)["dice"].agg(["size", "mean"])
+    ranked = subjects.loc[subjects["size"] >= min_frames, "mean"].sort_values(kind="stable")
+    return {
+        **_with_interval("dice_by_subject", bootstrap.mean_of_subjects(table["dice"].to_numpy())),
+        **_with_interval("iou_by_subject", bootstrap.mean_of_subjects(table["iou"].to_numpy())),
+        "worst_subject": ranked.iloc[0] if len(ranked) else None,
+        "worst_subject_name": ranked.index[0] if len(ranked) else None,
+        "subjects_ranked": len(ranked),
+    }
+
+
+def _outlines(table: pd.DataFrame, bootstrap: SubjectBootstrap) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for name in ("nsd", "hd95", "centroid_error"):
+        record |= _with_interval(name, bootstrap.mean(table[name].to_numpy()))
+        record[f"{name}_median"] = table[name].median()
+    return record
+
+
+def _probability(scores: Scores, bootstrap: SubjectBootstrap) -> dict[str, Any]:
+    columns = scores.histograms.reshape(len(scores.histograms), -1)
+    return {
+        **_with_interval("ece", bootstrap.of_sums(columns, calibration.expected_error)),
+        **_with_interval("brier", bootstrap.of_sums(columns, calibration.brier)),
+        "confidence_dice_correlation": _rank_correlation(scores.table, "confidence"),
+    }
+
+
+def _abstaining(table: pd.DataFrame, bootstrap: SubjectBootstrap) -> dict[str, Any]:
+    dice = table["dice"].to_numpy()
+    defined = ~np.isnan(dice)
+    kept = np.full(len(dice), np.nan)
+    if defined.any():
+        places = np.flatnonzero(defined)[plausibility.kept(table["mistrust"].to_numpy()[defined])]
+        kept[places] = dice[places]
+    return {
+        "mistrust_dice_correlation": _rank_correlation(table, "mistrust"),
+        "risk_coverage_area": plausibility.risk_coverage(table["mistrust"].to_numpy(), dice)["risk"].mean(),
+        **_with_interval("dice_kept", bootstrap.mean(kept)),
+        **_with_interval("abstaining_gain", bootstrap.difference(kept, dice)),
+    }
+
+
+def _presence(table: pd.DataFrame, bootstrap: SubjectBootstrap) -> dict[str, Any]:
+    """Whether there is a nerve at all, frame by frame."""
+    is_there, is_found = table["true_area"].to_numpy() > 0, table["predicted_area"].to_numpy() > 0
+    right = is_there & is_found
+    return {
+        **_with_interval("precision", bootstrap.ratio(right, is_found)),
+        **_with_interval("recall", bootstrap.ratio(right, is_there)),
+        **_with_interval("specificity", bootstrap.ratio(~is_there & ~is_found, ~is_there)),
+        "true_positives": int(right.sum()),
+        "false_positives": int((is_found & ~is_there).sum()),
+        "false_negatives": int((is_there & ~is_found).sum()),
+        "true_negatives": int((~is_there & ~is_found).sum()),
+    }
+
+
+def _baseline(dice: np.ndarray, baseline: np.ndarray, bootstrap: SubjectBootstrap) -> dict[str, Any]:
+    return {
+        **_with_interval("dice", bootstrap.mean(baseline)),
+        **_with_interval("gain", bootstrap.difference(dice, baseline)),
+    }
+
+
+def _rank_correlation(table: pd.DataFrame, name: str) -> float:
+    """Spearman's, of a column with Dice; NaN where either never changes."""
+    both = table[[name, "dice"]].dropna()
+    if (both.nunique() < 2).any():
+        return float("nan")
+    return float(spearmanr(both[name], both["dice"]).statistic)
+
+
+def _with_interval(name: str, estimate: Estimate) -> dict[str, Any]:
+    low, high = estimate.low, estimate.high
+    return {name: estimate.value, f"{name}_ci": None if np.isnan(low) else [low, high]}
+
+
+def _plain(value: Any) -> Any:
+    """Python's own numbers, None for NaN: what JSON can hold."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and np.isnan(value) else value

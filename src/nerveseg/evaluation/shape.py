@@ -1,0 +1,40 @@
+"""Where a mask lies and which ellipse resembles it most."""
+
+import numpy as np
+
+_PIXEL = np.eye(2) / 12  # covariance of a pixel's own square: keeps that of a line or a single pixel invertible
+
+
+def centroid(mask: np.ndarray) -> np.ndarray:
+    """Mean row and column of a mask's pixels, float64 (2,); NaN where it is empty. The mask is 0/1 (H, W)."""
+    pixels = np.argwhere(mask)
+    return pixels.mean(axis=0) if len(pixels) else np.full(2, np.nan)
+
+
+def ellipse(mask: np.ndarray) -> np.ndarray:
+    """The ellipse of a mask's first and second moments.
+
+    A filled ellipse with semi-axes a and b has the variances a**2 / 4 and b**2 / 4 along them. So with the centroid c
+    and the covariance C of the mask's pixels, it holds every x with (x - c)' C^-1 (x - c) <= 4 (Haralick and
+    Shapiro, Computer and Robot Vision I, 1992, appendix A).
+
+    Args:
+        mask: 0/1 (H, W).
+
+    Returns:
+        uint8 0/1 (H, W), cut at the border of the frame; empty where the mask is.
+    """
+    drawn = np.zeros(mask.shape, np.uint8)
+    pixels = np.argwhere(mask)
+    if not len(pixels):
+        return drawn
+    centre = pixels.mean(axis=0)
+    covariance = np.cov(pixels, rowvar=False, bias=True) + _PIXEL
+    reach = 2 * np.sqrt(np.diag(covariance))
+    first = np.maximum(np.ceil(centre - reach), 0).astype(int)
+    last = np.minimum(np.floor(centre + reach), np.array(mask.shape) - 1).astype(int)
+    rows, columns = np.mgrid[first[0] : last[0] + 1, first[1] : last[1] + 1]
+    offsets = np.stack([rows - centre[0], columns - centre[1]], axis=-1)
+    distances = np.einsum("...i,ij,...j", offsets, np.linalg.inv(covariance), offsets)
+    drawn[first[0] : last[0] + 1, first[1] : last[1] + 1] = distances <= 4
+    return drawn

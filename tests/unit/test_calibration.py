@@ -1,0 +1,72 @@
+"""Reliability, its error, Brier's score and the sweep over thresholds, against torchmetrics and by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import binary_calibration_error
+
+from nerveseg.evaluation import calibration, metrics
+
+RNG = np.random.default_rng(70)
+
+
+def frames(number: int, bias: float = 0.0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Probabilities, float32 (20, 30), and truths that follow them; a bias makes the truth likelier."""
+    probabilities = RNG.beta(0.4, 1.5, (number, 20, 30)).astype(np.float32)
+    truths = (RNG.random(probabilities.shape) < np.clip(probabilities + bias, 0, 1)).astype(np.uint8)
+    return list(zip(probabilities, truths, strict=True))
+
+
+def histograms(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    return np.stack([calibration.histogram(*pair) for pair in pairs])
+
+
+def figures(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+    sums = histograms(pairs).sum(axis=0).reshape(1, -1)
+    return float(calibration.expected_error(sums)[0]), float(calibration.brier(sums)[0])
+
+
+def test_the_error_is_that_of_torchmetrics_with_as_many_bins() -> None:
+    pairs = frames(10, 0.1)
+    p, y = (torch.from_numpy(np.stack(each)) for each in zip(*pairs, strict=True))
+    theirs = binary_calibration_error(p.ravel(), y.ravel().int(), n_bins=calibration.BINS, norm="l1")
+    assert figures(pairs)[0] == pytest.approx(theirs.item(), abs=1e-4)
+
+
+def test_briers_score_is_the_mean_squared_error() -> None:
+    pairs = frames(10)
+    assert figures(pairs)[1] == pytest.approx(np.mean([(p - y) ** 2 for p, y in pairs]), rel=1e-5)
+
+
+def test_what_happens_as_often_as_it_says_is_calibrated() -> None:
+    assert figures(frames(200))[0] < 0.005
+    assert figures(frames(200, 0.2))[0] == pytest.approx(0.2, abs=0.03)
+
+
+def test_the_curve_has_the_share_of_nerve_in_each_bin() -> None:
+    probability = np.array([[0.0, 0.51, 0.52, 0.54, 0.53, 1.0]], np.float32)
+    truth = np.array([[0, 1, 0, 0, 0, 1]], np.uint8)
+    curve = calibration.curve(histograms([(probability, truth)]))
+    assert curve["to"].tolist() == [0.05, 0.55, 1], "0 and 1 are in the outer bins, and empty bins in none"
+    middle = curve[curve["from"] == 0.5].iloc[0]
+    assert (middle["pixels"], middle["share"]) == (4, 0.25)
+    assert middle["probability"] == pytest.approx(0.525)
+    assert curve["pixels"].tolist() == [1, 4, 1]
+
+
+def test_the_sweep_scores_as_cutting_at_each_threshold_does() -> None:
+    pairs = frames(6)
+    sweep = calibration.sweep(histograms(pairs), "kaggle").set_index("threshold")
+    for threshold in (0.25, 0.5, 0.75):
+        scores = np.array([metrics.score(p >= threshold, y) for p, y in pairs])
+        assert sweep.loc[threshold].tolist() == pytest.approx(scores.mean(axis=0).tolist())
+
+
+def test_the_sweep_follows_the_rule_for_empty_masks() -> None:
+    empty = np.full((20, 30), 0.3, np.float32), np.zeros((20, 30), np.uint8)
+    by_rule = {
+        rule: calibration.sweep(histograms([empty]), rule).set_index("threshold")["dice"]
+        for rule in ("kaggle", "monai")
+    }
+    assert (by_rule["kaggle"][0.25], by_rule["kaggle"][0.5]) == (0, 1)
+    assert by_rule["monai"].isna().all()

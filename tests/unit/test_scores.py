@@ -1,0 +1,189 @@
+"""From masks to what metrics.json holds."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nerveseg.data import rle
+from nerveseg.evaluation import calibration, metrics, plausibility, scores
+from nerveseg.evaluation.scores import Scores
+from nerveseg.params import EvaluateParams
+
+HEIGHT, WIDTH = 60, 80
+EMPTY = np.zeros((HEIGHT, WIDTH), np.uint8)
+PRIOR = np.zeros((96, 128), np.float32)
+PRIOR[32:64, 32:80] = 1
+
+
+def rectangle(top: int, left: int, height: int = 20, width: int = 30) -> np.ndarray:
+    mask = EMPTY.copy()
+    mask[top : top + height, left : left + width] = 1
+    return mask
+
+
+TRUTH = rectangle(20, 20)
+TRAINING = plausibility.fit([rectangle(20 + shift, 20 - shift) for shift in (-2, 0, 2)])
+# Subject, truth and prediction of each frame; subject 3 has one frame.
+FRAMES = [
+    ("1", TRUTH, TRUTH),
+    ("1", TRUTH, rectangle(20, 35)),
+    ("1", TRUTH, EMPTY),
+    ("2", EMPTY, EMPTY),
+    ("2", EMPTY, rectangle(0, 0, 5, 5)),
+    ("2", TRUTH, rectangle(25, 20)),
+    ("2", TRUTH, rectangle(20, 26)),
+    ("3", TRUTH, EMPTY),
+]
+
+
+def scored(frames: list[tuple[str, np.ndarray, np.ndarray]]) -> Scores:
+    rows, histograms = [], []
+    for number, (subject, truth, mask) in enumerate(frames):
+        probability = np.where(mask, 0.9, 0.1).astype(np.float32)
+        figures = scores.of_frame(probability, mask, truth, PRIOR, TRAINING, 3)
+        rows.append({"row": number, "image": f"{subject}_{number}.png", "subject": subject, **figures})
+        histograms.append(calibration.histogram(probability, truth))
+    return Scores(pd.DataFrame(rows), np.stack(histograms))
+
+
+def summary(frames: list[tuple[str, np.ndarray, np.ndarray]] = FRAMES, **changes: Any) -> dict[str, Any]:
+    base = {"split": "test", "empty": "kaggle", "nsd_tolerance": 3.0, "min_frames": 2, "resamples": 1000}
+    params = EvaluateParams.model_validate({**base, "overlays": 6, "seed": 70} | changes)
+    found = scored(frames)
+    return scores.summary(found, calibration.sweep(found.histograms, params.empty), params)
+
+
+def dice(frames: list[tuple[str, np.ndarray, np.ndarray]] = FRAMES) -> list[float]:
+    return [metrics.score(mask, truth)[0] for _, truth, mask in frames]
+
+
+def test_means_median_and_share_are_those_of_the_frames() -> None:
+    test = summary()["test"]
+    assert test["dice"] == pytest.approx(np.mean(dice()))
+    assert test["dice_median"] == pytest.approx(np.median(dice()))
+    assert test["dice_p25"] == pytest.approx(np.percentile(dice(), 25))
+    assert test["dice_below_half"] == pytest.approx(np.mean(np.array(dice()) < 0.5))
+    assert (test["frames"], test["subjects"]) == (8, 3)
+
+
+def test_pooled_figures_are_those_of_all_pixels_at_once() -> None:
+    truth, mask = (np.stack([frame[place] for frame in FRAMES]) for place in (1, 2))
+    test = summary()["test"]
+    assert (test["pooled_dice"], test["pooled_iou"]) == pytest.approx(metrics.score(mask, truth))
+
+
+def test_subjects_with_few_frames_are_in_the_mean_and_are_not_the_worst() -> None:
+    by_subject = [np.mean(dice()[:3]), np.mean(dice()[3:7]), 0]
+    test = summary()["test"]
+    assert test["dice_by_subject"] == pytest.approx(np.mean(by_subject))
+    assert (test["worst_subject_name"], test["worst_subject"]) == ("1", pytest.approx(by_subject[0]))
+    assert test["subjects_ranked"] == 2
+    assert summary(min_frames=1)["test"]["worst_subject_name"] == "3"
+    none = summary(min_frames=5)["test"]
+    assert (none["worst_subject"], none["worst_subject_name"], none["subjects_ranked"]) == (None, None, 0)
+
+
+def test_frames_with_an_empty_mask_have_no_outline_and_are_counted() -> None:
+    table = scored(FRAMES).table
+    assert table["nsd"].isna().tolist() == [False, False, True, True, True, False, False, True]
+    test = summary()["test"]
+    assert test["without_outline"] == 4
+    assert test["hd95"] == pytest.approx(table["hd95"].mean())
+    assert test["centroid_error"] == pytest.approx((0 + 15 + 5 + 6) / 4)
+
+
+def test_presence_counts_frames() -> None:
+    presence = summary()["test"]["presence"]
+    assert [
+        presence[f"{kind}s"] for kind in ("true_positive", "false_positive", "false_negative", "true_negative")
+    ] == [
+        4,
+        1,
+        2,
+        1,
+    ]
+    assert (presence["precision"], presence["recall"], presence["specificity"]) == pytest.approx((4 / 5, 4 / 6, 1 / 2))
+    always = summary([frame for frame in FRAMES if frame[1].any()])["test"]["presence"]
+    assert (always["specificity"], always["specificity_ci"]) == (None, None), "no frame without a nerve"
+
+
+def test_headline_figures_have_an_interval_around_them() -> None:
+    found = summary()
+    for record in (found["test"], found["test"]["presence"], *found["baseline"].values()):
+        for name in [name for name in record if f"{name}_ci" in record]:
+            low, high = record[f"{name}_ci"]
+            assert low <= high
+            assert low <= record[name] <= high or name == "ece", name  # absolute values scatter upwards
+    names = {"dice", "iou", "dice_by_subject", "nsd", "hd95", "centroid_error", "pooled_dice", "ece", "brier"}
+    assert {f"{name}_ci" for name in names} <= set(found["test"])
+
+
+def test_one_subject_has_figures_without_intervals() -> None:
+    test = summary([frame for frame in FRAMES if frame[0] == "1"])["test"]
+    assert test["dice"] is not None
+    assert test["dice_ci"] is None
+
+
+@pytest.mark.parametrize("rule", ["kaggle", "nnunet", "monai", "smp"])
+def test_the_rule_for_empty_masks_is_that_of_every_dice(rule: str) -> None:
+    found = summary(empty=rule)
+    left_out = {"kaggle": [], "nnunet": [3], "monai": [3, 4], "smp": []}[rule]
+    kept = [value for place, value in enumerate(dice()) if place not in left_out]
+    assert found["test"]["dice"] == pytest.approx(np.mean(kept))
+    assert found["test"]["left_out"] == len(left_out)
+    assert found["by_empty_rule"][rule]["dice"] == pytest.approx(found["test"]["dice"])
+    assert found["by_empty_rule"] == summary()["by_empty_rule"], "whatever rule is chosen"
+    nothing = [float(not truth.any()) for place, (_, truth, _) in enumerate(FRAMES) if place not in left_out]
+    if rule == "nnunet":  # nothing predicted: both frames without a nerve are left out
+        nothing = [0.0] * 6
+    assert found["baseline"]["empty"]["dice"] == pytest.approx(np.mean(nothing))
+    assert found["empty_rule"].startswith(rule)
+
+
+def test_baselines_are_scored_beside_the_model() -> None:
+    found = summary()
+    table = scored(FRAMES).table
+    assert table.loc[0, "prior_dice"] == 1, "the prior is the very mask of this frame"
+    assert found["baseline"]["prior"]["dice"] == pytest.approx(np.mean([1, 1, 1, 0, 0, 1, 1, 1]))
+    assert 0.8 < table.loc[0, "ellipse_dice"] < 1, "an ellipse is no rectangle"
+    for baseline in found["baseline"].values():
+        assert baseline["gain"] == pytest.approx(found["test"]["dice"] - baseline["dice"])
+
+
+def test_predictions_are_kept_with_their_confidence() -> None:
+    table = scored(FRAMES).table
+    for (_, _, mask), row in zip(FRAMES, table.itertuples(), strict=True):
+        np.testing.assert_array_equal(rle.decode(row.rle_mask, HEIGHT, WIDTH), mask)
+        assert np.isnan(row.confidence) == (not mask.any())
+    assert table["confidence"].dropna().tolist() == pytest.approx([0.9] * 5)
+
+
+def test_abstaining_gains_what_the_mistrusted_frames_cost() -> None:
+    frames = [(str(number % 4), TRUTH, rectangle(20, 20 + number % 2)) for number in range(8)]
+    frames += [("4", TRUTH, rectangle(0, 50)), ("5", TRUTH, rectangle(40, 0))]
+    test = summary(frames)["test"]
+    assert test["dice_kept"] == pytest.approx(np.mean(dice(frames)[:8]))
+    assert test["abstaining_gain"] == pytest.approx(test["dice_kept"] - test["dice"])
+    assert test["mistrust_dice_correlation"] < 0
+    assert test["risk_coverage_area"] < 1 - test["dice"]
+
+
+def test_the_threshold_is_that_of_the_best_validation_dice() -> None:
+    validation = summary()["validation"]
+    assert 0.1 < validation["best_threshold"] <= 0.9
+    assert validation["dice_at_best_threshold"] == pytest.approx(np.mean(dice()))
+
+
+def test_it_is_json_without_nan() -> None:
+    json.dumps(summary(empty="monai"), allow_nan=False)
+
+
+def test_subjects_have_the_means_of_their_frames() -> None:
+    table = scores.per_subject(scored(FRAMES).table).set_index("subject")
+    assert table["frames"].to_dict() == {"1": 3, "2": 4, "3": 1}
+    assert table.loc["1", "dice"] == pytest.approx(np.mean(dice()[:3]))
+    assert table.loc["1", "centroid_error"] == pytest.approx(7.5)
+    assert np.isnan(table.loc["3", "nsd"])

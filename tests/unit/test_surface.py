@@ -1,0 +1,131 @@
+"""Distances of outlines: on shapes that geometry knows, against MONAI, and against DeepMind's surface-distance."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import surface_distance
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+from nerveseg.evaluation import surface
+
+HEIGHT, WIDTH = 120, 160
+shapes = npst.array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=14)
+pairs = shapes.flatmap(lambda shape: st.tuples(*[npst.arrays(np.uint8, shape, elements=st.integers(0, 1))] * 2))
+
+
+def rectangle(top: int, left: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[top : top + height, left : left + width] = 1
+    return mask
+
+
+def disc(row: float, column: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    return ((rows - row) ** 2 + (columns - column) ** 2 <= radius**2).astype(np.uint8)
+
+
+def blob(seed: int) -> np.ndarray:
+    """A disc with a wavy outline."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    row, column = random.uniform(50, 70), random.uniform(60, 100)
+    angle = np.arctan2(rows - row, columns - column)
+    radius = random.uniform(18, 30) * (1 + 0.15 * np.cos(3 * angle + random.uniform(0, 6)))
+    return (np.hypot(rows - row, columns - column) <= radius).astype(np.uint8)
+
+
+def by_monai(prediction: np.ndarray, truth: np.ndarray, tolerance: float) -> tuple[float, float]:
+    tensors = [torch.from_numpy(mask)[None, None].float() for mask in (prediction, truth)]
+    nsd = compute_surface_dice(*tensors, [tolerance], include_background=True)
+    hd95 = compute_hausdorff_distance(*tensors, include_background=True, percentile=95)
+    return float(nsd), float(hd95)
+
+
+def test_a_mask_on_itself_is_perfect() -> None:
+    assert surface.compare(blob(1), blob(1), 0) == surface.Outline(1, 0, 0)
+
+
+def test_a_bar_that_is_shifted_sideways() -> None:
+    """One pixel high, so that the outline is the bar: 15 of the 20 pixels of either lie on the other one."""
+    found = surface.compare(rectangle(50, 45, 1, 20), rectangle(50, 40, 1, 20), 0)
+    assert found.nsd == pytest.approx(15 / 20)
+    assert found.hd95 == pytest.approx(np.percentile([0] * 15 + [1, 2, 3, 4, 5], 95))
+    assert found.centroid_error == pytest.approx(5)
+
+
+@pytest.mark.parametrize(("shift", "tolerance", "nsd"), [(4, 3.9, 0), (4, 4, 1), (0, 0, 1)])
+def test_bars_above_one_another_are_within_the_tolerance_or_not(shift: int, tolerance: float, nsd: float) -> None:
+    found = surface.compare(rectangle(50 + shift, 40, 1, 30), rectangle(50, 40, 1, 30), tolerance)
+    assert (found.nsd, found.hd95, found.centroid_error) == (nsd, shift, shift)
+
+
+def test_a_rectangle_that_is_shifted_down() -> None:
+    """Rows at top and bottom are 6 off, but for their ends; the sides lie on the other's but for 6 pixels."""
+    found = surface.compare(rectangle(46, 40, 20, 30), rectangle(40, 40, 20, 30), 0)
+    outline = 2 * (20 + 30) - 4
+    assert found.hd95 == 6
+    assert found.centroid_error == 6
+    assert found.nsd == pytest.approx(2 * (20 - 6) / outline)
+
+
+@pytest.mark.parametrize("wider", [3, 5, 10])
+def test_discs_in_one_another_are_their_radii_apart(wider: int) -> None:
+    inner, outer = disc(60, 80, 20), disc(60, 80, 20 + wider)
+    assert surface.compare(inner, outer, wider + 1.2).nsd == 1
+    assert surface.compare(inner, outer, wider - 1.2).nsd == 0
+    assert surface.compare(inner, outer, 1).hd95 == pytest.approx(wider, abs=0.5)
+    assert surface.compare(inner, outer, 1).centroid_error == pytest.approx(0, abs=1e-9)
+
+
+def test_a_disc_that_is_shifted() -> None:
+    """A point of the circle at the angle a from the shift d is | |r u(a) - d| - r |, about d |cos a|, off."""
+    radius, shift = 40, 8
+    found = surface.compare(disc(60, 80 + shift, radius), disc(60, 80, radius), 4)
+    angles = np.linspace(0, 2 * math.pi, 100_000)
+    away = np.abs(np.hypot(radius * np.cos(angles) + shift, radius * np.sin(angles)) - radius)
+    assert found.nsd == pytest.approx(np.mean(away <= 4), abs=0.05)
+    assert found.hd95 == pytest.approx(np.percentile(away, 95), abs=0.6)
+    assert found.centroid_error == pytest.approx(shift)
+
+
+def test_one_far_pixel_moves_the_percentile_little() -> None:
+    spotted = blob(1)
+    spotted[2, 2] = 1
+    assert surface.compare(spotted, blob(1), 1).hd95 < 1
+
+
+def test_a_mask_at_the_border_of_the_frame_has_an_outline_there() -> None:
+    whole = rectangle(0, 0, HEIGHT, WIDTH)
+    assert surface.compare(whole, rectangle(0, 0, HEIGHT, WIDTH // 2), 0).hd95 > 30
+    assert surface.compare(whole, whole, 0).nsd == 1
+
+
+@given(pairs, st.sampled_from([0, 1, 1.5, 3]))
+def test_agrees_with_monai(masks: tuple[np.ndarray, np.ndarray], tolerance: float) -> None:
+    assume(all(mask.any() for mask in masks))
+    found = surface.compare(*masks, tolerance)
+    assert (found.nsd, found.hd95) == pytest.approx(by_monai(*masks, tolerance), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_agrees_with_surface_distance_but_for_what_a_pixel_counts(seed: int) -> None:
+    prediction, truth = blob(seed), blob(seed + 100)
+    theirs = surface_distance.compute_surface_distances(truth.astype(bool), prediction.astype(bool), (1, 1))
+    found = surface.compare(prediction, truth, 3)
+    assert found.nsd == pytest.approx(surface_distance.compute_surface_dice_at_tolerance(theirs, 3), abs=0.05)
+    assert found.hd95 == pytest.approx(surface_distance.compute_robust_hausdorff(theirs, 95), abs=1)
+
+
+@pytest.mark.parametrize(
+    "masks", [(rectangle(0, 0, 0, 0), blob(1)), (blob(1), rectangle(0, 0, 0, 0)), (rectangle(0, 0, 0, 0),) * 2]
+)
+def test_no_distance_to_an_empty_mask_is_made_up(masks: tuple[np.ndarray, np.ndarray]) -> None:
+    with warnings.catch_warnings(action="error"):
+        found = surface.compare(*masks, 3)
+    assert all(math.isnan(value) for value in vars(found).values())
