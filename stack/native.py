@@ -248,6 +248,8 @@ def _supervise(stack: Stack) -> None:
                 _announce(stack, time.monotonic() - begun)
             time.sleep(TICK)
     finally:
+        for one in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C would leave the rest running
+            signal.signal(one, signal.SIG_IGN)
         for runner in reversed(runners.values()):
             runner.stop()
         (stack.state / "state.json").unlink(missing_ok=True)
