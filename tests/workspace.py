@@ -133,7 +133,8 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
         *("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{folder}/store.db", "--artifacts-destination", str(folder / "artifacts")),
     )
-    with _serving(folder, command, f"http://127.0.0.1:{port}/health"):
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs of language models: five more processes
+    with _serving(folder, command, f"http://127.0.0.1:{port}/health", quiet):
         yield f"http://127.0.0.1:{port}"
 
 
