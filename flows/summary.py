@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nerveseg import paths
-from nerveseg.evaluation.card import figure, interval
+from nerveseg.evaluation.card import markdown_row
 from nerveseg.files import read_json
 from nerveseg.settings import settings
 
@@ -47,7 +47,7 @@ def markdown(root: Path, states: dict[str, str], message: str, begun: float) -> 
         "",
         "| figure | value | 95 % interval |",
         "|---|---:|---:|",
-        *(f"| {name} | {figure(record[key])} | {interval(record[f'{key}_ci'])} |" for name, record, key in rows),
+        *(markdown_row(*row) for row in rows),
         "",
         "| stage | |",
         "|---|---|",

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -47,10 +47,10 @@ _STAND_INS = {
     "postgres": ["-m", "stack.postgres_server", "/var/lib/postgresql/data", "/docker-entrypoint-initdb.d/init.sh"],
     "chrislusf/seaweedfs": ["-m", "stack.s3_server", "127.0.0.1", "{S3_PORT}", "/data"],
 }
-_ADDRESSES = (  # of the tour, by service
-    ("mlflow", "MLFLOW_PORT", "MLflow: runs, models, promotion", "admin or reviewer"),
-    ("prefect", "PREFECT_PORT", "Prefect: deployments, flow runs", "admin:PREFECT_PASSWORD in one line"),
-    ("predictor", "PREDICTOR_PORT", "Predictor: drop a frame", "predictor"),
+_ADDRESSES = (  # of the tour
+    ("MLFLOW_PORT", "MLflow: runs, models, promotion", "admin or reviewer"),
+    ("PREFECT_PORT", "Prefect: deployments, flow runs", "admin:PREFECT_PASSWORD in one line"),
+    ("PREDICTOR_PORT", "Predictor: drop a frame", "predictor"),
 )
 
 
@@ -137,8 +137,8 @@ class Stack:
 class Runner:
     """One service while it is up."""
 
-    def __init__(self, stack: Stack, service: Service, say: Callable[[str], None]) -> None:
-        self._stack, self.service, self._say = stack, service, say
+    def __init__(self, stack: Stack, service: Service) -> None:
+        self._stack, self.service = stack, service
         self._process: subprocess.Popen[bytes] | None = None
         self._probe: subprocess.Popen[bytes] | None = None
         self._again = 0.0  # when it may start (again)
@@ -193,17 +193,17 @@ class Runner:
             self._probe = None
             if status == 0:
                 self.state = "healthy"
-                self._say(f"{self.service.name} is ready after {time.monotonic() - self.started:.1f} s")
+                console.print(f"{self.service.name} is ready after {time.monotonic() - self.started:.1f} s")
 
     def _ended(self, status: int) -> None:
         self._end_all()
         self._process, self._probe = None, None
         if status == 0 and self.service.restart == "on-failure":
             self.state = "completed"
-            self._say(f"{self.service.name} is done after {time.monotonic() - self.started:.1f} s")
+            console.print(f"{self.service.name} is done after {time.monotonic() - self.started:.1f} s")
             return
         self.state, self._again = "waiting", time.monotonic() + 1
-        self._say(f"{self.service.name} ended with status {status} and is started again; {self.log} says why")
+        console.print(f"{self.service.name} ended with status {status} and is started again; {self.log} says why")
 
     def stop(self) -> None:
         """Ends all of its processes."""
@@ -212,7 +212,7 @@ class Runner:
             try:
                 self._process.wait(GRACE)
             except subprocess.TimeoutExpired:
-                self._say(f"{self.service.name} does not end, and is killed")
+                console.print(f"{self.service.name} does not end, and is killed")
         self._end_all()
         self._process, self._probe, self.state = None, None, "stopped"
 
@@ -228,7 +228,7 @@ class Runner:
 
 def _supervise(stack: Stack) -> None:
     begun, announced = time.monotonic(), False
-    runners = {one.name: Runner(stack, one, console.print) for one in stack.chosen()}
+    runners = {one.name: Runner(stack, one) for one in stack.chosen()}
     for port in (one.split(":")[1] for runner in runners.values() for one in runner.service.ports):
         if is_taken(int(port)):
             raise NervesegError(f"Port {port} is taken: end what listens there, or set another one in .env.")
@@ -258,7 +258,7 @@ def _supervise(stack: Stack) -> None:
 
 def _announce(stack: Stack, seconds: float) -> None:
     table = Table("address", "what", "account (passwords: .env)", title=f"ready after {seconds:.0f} s")
-    for _, port, what, account in _ADDRESSES:
+    for port, what, account in _ADDRESSES:
         table.add_row(f"http://127.0.0.1:{stack.variables[port]}", what, account)
     console.print(table)
 

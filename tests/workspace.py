@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from ruamel.yaml import YAML
+
+from stack.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 PROJECT = (
@@ -117,13 +118,6 @@ def wait_for(what: str, condition: Any, process: subprocess.Popen[str], seconds:
         assert process.poll() is None, f"the process ended with {process.returncode} before {what}"
         assert time.monotonic() < end, f"{what} did not happen in {seconds} s"
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextmanager

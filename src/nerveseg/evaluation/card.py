@@ -54,7 +54,7 @@ def render(spec: ModelSpec, packed: Packed, metrics: dict[str, Any]) -> str:
         "| | value | 95 % interval |",
         "|---|---:|---:|",
         *(
-            f"| {name} | {figure(figures[key])} | {interval(figures[f'{key}_ci'])} |"
+            markdown_row(name, figures, key)
             for name, figures, key in (
                 ("Dice, mean over frames", test, "dice"),
                 ("Dice, mean over subjects", test, "dice_by_subject"),
@@ -80,6 +80,11 @@ def render(spec: ModelSpec, packed: Packed, metrics: dict[str, Any]) -> str:
         f"float32 of that shape; a pixel is nerve from {spec.threshold:g} on, after resizing back linearly.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def markdown_row(name: str, figures: dict, key: str) -> str:
+    """A row of a table: a figure of a section of metrics.json, called `name`, and its interval."""
+    return f"| {name} | {figure(figures[key])} | {interval(figures[f'{key}_ci'])} |"
 
 
 def figure(value: float | None) -> str:
