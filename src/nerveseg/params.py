@@ -109,6 +109,7 @@ class ModelParams(Section):
     height: InputSide = Field(description="height in pixels that the network sees")
     width: InputSide = Field(description="width in pixels that the network sees")
     threshold: float = Field(gt=0, lt=1, description="probability from which a pixel is nerve")
+    flips: bool = Field(description="average over the frame and its flips when scoring; four times the work")
 
     @field_validator("encoder_weights")
     @classmethod
