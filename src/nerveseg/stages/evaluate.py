@@ -50,6 +50,7 @@ def run(params: Params) -> None:
     )
     sweep = calibration.sweep(histograms, params.evaluate.empty)
     summary = scores.summary(by_kaggle, sweep, params.evaluate)
+    by_kaggle.write(paths.PREDICTIONS)
     _write_tables(scored, sweep)
     with replacing_folder(paths.FIGURES) as folder:
         overlays.draw_curves(pd.read_csv(paths.MODELS / "curve.csv"), folder / "curves.png")
@@ -107,8 +108,6 @@ def _write_tables(scored: Scores, sweep: pd.DataFrame) -> None:
     for table, path in ((per_image, paths.PER_IMAGE_CSV), (scores.per_subject(per_image), paths.PER_SUBJECT_CSV)):
         with replacing(path) as beside:
             table.to_csv(beside, index=False, float_format="%.6f")
-    with replacing(paths.PREDICTIONS) as beside:
-        scored.table[["image", "height", "width", "rle_mask"]].to_parquet(beside, index=False)
     curves = {
         "calibration": calibration.curve(scored.histograms),
         "thresholds": sweep,
