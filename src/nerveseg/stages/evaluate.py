@@ -50,6 +50,8 @@ def run(params: Params) -> None:
     )
     sweep = calibration.sweep(histograms, params.evaluate.empty)
     summary = scores.summary(by_kaggle, sweep, params.evaluate)
+    seen = set(packed.index["subject"].iloc[packed.rows("train")])
+    summary["test"]["subjects_in_training"] = len(seen & set(scored.table["subject"]))
     by_kaggle.write(paths.PREDICTIONS)
     _write_tables(scored, sweep)
     with replacing_folder(paths.FIGURES) as folder:
