@@ -111,6 +111,21 @@ def per_subject(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([grouped.size().rename("frames"), grouped[list(_MEANS)].mean()], axis=1).reset_index()
 
 
+def curves(scores: Scores, sweep: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What `reports/curves/` holds, by name: calibration, thresholds and risk_coverage.
+
+    Args:
+        scores: by the rule that counts.
+        sweep: of the validation frames, as `calibration.sweep` makes it.
+    """
+    mistrust, dice = (scores.table[name].to_numpy() for name in ("mistrust", "dice"))
+    return {
+        "calibration": calibration.curve(scores.histograms),
+        "thresholds": sweep,
+        "risk_coverage": plausibility.risk_coverage(mistrust, dice),
+    }
+
+
 def summary(scores: Scores, sweep: pd.DataFrame, evaluate: EvaluateParams) -> dict[str, Any]:
     """What `metrics.json` holds: numbers, `X_ci: [low, high]` beside a headline figure X, None where undefined.
 
