@@ -160,6 +160,8 @@ def _trained(said: Sequence[str]) -> bool:
 
 
 def _say(line: str) -> None:
+    if "No file hash info found" in line:  # DVC's remark on each output that a fresh clone lacks
+        return
     console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
 
 
