@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import psutil
 from prefect import State, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
@@ -21,7 +20,6 @@ from flows import dvc, lost, summary
 from flows.retries import patient_task, transient, transient_or_killed
 from nerveseg import params, paths, profiles, workspace
 from nerveseg.files import read_json
-from nerveseg.settings import settings
 
 CLONES = Path(".dvc/tmp/flows")
 REFUSED = "nerveseg.model.refused"  # the event of a model that the gate refused
@@ -58,7 +56,7 @@ def pipeline(
         revision: Git commit, branch or tag whose code, params.yaml and dvc.lock are used; empty: those here.
     """
     say = get_run_logger().info
-    with _workspace(overrides, revision) as root, dvc.alone_in(root, say) as lock:
+    with _workspace(overrides, revision) as root, workspace.alone_in(root / dvc.LOCK, "another flow run", say) as lock:
         begun = time.time()
         if not (root / paths.REGISTRATION_JSON).exists() and (root / paths.DVC_LOCK).exists():
             dvc.restore(root)
@@ -101,42 +99,22 @@ def _workspace(overrides: dict[str, Any], revision: str) -> Iterator[Path]:
         NervesegError: the revision cannot be had, or the overridden parameters do not fit.
     """
     here = Path.cwd()
-    # Where a stage leaves what outlives its workspace; settings of the user's own come first.
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{here}/mlflow.db")
-    os.environ.setdefault("NERVESEG_CHECKPOINTS", str(here / settings().checkpoints))
+    workspace.keep_outside(here)
     if not overrides and not revision:
         params.load()
         yield here
         return
-    _remove_leftovers(here / CLONES)
+    workspace.remove_leftovers(here / CLONES)
     root = here / CLONES / str(os.getpid())
     try:
         workspace.clone(here, root, revision or "HEAD")
-        if not revision:  # as the user has them, committed or not
-            for path in (paths.PARAMS, paths.DVC_LOCK):
-                if path.exists():
-                    (root / path).write_bytes(path.read_bytes())
+        if not revision:
+            workspace.bring_state(here, root)
         profiles.override(overrides, root / paths.PARAMS)
-        _link_dataset(here, root)
+        workspace.link_dataset(here, root)
         yield root
     finally:
         shutil.rmtree(root, ignore_errors=True)
-
-
-def _remove_leftovers(clones: Path) -> None:
-    """Removes the clones of flow runs that were killed; a clone is named by its process."""
-    for clone in clones.glob("*"):
-        if not psutil.pid_exists(int(clone.name)):
-            shutil.rmtree(clone, ignore_errors=True)
-
-
-def _link_dataset(source: Path, clone: Path) -> None:
-    """Lets a clone see a dataset that is a file of the source, outside git and DVC."""
-    uri = params.load(clone / paths.PARAMS).data.uri
-    file, link = source / uri, clone / uri
-    if "://" not in uri and Path(uri) != paths.PHANTOM_ZIP and file.is_file() and not link.exists():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(file)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from typing import Any
 from prefect import State, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.dvc import StageError
 from nerveseg.errors import TransientError
+from nerveseg.workspace import StageError
 
 PAUSES = [10.0, 30.0, 90.0]  # seconds before another try
 

@@ -80,6 +80,20 @@ def verify(
 
 
 @app.command()
+def crossval(
+    folds: Annotated[int | None, typer.Option(min=3, help="How many; default: split.folds, or 5.")] = None,
+    leakage: Annotated[
+        bool, typer.Option("--leakage", help="Train random folds too, and say by how much they flatter.")
+    ] = False,
+) -> None:
+    """Test on every subject: train and evaluate fold by fold, as DVC experiments, and pool the figures."""
+    from nerveseg.crossval import crossval as run  # it imports mlflow
+
+    with readable_errors():
+        run(folds, leakage=leakage)
+
+
+@app.command()
 def predict(
     files: Annotated[list[Path], typer.Argument(help="Frames: PNG, JPEG, TIFF or BMP, 8 bits.")],
     model: Annotated[str, typer.Option(help="An alias, a version's number or a run's id.")] = "champion",

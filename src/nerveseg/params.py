@@ -75,13 +75,15 @@ class DataParams(Section):
 
 
 class SplitParams(Section):
-    by: Literal["subject", "fold"] = Field(description="whole subjects drawn by seed, or the dataset's fold column")
+    by: Literal["subject", "fold", "frame"] = Field(
+        description="whole subjects drawn by seed, the dataset's fold column, or single frames, which leaks"
+    )
     seed: Seed
-    validation: Share = Field(gt=0, description="by subject: share of the subjects for validation")
-    test: Share = Field(description="by subject: share of the subjects for testing")
+    validation: Share = Field(gt=0, description="share of the subjects (or frames) for validation")
+    test: Share = Field(description="share of the subjects (or frames) for testing")
     validation_fold: int | None = Field(description="by fold: the fold that validates")
     test_fold: int | None = Field(description="by fold: the fold that tests")
-    folds: int | None = Field(ge=3, le=1000, description="by subject: divide into folds, not by shares")
+    folds: int | None = Field(ge=3, le=1000, description="divide subjects (or frames) into folds, not by shares")
     fold: int | None = Field(ge=0, description="which of the folds tests; the next one validates")
     near_duplicate: int = Field(ge=0, le=64, description="bits of 256 that hashes of near-identical frames differ by")
 
@@ -100,7 +102,9 @@ class SplitParams(Section):
         if self.folds is not None and self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"there is no fold {self.fold}: {self.folds} folds are 0 to {self.folds - 1}")
         if self.folds is not None and self.by == "fold":
-            raise ValueError("folds divides subjects, but by: fold follows the dataset's own folds; set one of them")
+            raise ValueError(
+                "folds divides subjects or frames, but by: fold follows the dataset's own folds; set one of them"
+            )
         return self
 
     @property

@@ -17,6 +17,8 @@ FINDINGS_JSON = Path("data/findings.json")  # only while errors keep the dataset
 
 MODELS = Path("models")
 
+CROSSVAL = Path("crossval")  # what `nerveseg crossval` writes; no output of a stage
+
 REPORTS = Path("reports")
 FIGURES = REPORTS / "figures"
 METRICS_JSON = REPORTS / "metrics.json"

@@ -245,6 +245,27 @@ def log_prediction(
     return run_id
 
 
+def log_crossval(name: str, params: dict[str, Any], tags: dict[str, str], metrics: dict[str, Any], folder: Path) -> str:
+    """Logs a cross-validation as a run of its own, once, and returns its id: one with the same tags is that one.
+
+    Args:
+        tags: what tells it from others.
+        metrics: flat figures; what is no number is left out.
+        folder: the files that go with it.
+    """
+    client = connect()
+    experiment = _set_experiment(settings().experiment)
+    wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    found = client.search_runs([experiment.experiment_id], wanted, max_results=1)
+    if found and found[0].info.status == RunStatus.to_string(RunStatus.FINISHED):
+        return str(found[0].info.run_id)
+    with mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=name, tags=tags) as run:
+        mlflow.log_params(params)
+        mlflow.log_metrics({key: float(value) for key, value in metrics.items() if isinstance(value, int | float)})
+        mlflow.log_artifacts(str(folder), "crossval")
+    return str(run.info.run_id)
+
+
 def end_interrupted(run_id: str) -> None:
     """Ends a run as KILLED whose process could not do so itself; nothing if the server lacks it or it has ended."""
     try:

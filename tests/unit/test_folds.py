@@ -156,6 +156,29 @@ def test_more_folds_than_subjects_is_a_clear_error() -> None:
         folds.assign(table(PEOPLE), split(folds=21, fold=0))
 
 
+def test_frames_are_drawn_whoever_they_are_of_and_that_is_said() -> None:
+    frames = table(PEOPLE * 5)
+    assigned = folds.assign(frames, split(by="frame"))
+    assert assigned.value_counts().to_dict() == {"train": 60, "validation": 20, "test": 20}
+    (finding,) = folds.check_leaks(frames.assign(split=assigned), on_purpose=True)
+    assert (finding.severity, finding.kind) == ("warning", "the split leaks")
+    assert "19 of 20 subjects are on two sides" in finding.detail
+    with pytest.raises(NervesegError, match="The split leaks"):
+        folds.check_leaks(frames.assign(split=assigned))
+
+
+def test_every_frame_tests_in_one_random_fold_and_validates_in_another() -> None:
+    frames = table(PEOPLE * 5)
+    found = in_folds(frames, by="frame")
+    for name in ("test", "validation"):
+        assert (np.sum([assigned == name for assigned in found], axis=0) == 1).all()
+    assert [(assigned == "test").sum() for assigned in found] == [20] * 5
+    shuffled = frames.sample(frac=1, random_state=1)
+    assert folds.assign(shuffled, split(by="frame", folds=5, fold=0)).sort_index().tolist() == found[0].tolist()
+    with pytest.raises(NervesegError, match="Too few frames: 2 cannot be divided"):
+        folds.assign(frames.head(2), split(by="frame", folds=3, fold=0))
+
+
 def test_follows_the_datasets_own_folds() -> None:
     frames = table(["1", "2", "3", "4"], [0, 1, 2, 3])
     assert folds.assign(frames, by_fold()).tolist() == ["validation", "test", "train", "train"]

@@ -1,6 +1,7 @@
 """From masks to what metrics.json holds."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 from nerveseg.data import rle
+from nerveseg.errors import NervesegError
 from nerveseg.evaluation import calibration, metrics, plausibility, scores
 from nerveseg.evaluation.scores import Scores
 from nerveseg.params import EvaluateParams
@@ -187,3 +189,23 @@ def test_subjects_have_the_means_of_their_frames() -> None:
     assert table.loc["1", "dice"] == pytest.approx(np.mean(dice()[:3]))
     assert table.loc["1", "centroid_error"] == pytest.approx(7.5)
     assert np.isnan(table.loc["3", "nsd"])
+
+
+def test_scores_come_back_from_their_file(tmp_path: Path) -> None:
+    found = scored(FRAMES)
+    found.write(tmp_path / "predictions.parquet")
+    again = Scores.read(tmp_path / "predictions.parquet")
+    pd.testing.assert_frame_equal(again.table, found.table)
+    np.testing.assert_array_equal(again.histograms, found.histograms)
+
+
+def test_a_file_without_scores_is_a_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.parquet"
+    with pytest.raises(NervesegError, match=r"predictions\.parquet is missing"):
+        Scores.read(path)
+    path.write_text("no parquet")
+    with pytest.raises(NervesegError, match=r"predictions\.parquet holds no scores"):
+        Scores.read(path)
+    scored(FRAMES).table[["image", "rle_mask"]].to_parquet(path)
+    with pytest.raises(NervesegError, match=r"predictions\.parquet holds no scores"):
+        Scores.read(path)

@@ -1,4 +1,4 @@
-"""Divides frames into train, validation and test: by whole subjects, or by the dataset's own folds."""
+"""Divides frames into train, validation and test: by whole subjects, by the dataset's own folds, or at random."""
 
 import warnings
 
@@ -26,12 +26,16 @@ def assign(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
     In folds, subjects are dealt out so that each fold has about as many frames with and without a nerve; `split.fold`
     tests, the next one validates, the others train.
 
+    By frame, single frames are drawn whoever they are of, for an audit of how much that leaks: PCG64 permutes them in
+    the natural order of their names.
+
     Args:
-        frames: a row a frame with the columns subject (str), fold (nullable Int64), mask_area and cluster (int64).
+        frames: a row a frame with the columns image (unique), subject (str), fold (nullable Int64), mask_area and
+            cluster (int64).
         split: how to divide.
 
     Raises:
-        NervesegError: there are no frames, too few subjects, or not the folds that are asked for.
+        NervesegError: there are no frames, too few subjects or frames, or not the folds that are asked for.
     """
     if frames.empty:
         raise NervesegError(
@@ -40,16 +44,15 @@ def assign(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
         )
     if split.by == "fold":
         return _by_fold(frames, split)
+    if split.by == "frame":
+        return _by_frame(frames, split)
     return _by_share(frames, split) if split.folds is None else _in_folds(frames, split)
 
 
 def _by_share(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
     units = _units(frames)
     number = frames["subject"].nunique()
-    wanted = {
-        name: max(1, round(share * number)) if share else 0
-        for name, share in (("test", split.test), ("validation", split.validation))
-    }
+    wanted = _wanted(number, split)
     drawn = iter(np.random.Generator(np.random.PCG64(split.seed)).permutation(units.nunique()))
     side = pd.Series("train", index=units.index)
     for name, subjects in wanted.items():
@@ -62,6 +65,12 @@ def _by_share(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
             "more subjects." + _tied(units)
         )
     return frames["subject"].map(side)
+
+
+def _wanted(number: int, split: SplitParams) -> dict[str, int]:
+    """How many of a number of subjects or frames the shares set aside, in the order in which they are drawn."""
+    shares = {"test": split.test, "validation": split.validation}
+    return {name: max(1, round(share * number)) if share else 0 for name, share in shares.items()}
 
 
 def _in_folds(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
@@ -82,6 +91,22 @@ def _in_folds(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
     sides = np.full(len(frames), "train", dtype=object)
     sides[dealt[split.fold]] = "test"
     sides[dealt[(split.fold + 1) % split.folds]] = "validation"
+    return pd.Series(sides, index=frames.index, dtype="str")
+
+
+def _by_frame(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
+    names = sorted(frames["image"], key=natural_key)
+    drawn = np.random.Generator(np.random.PCG64(split.seed)).permutation(len(names))
+    place = frames["image"].map(dict(zip(names, drawn.tolist(), strict=True)))
+    if split.folds is None:
+        wanted = _wanted(len(names), split)
+        tests, validates = place < wanted["test"], place < sum(wanted.values())
+    else:
+        assert split.fold is not None
+        tests, validates = (place % split.folds == (split.fold + step) % split.folds for step in (0, 1))
+    sides = np.select([tests, validates], ["test", "validation"], "train")
+    if not {"train", "validation"} <= set(sides) or (split.has_test and "test" not in sides):
+        raise NervesegError(f"Too few frames: {len(names)} cannot be divided as the section split of params.yaml asks.")
     return pd.Series(sides, index=frames.index, dtype="str")
 
 
@@ -122,11 +147,12 @@ def _by_fold(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
     return folds.map(lambda fold: wanted.get(fold, "train")).astype("str")
 
 
-def check_leaks(index: pd.DataFrame) -> list[Finding]:
+def check_leaks(index: pd.DataFrame, on_purpose: bool = False) -> list[Finding]:
     """Makes sure that no subject is on two sides of the split.
 
     Args:
         index: a row a frame with the columns image, subject, split, sha256 and cluster.
+        on_purpose: the split draws single frames; subjects on two sides are a warning then.
 
     Returns:
         A warning for each frame whose very pixels are on another side too, as those of another subject, and for each
@@ -137,7 +163,14 @@ def check_leaks(index: pd.DataFrame) -> list[Finding]:
     """
     sides = index.groupby("subject")["split"].unique()
     leaks = sides[sides.map(len) > 1]
-    if len(leaks):
+    findings = []
+    if on_purpose:
+        detail = (
+            f"split.by is frame: {len(leaks)} of {len(sides)} subjects are on two sides, so that scores are too good. "
+            "It serves a leakage audit only; such a model is not registered"
+        )
+        findings.append(Finding("warning", "the split leaks", index["image"].iloc[0], detail))
+    elif len(leaks):
         subjects = sorted(leaks.index, key=natural_key)
         shown = [f"  {subject}: {', '.join(sorted(leaks[subject]))}" for subject in subjects[:20]]
         more = [f"  and {len(subjects) - 20} more"] if len(subjects) > 20 else []
@@ -146,7 +179,6 @@ def check_leaks(index: pd.DataFrame) -> list[Finding]:
             + "\n".join(shown + more)
             + "\nSet split.by: subject, or mend the fold column of the dataset."
         )
-    findings = []
     for _, twins in index[index["sha256"].duplicated(keep=False)].groupby("sha256", sort=False):
         first = twins.iloc[0]
         for twin in twins[twins["split"] != first["split"]].itertuples():

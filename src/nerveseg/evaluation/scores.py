@@ -2,20 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
 from nerveseg.data import rle
+from nerveseg.errors import NervesegError
 from nerveseg.evaluation import baselines, calibration, empty, metrics, plausibility, shape, surface
 from nerveseg.evaluation.bootstrap import Estimate, SubjectBootstrap
+from nerveseg.files import replacing
 from nerveseg.model.spec import Plausibility
 from nerveseg.params import EmptyRule, EvaluateParams
 
 BASELINES = ("empty", "prior", "ellipse")
 _MEANS = ("dice", "iou", "nsd", "hd95", "centroid_error", "mistrust")
+_HISTOGRAM = "histogram"
 PER_IMAGE = ("image", "subject", *_MEANS, "confidence", "true_area", "predicted_area")
 
 
@@ -38,6 +42,30 @@ class Scores:
         true = self.table["true_area"].to_numpy()
         changed = {column: empty.apply(self.table[column].to_numpy(), true, rule) for column in columns}
         return Scores(self.table.assign(**changed), self.histograms)
+
+    def write(self, path: Path) -> None:
+        """Writes all of it as a parquet file: the columns of the table, and `histogram` as a list a frame."""
+        flat = self.histograms.reshape(len(self.histograms), -1)
+        with replacing(path) as beside:
+            self.table.assign(**{_HISTOGRAM: list(flat)}).to_parquet(beside, index=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What `write` wrote.
+
+        Raises:
+            NervesegError: the file is missing, damaged, or of an older version, which kept the masks alone.
+        """
+        try:
+            table = pd.read_parquet(path)
+            histograms = np.stack(table.pop(_HISTOGRAM).to_numpy()).reshape(len(table), -1, calibration.BINS)
+        except FileNotFoundError:
+            raise NervesegError(f"{path} is missing: `dvc repro` makes it, `dvc pull` brings it.") from None
+        except (OSError, ValueError, KeyError) as error:
+            raise NervesegError(
+                f"{path} holds no scores ({error}): `dvc repro -f -s evaluate` makes it anew."
+            ) from None
+        return cls(table, histograms)
 
 
 def of_frame(
@@ -82,6 +110,21 @@ def per_subject(table: pd.DataFrame) -> pd.DataFrame:
     """One row a subject: subject, frames, and the means of its frames, those without a figure left out."""
     grouped = table.groupby("subject", sort=False)
     return pd.concat([grouped.size().rename("frames"), grouped[list(_MEANS)].mean()], axis=1).reset_index()
+
+
+def curves(scores: Scores, sweep: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What `reports/curves/` holds, by name: calibration, thresholds and risk_coverage.
+
+    Args:
+        scores: by the rule that counts.
+        sweep: of the validation frames, as `calibration.sweep` makes it.
+    """
+    mistrust, dice = (scores.table[name].to_numpy() for name in ("mistrust", "dice"))
+    return {
+        "calibration": calibration.curve(scores.histograms),
+        "thresholds": sweep,
+        "risk_coverage": plausibility.risk_coverage(mistrust, dice),
+    }
 
 
 def summary(scores: Scores, sweep: pd.DataFrame, evaluate: EvaluateParams) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
 
 from nerveseg import paths, tracking
 from nerveseg.console import console
@@ -14,6 +13,7 @@ from nerveseg.evaluation import (
     calibration,
     card,
     drift,
+    headline,
     inference,
     metrics,
     overlays,
@@ -58,6 +58,9 @@ def run(params: Params) -> None:
     )
     sweep = calibration.sweep(histograms, params.evaluate.empty)
     summary = scores.summary(by_kaggle, sweep, params.evaluate)
+    seen = set(packed.index["subject"].iloc[packed.rows("train")])
+    summary["test"]["subjects_in_training"] = len(seen & set(scored.table["subject"]))
+    by_kaggle.write(paths.PREDICTIONS)
     _write_tables(scored, sweep)
     with replacing_folder(paths.FIGURES) as folder:
         overlays.draw_curves(pd.read_csv(paths.MODELS / "curve.csv"), folder / "curves.png")
@@ -101,15 +104,8 @@ def _write_tables(scored: Scores, sweep: pd.DataFrame) -> None:
     for table, path in ((per_image, paths.PER_IMAGE_CSV), (scores.per_subject(per_image), paths.PER_SUBJECT_CSV)):
         with replacing(path) as beside:
             table.to_csv(beside, index=False, float_format="%.6f")
-    with replacing(paths.PREDICTIONS) as beside:
-        scored.table[["image", "height", "width", "rle_mask"]].to_parquet(beside, index=False)
-    curves = {
-        "calibration": calibration.curve(scored.histograms),
-        "thresholds": sweep,
-        "risk_coverage": plausibility.risk_coverage(per_image["mistrust"].to_numpy(), per_image["dice"].to_numpy()),
-    }
     with replacing_folder(paths.CURVES) as folder:
-        for name, curve in curves.items():
+        for name, curve in scores.curves(scored, sweep).items():
             curve.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
 
 
@@ -155,36 +151,8 @@ def _panel(packed: Packed, score: pd.Series) -> overlays.Panel:
 
 
 def _print(summary: dict, threshold: float) -> None:
-    test, baseline, validation = summary["test"], summary["baseline"], summary["validation"]
-    shown = Table(
-        title=f"{test['frames']} {test['split']} frames of {test['subjects']} subjects",
-        caption=f"intervals by resampling subjects; {summary['empty_rule']}",
-        title_justify="left",
-        caption_justify="left",
-    )
-    shown.add_column("figure")
-    for column in ("value", "95 % interval"):
-        shown.add_column(column, justify="right")
-    for name, figures, key in (
-        ("Dice, mean over frames", test, "dice"),
-        ("Dice, mean over subjects", test, "dice_by_subject"),
-        ("Dice, pooled over all pixels", test, "pooled_dice"),
-        (f"Dice of the worst subject, {test['worst_subject_name']}", test, "worst_subject"),
-        ("share of frames with Dice below 0.5", test, "dice_below_half"),
-        ("IoU, mean over frames", test, "iou"),
-        ("NSD", test, "nsd"),
-        ("HD95, pixels", test, "hd95"),
-        ("centroid error, pixels", test, "centroid_error"),
-        ("frames with a nerve, found", test["presence"], "recall"),
-        ("frames without a nerve, left empty", test["presence"], "specificity"),
-        ("expected calibration error", test, "ece"),
-        (f"Dice gained by leaving the most mistrusted {1 - plausibility.KEPT:.0%} out", test, "abstaining_gain"),
-        ("Dice of nothing predicted", baseline["empty"], "dice"),
-        ("Dice of the mean training mask", baseline["prior"], "dice"),
-        ("Dice of the prediction's ellipse", baseline["ellipse"], "dice"),
-    ):
-        shown.add_row(name, card.figure(figures[key]), card.interval(figures.get(f"{key}_ci")))
-    console.print(shown)
+    test, validation = summary["test"], summary["validation"]
+    console.print(headline.table(summary, f"{test['frames']} {test['split']} frames of {test['subjects']} subjects"))
     if validation["best_threshold"] != threshold:
         console.print(
             f"On the validation frames, a threshold of {validation['best_threshold']:g} has the best Dice, "

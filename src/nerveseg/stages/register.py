@@ -25,10 +25,15 @@ def run(params: Params) -> None:
     On a tracking server that lacks the training's run, the run is made there first.
 
     Raises:
-        NervesegError: missing inputs, no lineage in dvc.lock, a champion that cannot be loaded, or a tracking server
-            that failed.
+        NervesegError: missing inputs, scored subjects that were trained on, no lineage in dvc.lock, a champion that
+            cannot be loaded, or a tracking server that failed.
     """
     metrics = read_json(paths.METRICS_JSON)
+    if leaking := metrics["test"]["subjects_in_training"]:
+        raise NervesegError(
+            f"Not registered: {leaking} of {metrics['test']['subjects']} scored subjects were trained on, so that its "
+            "figures are too good. A split by frame (split.by) serves the leakage audit only; set split.by: subject."
+        )
     lineage = _lineage()
     with tracking.reachable("Nothing is lost: once the server answers, `dvc repro` registers."):
         client = tracking.connect()

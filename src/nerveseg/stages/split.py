@@ -32,7 +32,7 @@ def run(params: Params) -> None:
         frames = writer.frames()
         frames["cluster"] = clusters.near_identical(frames["dhash"].tolist(), params.split.near_duplicate)
         index = writer.write_index(folds.assign(frames, params.split), frames["cluster"].to_numpy())
-        leaks = folds.check_leaks(index)
+        leaks = folds.check_leaks(index, on_purpose=params.split.by == "frame")
         findings.show(leaks, paths.PACKED / packed.FINDINGS)
         report["findings"] += leaks
         report["warnings"] += len(leaks)

@@ -1,0 +1,258 @@
+"""Cross-validation: every subject is tested once, by a network that was trained without it.
+
+Each fold is a DVC experiment, in a clone of the repository that shares DVC's cache, MLflow's store and the checkpoints:
+what was trained before is restored, what was killed goes on, and the checkout stays as it is.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import pandas as pd
+from rich.text import Text
+
+from nerveseg import params, paths, tracking, workspace
+from nerveseg.console import console
+from nerveseg.data.packed import Packed
+from nerveseg.errors import NervesegError, TransientError
+from nerveseg.evaluation import card, headline, outoffold, scores
+from nerveseg.evaluation.scores import Scores
+from nerveseg.files import read_json, replacing_folder, write_json
+from nerveseg.params import Params
+
+By = Literal["subject", "frame"]
+_FOLDS = 5  # where neither the command nor split.folds says
+_TMP = Path(".dvc/tmp")
+_CLONES = _TMP / "crossval"
+_LOCK = _TMP / "crossval.lock"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What a fold left.
+
+    Attributes:
+        by: of what it is a fold.
+        number: from 0.
+        experiment: its name in DVC.
+        run_id: its training, on this tracking server.
+        scores: of its test frames, by Kaggle's rule.
+        metrics: the content of its `reports/metrics.json`.
+        sweep: of its validation frames.
+        validation_frames: how many.
+        validation_dice: of the last epoch, at the size that the network sees.
+    """
+
+    by: By
+    number: int
+    experiment: str
+    run_id: str
+    scores: Scores
+    metrics: dict[str, Any]
+    sweep: pd.DataFrame
+    validation_frames: int
+    validation_dice: float
+
+
+def crossval(folds: int | None, *, leakage: bool) -> None:
+    """Runs all folds, pools their scores and writes `crossval/`; an MLflow run holds the same.
+
+    Args:
+        folds: how many; None: split.folds of params.yaml, or else 5.
+        leakage: run random folds as well, and say by how much their scores are better.
+
+    Raises:
+        NervesegError: this is not the root of a git repository, params.yaml does not fit, or a fold failed.
+    """
+    here = Path.cwd()
+    given = _params(folds)
+    _require_repository(here)
+    workspace.keep_outside(here)
+    with workspace.alone_in(here / _LOCK, "another cross-validation", console.print) as lock, _clone(here) as root:
+        by_subject = _run_folds(root, "subject", given, lock)
+        frames = len(Packed.open(root / paths.PACKED))
+        by_frame = _run_folds(root, "frame", given, lock) if leakage else []
+        _conclude(given, frames, by_subject, by_frame, workspace.run(root, "git", "rev-parse", "HEAD"))
+
+
+def _params(folds: int | None) -> Params:
+    """The params of fold 0; as the user has them but for the split."""
+    given = params.load()
+    number = folds or given.split.folds or _FOLDS
+    if given.evaluate.split != "test":
+        raise NervesegError("evaluate.split is validation, but a cross-validation scores test frames: set it to test.")
+    content = given.model_dump(by_alias=True)
+    content["split"] |= {"by": "subject", "folds": number, "fold": 0}
+    return params.parse(content, f"{paths.PARAMS} with {number} folds of subjects")
+
+
+def _require_repository(here: Path) -> None:
+    if not paths.DVC_YAML.exists():
+        raise NervesegError(f"{here} holds no {paths.DVC_YAML}: run from the root of the repository.")
+    try:
+        workspace.run(here, "git", "rev-parse", "--verify", "HEAD")
+    except NervesegError:
+        raise NervesegError(
+            f"{here} is no git repository with a commit, of which a cross-validation makes a clone: "
+            "`git init && git add --all && git commit`."
+        ) from None
+    if tracking.git_tags()["git_changed"] == "true":
+        console.print(
+            "[yellow]Code that is not committed takes no part:[/] the folds run the code of the last commit.",
+            soft_wrap=True,
+        )
+
+
+@contextmanager
+def _clone(here: Path) -> Iterator[Path]:
+    workspace.remove_leftovers(here / _CLONES)
+    root = here / _CLONES / str(os.getpid())
+    try:
+        workspace.clone(here, root)
+        workspace.bring_state(here, root)
+        workspace.link_dataset(here, root)
+        for name, value in (("name", "nerveseg"), ("email", "nerveseg@localhost")):
+            workspace.run(root, "git", "config", f"user.{name}", value)  # an experiment is a commit
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _run_folds(root: Path, by: By, given: Params, lock: BinaryIO) -> list[Fold]:
+    assert given.split.folds is not None
+    return [_run_fold(root, by, number, given, lock) for number in range(given.split.folds)]
+
+
+def _run_fold(root: Path, by: By, number: int, given: Params, lock: BinaryIO) -> Fold:
+    folds = given.split.folds
+    name = f"fold {number + 1} of {folds} by {by}"
+    experiment = f"crossval-{_digest(given)}-{by}-{number}"
+    values = {"split.by": by, "split.folds": folds, "split.fold": number}
+    options = [part for key, value in values.items() for part in ("--set-param", f"{key}={value}")]
+    console.rule(name, align="left")
+    try:
+        said = workspace.supervised_dvc(
+            root, name, ("exp", "run", "--name", experiment, *options, "evaluate"), lock, _say
+        )
+    except workspace.StageError as error:
+        kind = TransientError if error.transient else NervesegError
+        raise kind(f"{error}\nWhat was trained is kept: once that is mended, the same command goes on.") from None
+    workspace.dvc(root, "exp", "push", "--quiet", "--force", "--no-cache", "origin", experiment)
+    fold = _read_fold(root, by, number, experiment)
+    test = fold.metrics["test"]
+    console.print(
+        f"[bold]{name}[/]: Dice {card.figure(test['dice'])} ({card.interval(test['dice_ci']) or 'no interval'}), "
+        f"IoU {card.figure(test['iou'])} on {test['frames']} frames of {test['subjects']} subjects; "
+        f"{'trained' if _trained(said) else 'restored'}, run {fold.run_id}",
+        soft_wrap=True,
+    )
+    return fold
+
+
+def _trained(said: Sequence[str]) -> bool:
+    return any(line.startswith("Running stage 'train'") for line in said)
+
+
+def _say(line: str) -> None:
+    if "No file hash info found" in line:  # DVC's remark on each output that a fresh clone lacks
+        return
+    console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
+
+
+def _digest(given: Params) -> str:
+    """Tells the experiments of one configuration from those of others."""
+    content = given.model_dump(by_alias=True, include={"phantom", "data", "split", "model", "train", "evaluate"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _read_fold(root: Path, by: By, number: int, experiment: str) -> Fold:
+    with tracking.reachable("The fold is trained and kept: once the server answers, the same command goes on."):
+        record = tracking.ensure_run(root / paths.MODELS)
+    return Fold(
+        by=by,
+        number=number,
+        experiment=experiment,
+        run_id=record["run_id"],
+        scores=Scores.read(root / paths.PREDICTIONS),
+        metrics=read_json(root / paths.METRICS_JSON),
+        sweep=pd.read_csv(root / paths.CURVES / "thresholds.csv"),
+        validation_frames=len(Packed.open(root / paths.PACKED).rows("validation")),
+        validation_dice=float(pd.read_csv(root / paths.MODELS / "curve.csv")["validation_dice"].iloc[-1]),
+    )
+
+
+def _conclude(given: Params, frames: int, by_subject: list[Fold], by_frame: list[Fold], commit: str) -> None:
+    pooled = outoffold.pool([fold.scores for fold in by_subject], frames)
+    sweep = outoffold.sweep([fold.sweep for fold in by_subject], [fold.validation_frames for fold in by_subject])
+    metrics = {"folds": len(by_subject), **scores.summary(pooled, sweep, given.evaluate)}
+    leaking = outoffold.pool([fold.scores for fold in by_frame], frames) if by_frame else None
+    if leaking:
+        metrics["leakage"] = outoffold.leakage(pooled, leaking, given.evaluate)
+    with replacing_folder(paths.CROSSVAL) as folder:
+        _write(folder, pooled, sweep, given, metrics)
+        if leaking:
+            leaking.write(folder / "predictions_by_frame.parquet")
+        _table([*by_subject, *by_frame]).to_csv(folder / "folds.csv", index=False, float_format="%.6f")
+    _print(metrics)
+    with tracking.reachable("crossval/ is written: once the server answers, the same command logs it."):
+        run_id = tracking.log_crossval(
+            f"crossval {given.model.architecture} {given.model.encoder}",
+            params.flatten(given.model_dump(include={"data", "split", "model", "train", "evaluate"})),
+            {
+                "git_commit": commit,
+                "mlflow.source.git.commit": commit,
+                **{f"{fold.by}_fold_{fold.number}": fold.run_id for fold in [*by_subject, *by_frame]},
+            },
+            params.flatten(metrics),
+            paths.CROSSVAL,
+        )
+    console.print(f"{paths.CROSSVAL}/ holds all of it, and so does the MLflow run {run_id}", soft_wrap=True)
+
+
+def _write(folder: Path, pooled: Scores, sweep: pd.DataFrame, given: Params, metrics: dict[str, Any]) -> None:
+    ruled = pooled.by_rule(given.evaluate.empty)
+    tables = {
+        "per_image": ruled.table[[*scores.PER_IMAGE, "fold"]],
+        "per_subject": scores.per_subject(ruled.table),
+        **{f"curves/{name}": curve for name, curve in scores.curves(ruled, sweep).items()},
+    }
+    (folder / "curves").mkdir()
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
+    pooled.write(folder / "predictions.parquet")
+    write_json(folder / "metrics.json", metrics)
+
+
+def _table(folds: list[Fold]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "by": fold.by,
+            "fold": fold.number,
+            **{name: fold.metrics["test"][name] for name in ("frames", "subjects", "dice", "iou")},
+            "validation_dice": fold.validation_dice,
+            "run_id": fold.run_id,
+            "experiment": fold.experiment,
+        }
+        for fold in folds
+    )
+
+
+def _print(metrics: dict[str, Any]) -> None:
+    test = metrics["test"]
+    title = f"out of {metrics['folds']} folds: all {test['frames']} frames of {test['subjects']} subjects"
+    console.print(headline.table(metrics, title))
+    if leakage := metrics.get("leakage"):
+        optimism, by_frame = leakage["optimism"], leakage["by_frame"]
+        console.print(
+            f"[bold]leakage[/]: the same training on random folds scores a Dice of {card.figure(by_frame['dice'])}, "
+            f"{card.figure(optimism['dice'])} too much (95 % interval {card.interval(optimism['dice_ci'])}); IoU "
+            f"{card.figure(by_frame['iou'])}, {card.figure(optimism['iou'])} too much "
+            f"({card.interval(optimism['iou_ci'])}).",
+            soft_wrap=True,
+        )

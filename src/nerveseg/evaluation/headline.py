@@ -1,0 +1,45 @@
+"""The figures that people read first, as a table on the terminal."""
+
+from typing import Any
+
+from rich.table import Table
+
+from nerveseg.evaluation import card, plausibility
+
+
+def table(summary: dict[str, Any], title: str) -> Table:
+    """The headline figures of a summary and their intervals.
+
+    Args:
+        summary: as `scores.summary` makes it.
+    """
+    test, baseline = summary["test"], summary["baseline"]
+    shown = Table(
+        title=title,
+        caption=f"intervals by resampling subjects; {summary['empty_rule']}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    shown.add_column("figure")
+    for column in ("value", "95 % interval"):
+        shown.add_column(column, justify="right")
+    for name, figures, key in (
+        ("Dice, mean over frames", test, "dice"),
+        ("Dice, mean over subjects", test, "dice_by_subject"),
+        ("Dice, pooled over all pixels", test, "pooled_dice"),
+        (f"Dice of the worst subject, {test['worst_subject_name']}", test, "worst_subject"),
+        ("share of frames with Dice below 0.5", test, "dice_below_half"),
+        ("IoU, mean over frames", test, "iou"),
+        ("NSD", test, "nsd"),
+        ("HD95, pixels", test, "hd95"),
+        ("centroid error, pixels", test, "centroid_error"),
+        ("frames with a nerve, found", test["presence"], "recall"),
+        ("frames without a nerve, left empty", test["presence"], "specificity"),
+        ("expected calibration error", test, "ece"),
+        (f"Dice gained by leaving the most mistrusted {1 - plausibility.KEPT:.0%} out", test, "abstaining_gain"),
+        ("Dice of nothing predicted", baseline["empty"], "dice"),
+        ("Dice of the mean training mask", baseline["prior"], "dice"),
+        ("Dice of the prediction's ellipse", baseline["ellipse"], "dice"),
+    ):
+        shown.add_row(name, card.figure(figures[key]), card.interval(figures.get(f"{key}_ci")))
+    return shown
