@@ -13,7 +13,7 @@ from nerveseg.errors import NervesegError
 from nerveseg.evaluation import card, provenance
 from nerveseg.evaluation.card import Card
 from nerveseg.files import sha256
-from nerveseg.registry.verification import Check, failures, locked_outs, of_network, of_record, read_lock
+from nerveseg.registry.verification import Check, checked, failures, locked_outs, of_network, of_record, read_lock
 
 
 def check(version: str, folder: Path) -> list[Check]:
@@ -42,26 +42,23 @@ def of_repository(folder: Path) -> list[Check]:
     Args:
         folder: holds what `of_record` brought and found right.
     """
-    record, version_outs = card.read(folder / paths.CARD_JSON.name), locked_outs(read_lock(folder))
+    record, outs = card.read(folder / paths.CARD_JSON.name), locked_outs(read_lock(folder))
     try:
         outs_here = locked_outs(read_lock(Path()))
     except NervesegError:
         outs_here = {}
-    of_version = {path for path in version_outs if outs_here.get(path) == version_outs[path]}
+
+    def here(path: Path) -> Path | None:
+        """The path, if what lies there is that of the version and not of another one."""
+        return path if path.exists() and outs_here.get(str(path)) == outs[str(path)] else None
+
     return [
-        _dataset(record, version_outs[str(paths.DATASET_ZIP)], str(paths.DATASET_ZIP) in of_version),
-        _split(record, str(paths.PACKED) in of_version),
-        _code(record),
+        checked(
+            "dataset here", lambda: _dataset(record, here(paths.DATASET_ZIP) or _cached(outs[str(paths.DATASET_ZIP)]))
+        ),
+        checked("split here", lambda: _split(record, here(paths.PACKED))),
+        checked("code here", lambda: _code(record)),
     ]
-
-
-def _dataset(record: Card, md5: str | None, is_here: bool) -> Check:
-    title, recorded = "dataset here", record.origins.dataset
-    path = paths.DATASET_ZIP if is_here and paths.DATASET_ZIP.exists() else _cached(md5)
-    if path is None:
-        return Check(title, True, "neither here nor in the DVC cache; only the recorded hash was compared")
-    found = sha256(path)
-    return Check(title, found == recorded, found if found == recorded else f"{path} has {found}, not {recorded}")
 
 
 def _cached(md5: str | None) -> Path | None:
@@ -74,41 +71,41 @@ def _cached(md5: str | None) -> Path | None:
     return path if path.exists() else None
 
 
-def _split(record: Card, is_here: bool) -> Check:
-    title = "split here"
-    if not is_here or not paths.PACKED.exists():
-        return Check(title, True, f"{paths.PACKED} is not here, or another one; only DVC's hashes were compared")
-    try:
-        packed = Packed.open(paths.PACKED)
-    except NervesegError as error:
-        return Check(title, False, str(error))
-    changed = [
-        image
-        for row, (image, digest) in enumerate(zip(packed.index["image"], packed.index["sha256"], strict=True))
-        if pixel_digest(packed.frame(row)) != digest
-    ]
-    if changed:
-        return Check(title, False, f"{paths.PACKED} has other pixels than its index says: {', '.join(changed[:3])}")
-    found, recorded = packed.digest(), record.origins.split
-    return Check(
-        title, found == recorded, found if found == recorded else f"{paths.PACKED} has {found}, not {recorded}"
-    )
+def _dataset(record: Card, path: Path | None) -> str:
+    if path is None:
+        return "not here; what is recorded of it agrees"
+    _require(path, sha256(path), record.origins.dataset)
+    return f"{path} is what the card says"
 
 
-def _code(record: Card) -> Check:
-    title, code = "code here", record.origins.code
+def _split(record: Card, path: Path | None) -> str:
+    if path is None:
+        return "not here; what is recorded of it agrees"
+    packed = Packed.open(path)
+    for row, (image, digest) in enumerate(zip(packed.index["image"], packed.index["sha256"], strict=True)):
+        if pixel_digest(packed.frame(row)) != digest:
+            raise NervesegError(f"{path} holds other pixels of {image} than its index says")
+    _require(path, packed.digest(), record.origins.split)
+    return f"{path} is what the card says"
+
+
+def _code(record: Card) -> str:
+    code = record.origins.code
     commit = code.evaluation.get("git_commit")
     if commit is None:
-        return Check(title, True, "evaluated outside a git repository: there is no commit to compare with")
+        return "evaluated outside a git repository: there is no commit to compare with"
     if code.evaluation.get("git_changed") == "true":
-        return Check(title, True, f"evaluated with changes on {commit[:12]} that no commit holds: nothing to compare")
+        return f"evaluated with changes on {commit} that no commit holds: nothing to compare with"
     done = subprocess.run(("git", "archive", "--format=tar", commit, "--", provenance.PACKAGE), capture_output=True)
     if done.returncode:
-        return Check(title, True, f"commit {commit[:12]} is not here; only what is recorded of it was compared")
-    found = provenance.archived_source(done.stdout)
-    if found != code.source:
-        return Check(title, False, f"the source at {commit[:12]} has {found}, but {code.source} made the figures")
-    return Check(title, True, f"the source at {commit[:12]} made the figures")
+        return f"commit {commit} is not here; what is recorded of it agrees"
+    _require(f"the source at {commit}", provenance.archived_source(done.stdout), code.source)
+    return f"the source at {commit} is what made the figures"
+
+
+def _require(what: Path | str, found: str, recorded: str) -> None:
+    if found != recorded:
+        raise NervesegError(f"{what} has SHA-256 {found}, but the card says {recorded}")
 
 
 def verify(version: str) -> None:

@@ -23,8 +23,8 @@ SPEC = ModelSpec(architecture="Unet", encoder="resnet34", height=96, width=128, 
 TENSOR = {
     "type": "object",
     "properties": {
-        **dict.fromkeys(("type", "format", "modality", "dtype"), {"type": "string"}),
-        **dict.fromkeys(("spatial_shape", "value_range"), {"type": "array"}),
+        **{key: {"type": "string"} for key in ("type", "format", "modality", "dtype")},
+        **{key: {"type": "array"} for key in ("spatial_shape", "value_range")},
         "num_channels": {"type": "integer"},
         "is_patch_data": {"type": "boolean"},
         "channel_def": {"type": "object"},
@@ -37,9 +37,9 @@ TEXTS = ("schema", "version", "monai_version", "pytorch_version", "numpy_version
 SCHEMA = {
     "type": "object",
     "properties": {
-        **dict.fromkeys((*TEXTS, "copyright", "intended_use", "data_source", "data_type"), {"type": "string"}),
-        **dict.fromkeys(("image_classes", "label_classes", "pred_classes"), {"type": "string"}),
-        **dict.fromkeys(("changelog", "required_packages_version", "eval_metrics"), {"type": "object"}),
+        **{key: {"type": "string"} for key in (*TEXTS, "copyright", "intended_use", "data_source", "data_type")},
+        **{key: {"type": "string"} for key in ("image_classes", "label_classes", "pred_classes")},
+        **{key: {"type": "object"} for key in ("changelog", "required_packages_version", "eval_metrics")},
         "references": {"type": "array", "items": {"type": "string"}},
         "network_data_format": {
             "type": "object",
@@ -89,12 +89,12 @@ def test_the_record_survives_its_file(tmp_path: Path) -> None:
     path.write_text(record.model_dump_json())
     assert card.read(path) == record
     path.write_text('{"version": 1}')
-    with pytest.raises(NervesegError, match="card.json is no model card"):
+    with pytest.raises(NervesegError, match=r"card\.json is no model card"):
         card.read(path)
 
 
 def test_the_hub_reads_the_markdown_without_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(socket.socket, "connect")
+    monkeypatch.setattr(socket, "socket", None)
     path = tmp_path / "card.md"
     path.write_text(card.markdown(made()))
     data = ModelCard.load(path).data

@@ -112,88 +112,110 @@ def _hash(name: str, path: Path, tags: dict[str, str], run_tags: dict[str, str])
 
 def _chain(model: Model, run_tags: dict[str, str], run_metrics: dict[str, float], folder: Path) -> list[Check]:
     """The chain of the card, then each of its links against what the registry has of it."""
-    lineage = _lineage(model, folder)
     try:
         record = card.read(folder / FILES["card"].name)
     except NervesegError as error:
-        return [Check("chain", False, str(error)), lineage]
-    checks: dict[str, Callable[[], tuple[str, str]]] = {
+        return [Check("chain", False, str(error))]
+    checks: dict[str, Callable[[], str]] = {
         "chain": lambda: _links(record),
-        "dataset": lambda: _dataset(record, model),
+        "dataset": lambda: _dataset(record, model.tags),
+        "lineage": lambda: _lineage(model, folder),
         "params": lambda: _params(record, folder / paths.PARAMS),
         "code": lambda: _code(record, run_tags),
         "weights": lambda: _files(record.origins.weights, folder),
         "figures": lambda: _files(record.origins.figures, folder),
         "logged figures": lambda: _logged(record, run_metrics, folder / paths.METRICS_JSON.name),
     }
-    found = []
-    for name, check in checks.items():
-        try:
-            wrong, right = check()
-        except NervesegError as error:
-            wrong, right = str(error), ""
-        found.append(Check(name, not wrong, wrong or right))
-    return [*found, lineage]
+    return [checked(name, check) for name, check in checks.items()]
 
 
-def _links(record: Card) -> tuple[str, str]:
-    """What is wrong, if anything, and what to say otherwise: so do those below."""
-    wrong = provenance.differences(record.provenance, record.origins)
-    return "; ".join(
-        wrong
-    ), f"{' → '.join(link.link for link in record.provenance)}, ends with {record.provenance[-1].chain[:12]}"
+def checked(name: str, check: Callable[[], str]) -> Check:
+    """What became of a check that returns what it found and raises NervesegError where that does not fit."""
+    try:
+        return Check(name, True, check())
+    except NervesegError as error:
+        return Check(name, False, str(error))
 
 
-def _dataset(record: Card, model: Model) -> tuple[str, str]:
-    recorded, tagged = record.origins.dataset, model.tags.get("dataset_sha256")
-    if tagged == recorded:
-        return "", f"{recorded} as on the version"
-    return (
-        f"the card says {recorded}, but the tag dataset_sha256 says {tagged}; where the zip was replaced by one with the "
-        "same frames, `dvc repro -f -s evaluate register` records that",
-        "",
-    )
+def _links(record: Card) -> str:
+    if wrong := provenance.differences(record.provenance, record.origins):
+        raise NervesegError("; ".join(wrong))
+    links = " → ".join(link.link for link in record.provenance)
+    return f"{links}, ends with {record.provenance[-1].chain}"
 
 
-def _params(record: Card, path: Path) -> tuple[str, str]:
+def _dataset(record: Card, tags: dict[str, str]) -> str:
+    recorded, tagged = record.origins.dataset, tags.get("dataset_sha256")
+    if tagged != recorded:
+        raise NervesegError(
+            f"the card says {recorded}, but the tag dataset_sha256 says {tagged}; where the zip was replaced by one "
+            "with the same frames, `dvc repro -f -s evaluate register` records that"
+        )
+    return recorded
+
+
+def _lineage(model: Model, folder: Path) -> str:
+    """DVC's hashes of data, split and model on the version, and between stages, against the run's dvc.lock."""
+    stages = read_lock(folder)
+    outs = locked_outs(stages)
+    for tag, path in _OUTS.items():
+        recorded = outs.get(str(path))
+        if recorded is None or model.tags.get(tag) != recorded:
+            raise NervesegError(f"the tag {tag} is {model.tags.get(tag)}, but its dvc.lock says {recorded} for {path}")
+    for name in ("split", "train", "evaluate"):
+        for dep in stages.get(name, {}).get("deps", []):
+            if dep["path"] in outs and dep.get("md5") != outs[dep["path"]]:
+                raise NervesegError(f"in its dvc.lock, {name} read another {dep['path']} than was made")
+    return "data, split and model are those of its dvc.lock"
+
+
+def _params(record: Card, path: Path) -> str:
     """The recorded params, but for what the training counted, against the params.yaml of the run."""
+    _require(path)
     given = flatten(read_yaml(path))
     sections = {name.partition(".")[0] for name in given}
     recorded = {name: value for name, value in record.origins.params.items() if name.partition(".")[0] in sections}
-    return _first_differences(recorded, given, path.name), f"{len(recorded)} as in {path.name} of its run"
+    _require_same(recorded, given, path.name)
+    return f"{len(recorded)} as in {path.name} of its run"
 
 
-def _code(record: Card, run_tags: dict[str, str]) -> tuple[str, str]:
+def _code(record: Card, run_tags: dict[str, str]) -> str:
     training = record.origins.code.training
-    commit = training.get("git_commit", "no commit")
-    return _first_differences(training, run_tags, "its run"), f"training at {commit[:12]} as on its run"
+    _require_same(training, run_tags, "its run")
+    return f"trained at {training['git_commit']}, as its run says" if training else "trained outside a git repository"
 
 
-def _files(recorded: dict[str, str], folder: Path) -> tuple[str, str]:
-    wrong = []
+def _files(recorded: dict[str, str], folder: Path) -> str:
     for name, digest in recorded.items():
-        if not (folder / name).exists():
-            wrong.append(f"{name} is missing in MLflow's artifact store")
-        elif (found := sha256(folder / name)) != digest:
-            wrong.append(f"{name} has SHA-256 {found}, but the card says {digest}")
-    return "; ".join(wrong), f"{', '.join(recorded)} as in the card"
+        _require(folder / name)
+        if (found := sha256(folder / name)) != digest:
+            raise NervesegError(f"{name} has SHA-256 {found}, but the card says {digest}")
+    return f"{', '.join(recorded)} as in the card"
 
 
-def _logged(record: Card, run_metrics: dict[str, float], path: Path) -> tuple[str, str]:
+def _logged(record: Card, run_metrics: dict[str, float], path: Path) -> str:
     """metrics.json against the figures that MLflow logged, and those that the card shows."""
+    _require(path)
     figures = {key: value for key, value in flatten(read_json(path)).items() if isinstance(value, int | float)}
+    _require_same(figures, run_metrics, "MLflow")
     shown = {one.key: one.value for one in (*record.figures, *record.baselines) if one.value is not None}
-    wrong = [_first_differences(figures, run_metrics, "MLflow"), _first_differences(shown, figures, path.name)]
-    return "; ".join(filter(None, wrong)), f"{len(figures)} as MLflow logged them"
+    _require_same(shown, figures, path.name)
+    return f"{len(figures)} as MLflow logged them"
 
 
-def _first_differences(recorded: dict[str, Any], found: dict[str, Any], where: str) -> str:
+def _require(path: Path) -> None:
+    if not path.exists():
+        raise NervesegError(f"{path.name} is missing in MLflow's artifact store")
+
+
+def _require_same(recorded: dict[str, Any], found: dict[str, Any], where: str) -> None:
     wrong = [
         f"{name} is {value}, but {where} says {found.get(name, 'nothing')}"
         for name, value in recorded.items()
         if name not in found or found[name] != value
     ]
-    return "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+    if wrong:
+        raise NervesegError("; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""))
 
 
 def read_lock(folder: Path) -> dict[str, dict[str, Any]]:
@@ -208,33 +230,13 @@ def read_lock(folder: Path) -> dict[str, dict[str, Any]]:
             for part in (*stage.get("deps", []), *stage.get("outs", [])):
                 part["path"]
     except (OSError, YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise NervesegError(f"no readable dvc.lock ({type(error).__name__})") from None
+        raise NervesegError(f"there is no readable dvc.lock ({type(error).__name__})") from None
     return stages
 
 
 def locked_outs(stages: dict[str, dict[str, Any]]) -> dict[str, str | None]:
     """DVC's hashes of all outs of a dvc.lock, by path."""
     return {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
-
-
-def _lineage(model: Model, folder: Path) -> Check:
-    """DVC's hashes of data, split and model on the version, and between stages, against the run's dvc.lock."""
-    try:
-        stages = read_lock(folder)
-    except NervesegError as error:
-        return Check("lineage", False, f"its run holds {error}")
-    outs = locked_outs(stages)
-    for tag, path in _OUTS.items():
-        recorded = outs.get(str(path))
-        if recorded is None or model.tags.get(tag) != recorded:
-            return Check(
-                "lineage", False, f"the tag {tag} is {model.tags.get(tag)}, but its dvc.lock says {recorded} for {path}"
-            )
-    for name in ("split", "train", "evaluate"):
-        for dep in stages.get(name, {}).get("deps", []):
-            if dep["path"] in outs and dep.get("md5") != outs[dep["path"]]:
-                return Check("lineage", False, f"its dvc.lock has another {dep['path']} before {name} than after it")
-    return Check("lineage", True, "data, split and model are those of its dvc.lock")
 
 
 def _smoke(name: str, folder: Path) -> Check:
