@@ -137,6 +137,13 @@ def test_limits_are_said_only_where_they_hold() -> None:
     assert "| train | 60 | 60 | 6 | 30 |" in card.markdown(second)
 
 
+def test_what_is_averaged_is_said() -> None:
+    record = made()
+    assert "mean over" not in card.markdown(record).partition("## Input and output")[2]
+    averaged = record.model_copy(update={"network": SPEC.model_copy(update={"flips": True, "members": 5})})
+    assert "It is the mean over 5 networks and over the frame and its flips." in card.markdown(averaged)
+
+
 def test_monai_verifies_the_metadata(tmp_path: Path) -> None:
     written, schema = tmp_path / "metadata.json", tmp_path / "schema.json"
     content = card.bundle_metadata(made())

@@ -238,7 +238,8 @@ def markdown(card: Card) -> str:
         "",
         f"A grey 8-bit frame, resized to height {network.height} and width {network.width} (by areas where it shrinks, "
         "linearly where it grows). `model.onnx` takes `frames`, uint8 (N, height, width), and gives `probability`, "
-        f"float32 of that shape; a pixel is nerve from {network.threshold:g} on, after resizing back linearly.",
+        f"float32 of that shape; a pixel is nerve from {network.threshold:g} on, after resizing back "
+        f"linearly.{_averages(network)}",
         "",
         "## Provenance",
         "",
@@ -417,6 +418,11 @@ def _front_matter(card: Card) -> str:
         eval_results=results,
     )
     return data.to_yaml()
+
+
+def _averages(network: ModelSpec) -> str:
+    over = [f"{network.members} networks"] * (network.members > 1) + ["the frame and its flips"] * network.flips
+    return f" It is the mean over {' and over '.join(over)}." if over else ""
 
 
 def _tensor(kind: str, form: str, shape: list[int], dtype: str, values: list[int]) -> dict[str, Any]:
