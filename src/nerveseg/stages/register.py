@@ -52,6 +52,7 @@ def run(params: Params) -> None:
         )
         for path in (paths.DVC_LOCK, paths.PARAMS):
             client.log_artifact(record["run_id"], str(path), tracking.REPRODUCE)
+        client.log_dict(record["run_id"], verdict.record, tracking.VERDICT)
         # The commit is that of the recorded dvc.lock; the training's own, which may be older, is on the run.
         tags = {**verdict.tags, **lineage, **_hashes()}
         for key in gate.outdated(client.get_run(record["run_id"]).data.tags, tags):
@@ -65,7 +66,7 @@ def run(params: Params) -> None:
             version = versions.register(
                 client, record["run_id"], record["model_id"], tags | tracking.git_tags(), description
             )
-    write_json(paths.REGISTRATION_JSON, versions.receipt(record["run_id"], version, verdict))
+    write_json(paths.REGISTRATION_JSON, versions.receipt(record["run_id"], version, verdict.reasons, verdict.record))
     _print(verdict)
     if version is None:
         console.print(f"[bold yellow]not registered[/]: {escape('; '.join(verdict.reasons))}", soft_wrap=True)
