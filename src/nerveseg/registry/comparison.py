@@ -13,7 +13,6 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from nerveseg.console import progress
 from nerveseg.data.packed import Packed
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import empty, metrics
@@ -135,8 +134,9 @@ def with_logged(client: MlflowClient, candidate: Candidate) -> gate.Criterion:
 def _champion_dice(
     client: MlflowClient, model: Model, folder: Path, candidate: Candidate, evaluate: EvaluateParams, device: str
 ) -> np.ndarray:
-    from nerveseg.model.device import device_name  # they import torch
-    from nerveseg.model.inference import BATCH, Segmenter
+    from nerveseg.evaluation import inference  # they import torch
+    from nerveseg.model.device import device_name
+    from nerveseg.model.inference import Segmenter
 
     name = device_name(device)
     try:
@@ -146,13 +146,8 @@ def _champion_dice(
     except NervesegError as error:
         raise _unusable(model.label, str(error)) from None
     packed, rows = candidate.packed, candidate.rows
-    found: list[float] = []
-    with progress("batches") as bar:
-        for start in bar.track(range(0, len(rows), BATCH), description=f"scoring the {CHAMPION}"):
-            batch = rows[start : start + BATCH]
-            probabilities = segmenter.probabilities([packed.frame(row) for row in batch])
-            pairs = zip(probabilities, batch, strict=True)
-            found += [metrics.score(segmenter.mask(probability), packed.mask(row))[0] for probability, row in pairs]
+    predicted = inference.probabilities(packed, rows, segmenter, f"scoring the {CHAMPION}")
+    found = [metrics.score(segmenter.mask(probability), packed.mask(row))[0] for row, probability in predicted]
     areas = packed.index["mask_area"].iloc[rows].to_numpy()
     return empty.apply(np.array(found), areas, evaluate.empty)
 
