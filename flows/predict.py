@@ -204,7 +204,8 @@ def _page(message: str, drifts: list[drift.Drift], summary: Summary, seconds: fl
             for one in drifts
         ),
         "",
-        "Intensity in grey levels, area as share of the frame, confidence as mean probability within the mask.",
+        "Intensity in grey levels, area as share of the frame, confidence as mean probability within the mask, "
+        "mistrust from 0 to 1, above 0.5 for masks odder than nineteen of twenty true ones of the training.",
         "",
         *(["| unreadable | why |", "|---|---|"] if summary.unreadable else []),
         *(f"| {image} | {reason} |" for image, reason in summary.unreadable[:100]),

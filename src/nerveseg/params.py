@@ -7,7 +7,15 @@ import difflib
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, YAMLError
 
@@ -112,7 +120,18 @@ class ModelParams(Section):
     encoder_weights: str = Field(description="none, imagenet, or a .safetensors or .pth file under weights/")
     height: InputSide = Field(description="height in pixels that the network sees")
     width: InputSide = Field(description="width in pixels that the network sees")
-    threshold: float = Field(gt=0, lt=1, description="probability from which a pixel is nerve")
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = Field(
+        description="probability from which a pixel is nerve; validation: the best one on the validation frames"
+    )
+    flips: bool = Field(description="average over the frame and its flips when scoring; four times the work")
+
+    @field_validator("threshold", mode="wrap")
+    @classmethod
+    def _number_or_validation(cls, threshold: Any, check: ValidatorFunctionWrapHandler) -> float | str:
+        try:
+            return check(threshold)  # type: ignore[no-any-return]
+        except ValidationError:  # one line for each way that it might have fitted
+            raise ValueError("use a number between 0 and 1, both excluded, or validation") from None
 
     @field_validator("encoder_weights")
     @classmethod
@@ -163,7 +182,7 @@ class DeliveryParams(Section):
 class PredictParams(Section):
     input: str | None = Field(description="s3://bucket/prefix, a folder or a zip whose frames are predicted by default")
     output: str = Field(min_length=1, description="s3://bucket/prefix or a folder for masks and tables")
-    drift: float = Field(gt=0, description="PSI beyond which intensity has drifted; area and confidence may need more")
+    drift: float = Field(gt=0, description="PSI beyond which intensity has drifted; other figures may need more")
 
     _no_other_scheme = field_validator("input", "output")(_s3_or_folder)
 

@@ -1,5 +1,6 @@
 """A model of the registry, ready to score; and single frames scored by a person."""
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def predict_files(files: list[Path], wanted: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         model = fetch(wanted, Path(name))
         scorer = Scorer(Path(name), streams=1, threads=0)
-        table = Table("frame", "area [px]", "confidence", "mask and overlay", title=f"{versions.NAME} {model.label}")
+        columns = ("frame", "area [px]", "confidence", "mistrust", "mask and overlay")
+        table = Table(*columns, title=f"{versions.NAME} {model.label}")
         stems: dict[Path, Path] = {}
         for file in files:
             if (other := stems.setdefault(file.with_suffix(""), file)) != file:
@@ -71,7 +73,9 @@ def predict_files(files: list[Path], wanted: str) -> None:
                 problems.append(f"{file}: {getattr(error, 'strerror', None) or error}")
                 continue
             found = f"{metrics.confidence(probability, mask):.3f}" if mask.any() else "no nerve"
-            table.add_row(file.name, str(int(mask.sum())), found, f"{file.stem}_predicted_*.png")
+            mistrust = scorer.mistrust(mask)
+            doubt = "unknown" if math.isnan(mistrust) else f"{mistrust:.3f}"
+            table.add_row(file.name, str(int(mask.sum())), found, doubt, f"{file.stem}_predicted_*.png")
     if table.row_count:
         console.print(table)
     if problems:

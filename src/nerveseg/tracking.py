@@ -123,6 +123,12 @@ class TrainingRun:
         if not self._failed:
             self._try(lambda: _log_curve(self._record["run_id"], [row]))
 
+    def add_tag(self, name: str, value: str) -> None:
+        """Adds a tag to the record and to the run."""
+        self._record["tags"][name] = value
+        if not self._failed:
+            self._try(lambda: mlflow.set_tag(name, value))
+
     def finish(self, rows: list[dict[str, float]], folder: Path) -> Record:
         """Logs the model that lies in `folder` and everything that the server missed.
 
@@ -313,6 +319,7 @@ def _log_model(folder: Path) -> str:
             [
                 TensorSpec(np.dtype(np.uint8), (-1, -1, -1), "mask"),
                 TensorSpec(np.dtype(np.float32), (-1, -1, -1), "probability"),
+                TensorSpec(np.dtype(np.float32), (-1,), "mistrust"),
             ]
         ),
     )

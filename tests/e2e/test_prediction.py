@@ -21,11 +21,13 @@ import pytest
 from conftest import Bucket, aws_variables
 from nerveseg.data import phantom, rle
 from nerveseg.data.packed import Packed
+from nerveseg.evaluation import plausibility
 from nerveseg.model.inference import Segmenter
+from nerveseg.model.spec import read_spec
 from nerveseg.params import load
 from workspace import Workspace, free_port, prefect_server, wait_for
 
-COLUMNS = ["image", "rle_mask", "area", "confidence", "height", "width", "model_version"]
+COLUMNS = ["image", "rle_mask", "area", "confidence", "mistrust", "height", "width", "model_version"]
 Predict = Callable[..., tuple[str, str]]
 
 
@@ -96,8 +98,10 @@ def index_of(output: Path) -> Any:
 
 
 def test_masks_runs_and_figures_are_the_networks(
-    predict: Predict, frames: Path, expected: dict[str, np.ndarray], folder: Path
+    predict: Predict, workspace: Workspace, frames: Path, expected: dict[str, np.ndarray], folder: Path
 ) -> None:
+    training = read_spec(workspace.root / "models").plausibility
+    assert training is not None
     output = folder / "first"
     name, message = predict(input=str(frames), output=str(output), overlays=True)
     assert (name, message) == ("Completed", f"predicted {len(expected)} frames with version 1 into {output}/1")
@@ -110,6 +114,7 @@ def test_masks_runs_and_figures_are_the_networks(
         mask = rle.decode(row.rle_mask, row.height, row.width)
         different += np.count_nonzero(mask != expected[row.image])
         assert row.area == mask.sum()
+        assert row.mistrust == plausibility.mistrust(mask, training)
         png = cv2.imread(str(output / "1" / "masks" / row.image), cv2.IMREAD_UNCHANGED)
         assert np.array_equal(png, mask * 255)
         assert np.isnan(row.confidence) if row.area == 0 else 0.5 <= row.confidence <= 1
@@ -133,7 +138,7 @@ def test_fresh_frames_do_not_drift_and_the_table_is_in_mlflow(
     workspace: Workspace, folder: Path, predict: Predict, frames: Path
 ) -> None:
     index = index_of(folder / "first")
-    assert [row["figure"] for row in index["drift"]] == ["intensity", "area", "confidence"]
+    assert [row["figure"] for row in index["drift"]] == ["intensity", "area", "confidence", "mistrust"]
     assert not any(row["drifted"] for row in index["drift"])
     client = client_of(workspace)
     run = client.get_run(index["mlflow_run"])
@@ -327,6 +332,8 @@ def test_a_person_predicts_one_frame(
     overlay = cv2.imread(str(tmp_path / f"{path.stem}_predicted_overlay.png"))
     assert overlay.shape == (*mask.shape, 3)
     assert path.name in output
+    training = read_spec(workspace.root / "models").plausibility
+    assert f"{plausibility.mistrust(mask // 255, training):.3f}" in output
 
 
 def test_a_champion_that_is_not_delivered_is_not_used(workspace: Workspace, predict: Predict, frames: Path) -> None:

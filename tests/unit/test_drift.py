@@ -1,5 +1,7 @@
 """The population stability index, its bins and its limits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,12 +11,15 @@ from nerveseg.evaluation.drift import Figures
 RNG = np.random.default_rng(70)
 
 
-def figures(frames: int, subjects: int, grey: int = 100, area: float = 0.05, confidence: float = 0.9) -> Figures:
+def figures(
+    frames: int, subjects: int, grey: int = 100, area: float = 0.05, confidence: float = 0.9, mistrust: float = 0.2
+) -> Figures:
     pixels = RNG.normal(grey, 20, (frames, 1000)).clip(0, 255).astype(np.uint8)
     return Figures(
         grey=drift.grey_levels(pixels),
         areas=RNG.normal(area, 0.01, frames).clip(0, 1),
         confidences=RNG.normal(confidence, 0.02, frames).clip(0, 1),
+        mistrusts=RNG.normal(mistrust, 0.05, frames).clip(0, 1),
         subjects=subjects,
     )
 
@@ -27,7 +32,7 @@ def by_name(batch: Figures, threshold: float = 0.25) -> dict[str, drift.Drift]:
 
 
 def test_bins_hold_equal_shares_of_the_training_set() -> None:
-    for name in ("area", "confidence"):
+    for name in ("area", "confidence", "mistrust"):
         assert len(TRAINING[name]["counts"]) == len(TRAINING[name]["edges"]) + 1 == 5
         assert set(TRAINING[name]["counts"]) == {80}
     assert sum(TRAINING["intensity"]["counts"]) == pytest.approx(400)
@@ -44,7 +49,9 @@ def test_the_index_is_that_of_its_formula() -> None:
         "confidence": {"edges": [0.5], "counts": [many, many], "mean": 0.5},
     }
     values = np.repeat([0.2, 0.8], [3 * many // 4, many // 4])
-    found = drift.compare(training, Figures(drift.grey_levels(np.zeros((1, 1), np.uint8)), values, values, many), 0.1)
+    batch = Figures(drift.grey_levels(np.zeros((1, 1), np.uint8)), values, values, values, many)
+    found = drift.compare(training, batch, 0.1)
+    assert [one.figure for one in found] == ["intensity", "area", "confidence"], "a reference of before mistrust"
     assert found[1].psi == pytest.approx(np.log(1.5) / 4 - np.log(0.5) / 4, abs=1e-4)
     assert found[1].batch_mean == pytest.approx(0.35)
     assert found[1].drifted
@@ -55,7 +62,13 @@ def test_more_of_the_same_does_not_drift() -> None:
 
 
 @pytest.mark.parametrize(
-    ("figure", "shift"), [("intensity", {"grey": 160}), ("area", {"area": 0.15}), ("confidence", {"confidence": 0.6})]
+    ("figure", "shift"),
+    [
+        ("intensity", {"grey": 160}),
+        ("area", {"area": 0.15}),
+        ("confidence", {"confidence": 0.6}),
+        ("mistrust", {"mistrust": 0.6}),
+    ],
 )
 def test_only_what_is_shifted_drifts(figure: str, shift: dict[str, float]) -> None:
     found = by_name(figures(200, 100, **shift))  # type: ignore[arg-type]
@@ -69,12 +82,19 @@ def test_few_people_raise_the_limit_of_area_and_confidence() -> None:
 
 
 def test_nothing_predicted_is_the_lowest_confidence() -> None:
-    nothing = Figures(drift.grey_levels(np.full((4, 4), 100, np.uint8)), np.zeros(50), np.zeros(50), 50)
+    nothing = Figures(drift.grey_levels(np.full((4, 4), 100, np.uint8)), np.zeros(50), np.zeros(50), np.ones(50), 50)
     found = by_name(nothing)
     assert found["area"].drifted
     assert found["confidence"].drifted
     assert found["area"].batch_mean == 0
+    assert found["mistrust"].batch_mean == 1
 
 
 def test_a_batch_of_nothing_has_no_figures() -> None:
-    assert drift.compare(TRAINING, Figures(np.zeros(256, np.int64), np.zeros(0), np.zeros(0), 0), 0.25) == []
+    assert drift.compare(TRAINING, Figures(np.zeros(256, np.int64), *[np.zeros(0)] * 3, 0), 0.25) == []
+
+
+def test_a_model_that_tells_no_mistrust_has_no_row_of_it() -> None:
+    silent = replace(figures(50, 10), mistrusts=np.full(50, np.nan))
+    assert "mistrust" not in drift.reference(silent)
+    assert "mistrust" not in by_name(silent)

@@ -14,7 +14,7 @@ import torch
 from nerveseg.errors import NervesegError
 from nerveseg.model.frames import normalise
 from nerveseg.model.inference import Segmenter
-from nerveseg.model.network import build, save
+from nerveseg.model.network import build, load, save, save_ensemble
 from nerveseg.model.spec import ModelSpec
 from nerveseg.prediction.export import export
 from nerveseg.prediction.scorer import Scorer
@@ -79,6 +79,27 @@ def test_other_architectures_score_as_torch_does(architecture: str, encoder: str
     frame = frames(70, 90)
     (expected,) = Segmenter(built, spec).probabilities([frame])
     np.testing.assert_allclose(Scorer(tmp_path, streams=1, threads=1).probability(frame), expected, atol=1e-3)
+
+
+def test_an_ensemble_with_flips_scores_as_torch_does(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    save(build(SPEC), SPEC, other)
+    save_ensemble([folder, other], SPEC.model_copy(update={"flips": True}), tmp_path)
+    network, spec = load(tmp_path)
+    export(network, spec, tmp_path / "model.onnx")
+    for given in (frames(1, 64, 96), frames(3, 32, 64)):
+        with torch.inference_mode():
+            expected = torch.sigmoid(network(torch.from_numpy(normalise(given, spec))[:, None]))[:, 0].numpy()
+        (found,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"frames": given})
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    frame = frames(70, 90)
+    (expected,) = Segmenter(network, spec).probabilities([frame])
+    scorer = Scorer(tmp_path, streams=1, threads=1)
+    np.testing.assert_allclose(scorer.probability(frame), expected, atol=1e-3)
+    np.testing.assert_allclose(scorer.probability(frame[:, ::-1].copy()), expected[:, ::-1], atol=1e-3)
+    (alone,) = Segmenter(load(folder)[0], SPEC).probabilities([frame])
+    assert np.abs(alone - expected).max() > 0.01
 
 
 def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:

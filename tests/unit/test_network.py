@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from nerveseg.errors import NervesegError
-from nerveseg.model.network import WEIGHTS_FILE, build, load, save
+from nerveseg.model.network import WEIGHTS_FILE, Averaged, build, load, save, save_ensemble
 from nerveseg.model.spec import SPEC_FILE, ModelSpec
 
 SPEC = ModelSpec(architecture="Unet", encoder="resnet18", height=64, width=64, threshold=0.5)
@@ -131,3 +131,82 @@ class TestSavedFiles:
         with pytest.raises(NervesegError, match=f"{WEIGHTS_FILE} does not hold the network of {SPEC_FILE}") as caught:
             load(folder)
         assert len(str(caught.value)) < 800
+
+
+class TestSeveralForwardPasses:
+    """What `load` gives where the model is more than one forward pass of one network."""
+
+    @pytest.fixture(scope="class")
+    def parts(self, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+        folders = []
+        for seed in (1, 2, 3):
+            torch.manual_seed(seed)
+            folders.append(tmp_path_factory.mktemp(f"part-{seed}"))
+            save(build(SPEC), SPEC, folders[-1])
+        return folders
+
+    @pytest.fixture(scope="class")
+    def frames(self) -> torch.Tensor:
+        return torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    @torch.inference_mode()
+    def test_flips_are_the_mean_of_four(self, parts: list[Path], frames: torch.Tensor, tmp_path: Path) -> None:
+        bare, _ = load(parts[0])
+        spec = SPEC.model_copy(update={"flips": True})
+        save(bare, spec, tmp_path)
+        assert (tmp_path / WEIGHTS_FILE).read_bytes() == (parts[0] / WEIGHTS_FILE).read_bytes()
+        network, recorded = load(tmp_path)
+        assert recorded == spec
+        four = [torch.sigmoid(bare(frames.flip(axes))).flip(axes) for axes in ([], [2], [3], [2, 3])]
+        torch.testing.assert_close(torch.sigmoid(network(frames)), sum(four) / 4, atol=1e-5, rtol=0)
+        mirrored = network(frames.flip(3)).flip(3)
+        torch.testing.assert_close(network(frames), mirrored, atol=1e-4, rtol=0)
+        assert (four[0] - sum(four) / 4).abs().max() > 1e-3, "flips matter"
+
+    @pytest.mark.parametrize("flips", [False, True])
+    @torch.inference_mode()
+    def test_an_ensemble_is_the_mean_of_its_members(
+        self, flips: bool, parts: list[Path], frames: torch.Tensor, tmp_path: Path
+    ) -> None:
+        save_ensemble(parts, SPEC.model_copy(update={"flips": flips, "threshold": 0.4}), tmp_path)
+        network, spec = load(tmp_path)
+        assert (spec.members, spec.flips, spec.threshold) == (3, flips, 0.4)
+        axes: list[list[int]] = [[], [2], [3], [2, 3]] if flips else [[]]
+        found = [
+            torch.sigmoid(member(frames.flip(axis))).flip(axis)
+            for member in (load(part)[0] for part in parts)
+            for axis in axes
+        ]
+        torch.testing.assert_close(torch.sigmoid(network(frames)), sum(found) / len(found), atol=1e-5, rtol=0)
+
+    @torch.inference_mode()
+    def test_logits_are_finite_where_the_members_are_sure(self) -> None:
+        class Sure(torch.nn.Module):
+            def forward(self, frames: torch.Tensor) -> torch.Tensor:
+                return 1000 * frames
+
+        logits = Averaged([Sure()], flips=True)(torch.tensor([-1.0, 1.0]).reshape(1, 1, 1, 2).repeat(1, 1, 2, 1))
+        assert logits.isfinite().all()
+        assert torch.sigmoid(Averaged([Sure()], flips=False)(torch.full((1, 1, 2, 2), 1.0))).min() > 0.9999
+
+    def test_networks_of_another_kind_do_not_join(self, parts: list[Path], tmp_path: Path) -> None:
+        with pytest.raises(NervesegError, match=r"model\.json describes a network of another kind"):
+            save_ensemble(parts, SPEC.model_copy(update={"width": 96}), tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    def test_an_ensemble_that_lacks_a_member_is_refused(self, parts: list[Path], tmp_path: Path) -> None:
+        save_ensemble(parts, SPEC, tmp_path)
+        record = json.loads((tmp_path / SPEC_FILE).read_text())
+        (tmp_path / SPEC_FILE).write_text(json.dumps(record | {"members": 4}))
+        with pytest.raises(NervesegError, match=f"{WEIGHTS_FILE} does not hold the network"):
+            load(tmp_path)
+
+    def test_a_description_of_an_older_version_is_a_single_network(self, parts: list[Path], tmp_path: Path) -> None:
+        shutil.copytree(parts[0], tmp_path, dirs_exist_ok=True)
+        record = json.loads((tmp_path / SPEC_FILE).read_text())
+        for name in ("flips", "members", "plausibility"):
+            del record[name]
+        (tmp_path / SPEC_FILE).write_text(json.dumps(record))
+        network, spec = load(tmp_path)
+        assert spec == SPEC
+        assert set(network.state_dict()) == set(build(SPEC).state_dict())

@@ -1,11 +1,10 @@
 """Mistrust of masks that are unlike those of the training, and what leaving them out is worth."""
 
-import json
-
 import numpy as np
 import pytest
 
 from nerveseg.evaluation import plausibility
+from nerveseg.model.spec import Plausibility
 
 HEIGHT, WIDTH = 120, 160
 
@@ -93,8 +92,12 @@ def test_masks_that_are_all_alike_have_finite_figures() -> None:
 
 
 def test_it_survives_json() -> None:
-    again = json.loads(json.dumps(TRAINING))
+    again = Plausibility.model_validate_json(TRAINING.model_dump_json())
     assert plausibility.mistrust(ellipse(column=100), again) == mistrust(ellipse(column=100))
+
+
+def test_a_model_that_knows_no_masks_tells_none() -> None:
+    assert np.isnan(plausibility.mistrust(ellipse(), None))
 
 
 def test_risk_falls_where_mistrust_knows() -> None:

@@ -83,6 +83,12 @@ def sweep(histograms: np.ndarray, rule: EmptyRule) -> pd.DataFrame:
     )
 
 
+def best(sweep: pd.DataFrame) -> tuple[float, float]:
+    """The threshold with the best mean Dice, the lowest of equals, and that Dice. `sweep` is what `sweep` makes."""
+    row = sweep.loc[sweep["dice"].fillna(0).idxmax()]
+    return float(row["threshold"]), float(row["dice"])
+
+
 def _mean(scores: np.ndarray) -> np.ndarray:
     """Mean over frames of each threshold, (frames, thresholds) to (thresholds,); NaN where no frame is defined."""
     return pd.DataFrame(scores).mean().to_numpy()

@@ -17,7 +17,7 @@ from nerveseg.data.names import subject_of
 LEVELS = 256  # grey levels
 _GREY_BINS = 16
 _QUANTILES = 5
-_CHANCE = 0.001  # how often a batch of the very same kind may pass the limit of area or confidence
+_CHANCE = 0.001  # how often a batch of the very same kind may pass the limit of a figure that a frame has one of
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,20 @@ class Figures:
         grey: int64 (256,), pixels of each grey level over all frames.
         areas: float64 (N,), share of each frame that its predicted mask covers, in [0, 1].
         confidences: float64 (N,), of each frame; 0 where nothing was predicted.
+        mistrusts: float64 (N,), of each predicted mask, in [0, 1]; NaN by a model that has no plausibility.
         subjects: people scanned, by the frames' names; a frame whose name tells none counts as one.
     """
 
     grey: np.ndarray
     areas: np.ndarray
     confidences: np.ndarray
+    mistrusts: np.ndarray
     subjects: int
+
+    def by_frame(self) -> dict[str, np.ndarray]:
+        """The figures that a frame has one of, (N,) each; without mistrust where the model tells none."""
+        found = {"area": self.areas, "confidence": self.confidences, "mistrust": self.mistrusts}
+        return {name: values for name, values in found.items() if not np.isnan(values).any()}
 
 
 @dataclass(frozen=True)
@@ -64,24 +71,24 @@ def subject(name: str) -> str:
 
 def reference(training: Figures) -> dict[str, Any]:
     """What `reports/reference.json` holds of the training frames: bins, counts and means of each figure."""
-    sets = {"area": training.areas, "confidence": training.confidences}
     record: dict[str, Any] = {
         "frames": len(training.areas),
         "subjects": training.subjects,
         "intensity": {"counts": _grey_counts(training), "mean": _grey_mean(training.grey)},
     }
-    for name, values in sets.items():
+    for name, values in training.by_frame().items():
         edges = sorted(set(np.quantile(values, np.linspace(0, 1, _QUANTILES + 1)[1:-1]).tolist()))
         record[name] = {"edges": edges, "counts": _counts(values, edges), "mean": float(values.mean())}
     return record
 
 
 def compare(training: dict[str, Any], batch: Figures, threshold: float) -> list[Drift]:
-    """Intensity, area and confidence of a batch against what `reference` recorded.
+    """Intensity, area, confidence and mistrust of a batch against what `reference` recorded.
 
     Args:
-        threshold: PSI from which a figure has drifted. Frames of one person resemble each other, so for area and
-            confidence the limit rises to what chance alone exceeds in one of a thousand batches of so few people:
+        training: as `reference` makes it; those of older versions lack mistrust, which is left out then.
+        threshold: PSI from which a figure has drifted. Frames of one person resemble each other, so for all but
+            intensity the limit rises to what chance alone exceeds in one of a thousand batches of so few people:
             without drift, PSI is distributed as (1 / n + 1 / m) chi2(bins - 1) (Yurdakul, 2018,
             https://scholarworks.wmich.edu/dissertations/3208).
     """
@@ -91,7 +98,9 @@ def compare(training: dict[str, Any], batch: Figures, threshold: float) -> list[
     found = [
         Drift("intensity", grey["mean"], _grey_mean(batch.grey), _psi(grey["counts"], _grey_counts(batch)), threshold)
     ]
-    for name, values in (("area", batch.areas), ("confidence", batch.confidences)):
+    for name, values in batch.by_frame().items():
+        if name not in training:
+            continue
         expected = training[name]
         bins = len(expected["counts"])
         chance = (1 / batch.subjects + 1 / training["subjects"]) * float(chi2.ppf(1 - _CHANCE, bins - 1))

@@ -15,20 +15,23 @@ nerve: 1 where there is none, 0.5 where it is one in twenty.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from nerveseg.evaluation import metrics, shape
+from nerveseg.model.spec import Outlines, Place, Plausibility, Spread
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LEAST = 1e-3  # floor of a deviation: masks that are all alike would make any other infinitely odd
 _RARE = 0.05  # share of the training's masks that gets a mistrust of 0.5 or more
 KEPT = 0.8  # share of the frames that `kept` keeps
 
 
-def fit(masks: Iterable[np.ndarray]) -> dict[str, Any]:
-    """What the training's masks are like: numbers and lists, for `reference.json`.
+def fit(masks: Iterable[np.ndarray]) -> Plausibility:
+    """What the training's masks are like.
 
     Args:
         masks: uint8 0/1 (H, W), the true masks of all training frames, each of its own size.
@@ -36,34 +39,37 @@ def fit(masks: Iterable[np.ndarray]) -> dict[str, Any]:
     described = [_describe(mask) for mask in masks]
     found = np.array([figures for figures in described if figures is not None])
     if not len(found):
-        return {"empty_share": 1.0}
+        return Plausibility(empty_share=1.0, outlines=None)
     area, residual, place = found[:, 0], found[:, 1], found[:, 2:]
     covariance = np.cov(place, rowvar=False, bias=True) + _LEAST**2 * np.eye(2)
-    record = {
-        "empty_share": 1 - len(found) / len(described),
-        "area": {"mean": area.mean(), "deviation": max(area.std(), _LEAST)},
-        "residual": {"mean": residual.mean(), "deviation": max(residual.std(), _LEAST)},
-        "place": {"mean": place.mean(axis=0).tolist(), "inverse_covariance": np.linalg.inv(covariance).tolist()},
-    }
-    return record | {"odd": max(float(np.quantile([_oddness(each, record) for each in found], 1 - _RARE)), _LEAST)}
+    outlines = Outlines(
+        area=_spread(area),
+        residual=_spread(residual),
+        place=Place(mean=place.mean(axis=0).tolist(), inverse_covariance=np.linalg.inv(covariance).tolist()),
+        odd=1.0,  # until it is measured by the others
+    )
+    odd = max(float(np.quantile([_oddness(each, outlines) for each in found], 1 - _RARE)), _LEAST)
+    return Plausibility(empty_share=1 - len(found) / len(described), outlines=outlines.model_copy(update={"odd": odd}))
 
 
-def mistrust(mask: np.ndarray, training: dict[str, Any]) -> float:
+def mistrust(mask: np.ndarray, training: Plausibility | None) -> float:
     """The mistrust of a mask, uint8 0/1 (H, W): in [0, 1].
 
     Args:
-        training: what `fit` made.
+        training: what `fit` made, as `ModelSpec.plausibility` has it; None, for a model of before, gives NaN.
     """
+    if training is None:
+        return float("nan")
     figures = _describe(mask)
     if figures is None:
-        return float(_RARE / (_RARE + training["empty_share"]))
-    if training["empty_share"] == 1:
+        return _RARE / (_RARE + training.empty_share)
+    if training.outlines is None:
         return 1.0  # no mask like this one was ever seen
-    oddness = _oddness(figures, training)
-    return oddness / (oddness + training["odd"])
+    oddness = _oddness(figures, training.outlines)
+    return oddness / (oddness + training.outlines.odd)
 
 
-def risk_coverage(mistrusts: np.ndarray, dice: np.ndarray) -> pd.DataFrame:
+def risk_coverage(mistrusts: np.ndarray, dice: np.ndarray) -> "pd.DataFrame":
     """What is left to go wrong if only the least mistrusted frames are used.
 
     El-Yaniv and Wiener 2010, https://jmlr.org/papers/v11/el-yaniv10a.html. Frames of equal mistrust come in no order:
@@ -76,6 +82,8 @@ def risk_coverage(mistrusts: np.ndarray, dice: np.ndarray) -> pd.DataFrame:
         A row a frame, the least mistrusted first: coverage (share of the frames so far), mistrust, and risk, which is
         1 less their mean Dice. The mean of the risks is the area under the curve.
     """
+    import pandas as pd  # not above: those who serve masks start without it
+
     frames = pd.DataFrame({"mistrust": mistrusts, "dice": dice}).dropna().sort_values("mistrust", kind="stable")
     alike = frames.groupby("mistrust")["dice"].transform("mean").to_numpy()
     count = np.arange(1, len(frames) + 1)
@@ -105,11 +113,15 @@ def _describe(mask: np.ndarray) -> np.ndarray | None:
     return np.array([np.log(mask.mean()), residual, *place])
 
 
-def _oddness(figures: np.ndarray, training: dict[str, Any]) -> float:
+def _spread(values: np.ndarray) -> Spread:
+    return Spread(mean=float(values.mean()), deviation=max(float(values.std()), _LEAST))
+
+
+def _oddness(figures: np.ndarray, outlines: Outlines) -> float:
     area, residual = (
-        (value - training[name]["mean"]) / training[name]["deviation"]
-        for value, name in zip(figures, ("area", "residual"), strict=False)
+        (value - spread.mean) / spread.deviation
+        for value, spread in zip(figures[:2], (outlines.area, outlines.residual), strict=True)
     )
-    offset = figures[2:] - training["place"]["mean"]
-    place = offset @ np.array(training["place"]["inverse_covariance"]) @ offset
+    offset = figures[2:] - outlines.place.mean
+    place = offset @ np.array(outlines.place.inverse_covariance) @ offset
     return float(area**2 + place + max(0.0, residual) ** 2)

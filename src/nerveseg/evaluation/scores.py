@@ -14,6 +14,7 @@ from nerveseg.errors import NervesegError
 from nerveseg.evaluation import baselines, calibration, empty, metrics, plausibility, shape, surface
 from nerveseg.evaluation.bootstrap import Estimate, SubjectBootstrap
 from nerveseg.files import replacing
+from nerveseg.model.spec import Plausibility
 from nerveseg.params import EmptyRule, EvaluateParams
 
 BASELINES = ("empty", "prior", "ellipse")
@@ -72,7 +73,7 @@ def of_frame(
     mask: np.ndarray,
     truth: np.ndarray,
     prior: np.ndarray,
-    training: dict[str, Any],
+    training: Plausibility | None,
     tolerance: float,
 ) -> dict[str, float | str]:
     """The figures of one frame.
@@ -82,7 +83,7 @@ def of_frame(
         mask: the prediction, uint8 0/1 (H, W).
         truth: uint8 0/1 (H, W).
         prior: as `baselines.prior_mask` makes it.
-        training: as `plausibility.fit` makes it.
+        training: as `plausibility.fit` makes it; None: no mistrust.
         tolerance: of the normalised surface distance, in pixels.
 
     Returns:
@@ -137,7 +138,7 @@ def summary(scores: Scores, sweep: pd.DataFrame, evaluate: EvaluateParams) -> di
     ruled = scores.by_rule(evaluate.empty)
     bootstrap = SubjectBootstrap(ruled.table["subject"], evaluate.resamples, evaluate.seed)
     dice = ruled.table["dice"].to_numpy()
-    best = sweep.loc[sweep["dice"].fillna(0).idxmax()]
+    threshold, best_dice = calibration.best(sweep)
     record = {
         "test": {
             "split": evaluate.split,
@@ -150,7 +151,7 @@ def summary(scores: Scores, sweep: pd.DataFrame, evaluate: EvaluateParams) -> di
             "presence": _presence(ruled.table, bootstrap),
         },
         "baseline": {name: _baseline(dice, ruled.table[f"{name}_dice"].to_numpy(), bootstrap) for name in BASELINES},
-        "validation": {"best_threshold": best["threshold"], "dice_at_best_threshold": best["dice"]},
+        "validation": {"best_threshold": threshold, "dice_at_best_threshold": best_dice},
         "empty_rule": empty.describe(evaluate.empty),
         "by_empty_rule": {
             rule: {name: scores.by_rule(rule).table[name].mean() for name in ("dice", "iou")} for rule in empty.RULES

@@ -1,5 +1,6 @@
 """Where a mask lies and which ellipse resembles it most."""
 
+import cv2
 import numpy as np
 
 _PIXEL = np.eye(2) / 12  # covariance of a pixel's own square: keeps that of a line or a single pixel invertible
@@ -7,8 +8,8 @@ _PIXEL = np.eye(2) / 12  # covariance of a pixel's own square: keeps that of a l
 
 def centroid(mask: np.ndarray) -> np.ndarray:
     """Mean row and column of a mask's pixels, float64 (2,); NaN where it is empty. The mask is 0/1 (H, W)."""
-    pixels = np.argwhere(mask)
-    return pixels.mean(axis=0) if len(pixels) else np.full(2, np.nan)
+    found = _moments(mask)
+    return np.array([found["m01"], found["m10"]]) / found["m00"] if found["m00"] else np.full(2, np.nan)
 
 
 def ellipse(mask: np.ndarray) -> np.ndarray:
@@ -25,16 +26,22 @@ def ellipse(mask: np.ndarray) -> np.ndarray:
         uint8 0/1 (H, W), cut at the border of the frame; empty where the mask is.
     """
     drawn = np.zeros(mask.shape, np.uint8)
-    pixels = np.argwhere(mask)
-    if not len(pixels):
+    found = _moments(mask)
+    if not found["m00"]:
         return drawn
-    centre = pixels.mean(axis=0)
-    covariance = np.cov(pixels, rowvar=False, bias=True) + _PIXEL
+    centre = np.array([found["m01"], found["m10"]]) / found["m00"]
+    central = np.array([[found["mu02"], found["mu11"]], [found["mu11"], found["mu20"]]])
+    covariance = central / found["m00"] + _PIXEL
     reach = 2 * np.sqrt(np.diag(covariance))
     first = np.maximum(np.ceil(centre - reach), 0).astype(int)
     last = np.minimum(np.floor(centre + reach), np.array(mask.shape) - 1).astype(int)
-    rows, columns = np.mgrid[first[0] : last[0] + 1, first[1] : last[1] + 1]
-    offsets = np.stack([rows - centre[0], columns - centre[1]], axis=-1)
-    distances = np.einsum("...i,ij,...j", offsets, np.linalg.inv(covariance), offsets)
-    drawn[first[0] : last[0] + 1, first[1] : last[1] + 1] = distances <= 4
+    rows, columns = np.ogrid[first[0] : last[0] + 1, first[1] : last[1] + 1]
+    down, across = rows - centre[0], columns - centre[1]
+    (a, b), (_, c) = np.linalg.inv(covariance)
+    drawn[first[0] : last[0] + 1, first[1] : last[1] + 1] = a * down**2 + (2 * b * down + c * across) * across <= 4
     return drawn
+
+
+def _moments(mask: np.ndarray) -> dict[str, float]:
+    """Raw moments mXY and central ones muXY of a mask's pixels, x along the columns."""
+    return cv2.moments(np.ascontiguousarray(mask, np.uint8), binaryImage=True)

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -16,6 +17,29 @@ from nerveseg.model.spec import SPEC_FILE, ModelSpec, read_spec
 from nerveseg.model.weights import hub_errors, load_encoder_weights
 
 WEIGHTS_FILE = "model.safetensors"
+_VIEWS = ((), (3,), (2,), (2, 3))  # axes of (N, 1, H, W) that are flipped
+_LEAST = 1e-6  # distance of a mean probability from 0 and 1, so that its logit is finite
+
+
+class Averaged(torch.nn.Module):
+    """Networks that answer together: the logit of their mean probability."""
+
+    def __init__(self, members: Sequence[torch.nn.Module], flips: bool) -> None:
+        """
+        Args:
+            members: networks as `build` makes them.
+            flips: whether each is asked for the frame's horizontal flip, its vertical one and both, too.
+        """
+        super().__init__()
+        self.members = torch.nn.ModuleList(members)
+        self._views = _VIEWS if flips else _VIEWS[:1]
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """As the networks: frames, float32 (N, 1, H, W), to logits of the same shape."""
+        found = [
+            _flip(torch.sigmoid(member(_flip(frames, axes))), axes) for member in self.members for axes in self._views
+        ]
+        return torch.logit(torch.stack(found).mean(dim=0), eps=_LEAST)
 
 
 def build(spec: ModelSpec, encoder_weights: str = "none") -> torch.nn.Module:
@@ -40,22 +64,71 @@ def build(spec: ModelSpec, encoder_weights: str = "none") -> torch.nn.Module:
     return network
 
 
+def assemble(members: Sequence[torch.nn.Module], spec: ModelSpec) -> torch.nn.Module:
+    """What answers for the model: its one network itself, or `Averaged` where flips or more members are asked for.
+
+    Args:
+        members: networks as `build` makes them, `spec.members` of them.
+    """
+    return Averaged(members, spec.flips) if spec.flips or spec.members > 1 else members[0]
+
+
 def save(network: torch.nn.Module, spec: ModelSpec, folder: Path) -> None:
-    """Writes `model.safetensors` and `model.json` into `folder`."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with replacing(folder / WEIGHTS_FILE) as beside:
-        save_file(state, beside)
-    write_json(folder / SPEC_FILE, spec.model_dump())
+    """Writes `model.safetensors` and `model.json` into `folder`.
+
+    Args:
+        network: a single one as `build` makes it, flips or not; `save_ensemble` is for several.
+    """
+    _write(network.state_dict(), spec, folder)
+
+
+def save_ensemble(parts: Sequence[Path], spec: ModelSpec, folder: Path) -> None:
+    """Writes the networks of several folders as one model whose probability is the mean of theirs.
+
+    `model.safetensors` holds the members' weights by their number: `0.encoder...`, `1.encoder...`.
+
+    Args:
+        parts: folders that `save` wrote, of single networks of the same kind.
+        spec: of the ensemble: its threshold, flips and plausibility are its own; `members` is set here.
+
+    Raises:
+        NervesegError: a file is missing or damaged, or a network is of another kind than `spec` says.
+    """
+    state = {}
+    for number, part in enumerate(parts):
+        found = read_spec(part)
+        own = {"threshold": spec.threshold, "flips": spec.flips, "plausibility": spec.plausibility}
+        if found.model_copy(update=own) != spec.model_copy(update={"members": 1}):
+            raise NervesegError(f"{part / SPEC_FILE} describes a network of another kind: it cannot join the ensemble.")
+        network = build(found)
+        _load_weights(network, part)
+        state |= {f"{number}.{name}": tensor for name, tensor in network.state_dict().items()}
+    _write(state, spec.model_copy(update={"members": len(parts)}), folder)
 
 
 def load(folder: Path) -> tuple[torch.nn.Module, ModelSpec]:
-    """Rebuilds the network that `save` wrote, in evaluation mode on the CPU.
+    """Rebuilds what `save` or `save_ensemble` wrote, in evaluation mode on the CPU, as `assemble` puts it together.
 
     Raises:
         NervesegError: a file is missing or damaged, or the weights do not fit the recorded network.
     """
     spec = read_spec(folder)
-    network = build(spec)
+    members = torch.nn.ModuleList(build(spec) for _ in range(spec.members))
+    _load_weights(members if spec.members > 1 else members[0], folder)
+    return assemble(list(members), spec).eval(), spec
+
+
+def _flip(frames: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    return frames.flip(axes) if axes else frames  # ONNX knows no flip of no axis
+
+
+def _write(state: dict[str, torch.Tensor], spec: ModelSpec, folder: Path) -> None:
+    with replacing(folder / WEIGHTS_FILE) as beside:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, beside)
+    write_json(folder / SPEC_FILE, spec.model_dump())
+
+
+def _load_weights(network: torch.nn.Module, folder: Path) -> None:
     try:
         network.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -64,7 +137,6 @@ def load(folder: Path) -> tuple[torch.nn.Module, ModelSpec]:
             f"{folder / WEIGHTS_FILE} does not hold the network of {SPEC_FILE} ({reason}): "
             "`dvc repro train` makes it anew, `dvc pull` brings it."
         ) from None
-    return network.eval(), spec
 
 
 def _create(spec: ModelSpec, weights: str | None, channels: int) -> torch.nn.Module:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from nerveseg.errors import NervesegError
 from nerveseg.files import read_json
@@ -10,16 +10,54 @@ from nerveseg.files import read_json
 SPEC_FILE = "model.json"
 
 
-class ModelSpec(BaseModel):
-    """The network by its names, the pixels it sees, and the probability from which a pixel is nerve."""
-
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Spread(_Record):
+    """Mean and standard deviation of a figure."""
+
+    mean: float
+    deviation: float
+
+
+class Place(_Record):
+    """Mean and inverse covariance of centroids, row and column in shares of a frame's height and width."""
+
+    mean: tuple[float, float]
+    inverse_covariance: tuple[tuple[float, float], tuple[float, float]]
+
+
+class Outlines(_Record):
+    """Figures of masks that are not empty."""
+
+    area: Spread  # of the logarithm of the share of the frame
+    residual: Spread  # of what no ellipse explains, in [0, 1]
+    place: Place
+    odd: float  # oddness that one mask in twenty exceeds
+
+
+class Plausibility(_Record):
+    """What the true masks of the training frames are like: evaluation/plausibility.py makes it and judges by it."""
+
+    empty_share: float
+    outlines: Outlines | None  # None: no training frame has a nerve
+
+
+class ModelSpec(_Record):
+    """The network by its names, the pixels it sees, how it is asked, and what its masks should be like.
+
+    What has a default may be missing from files of older versions.
+    """
 
     architecture: str
     encoder: str
     height: int  # pixels the network sees
     width: int
-    threshold: float
+    threshold: float  # probability from which a pixel is nerve
+    flips: bool = False  # whether the probabilities of a frame and its flips are averaged
+    members: PositiveInt = 1  # networks whose probabilities are averaged
+    plausibility: Plausibility | None = None
     # ImageNet's channel means and deviations, averaged: frames are grey. https://pytorch.org/vision/stable/models.html
     mean: float = 0.449
     std: float = 0.226

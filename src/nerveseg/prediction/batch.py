@@ -16,6 +16,7 @@ added behind the others, it does no more than the last shard and theirs.
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ SCHEMA = pa.schema(
         ("rle_mask", pa.string()),  # run lengths as data/rle.py writes them; empty: no nerve
         ("area", pa.int64()),  # pixels
         ("confidence", pa.float64()),  # mean probability within the mask; null: no nerve
+        ("mistrust", pa.float64()),  # how unlike the training's masks, in [0, 1]; null: a model of before
         ("height", pa.int32()),  # pixels
         ("width", pa.int32()),
         ("model_version", pa.string()),
@@ -79,8 +81,8 @@ class Batch:
     overlays: bool
 
     def digest(self, entries: Sequence[Entry]) -> str:
-        """64 hexadecimal digits that change with any of the frames, with the model and with what is drawn."""
-        content = [self.weights, self.overlays, *((entry.name, entry.stamp) for entry in entries)]
+        """64 hexadecimal digits that change with any of the frames, the model, the columns and what is drawn."""
+        content = [self.weights, self.overlays, SCHEMA.names, *((entry.name, entry.stamp) for entry in entries)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -156,7 +158,7 @@ def predict_shard(batch: Batch, entries: Sequence[Entry], threads: int) -> None:
         if batch.overlays:
             output.write(f"overlays/{mask_name(entry.name)}", pictures.overlay_png(frame, mask))
         grey += drift.grey_levels(frame)
-        rows.append(row(entry.name, probability, mask, batch.model_version))
+        rows.append(row(entry.name, probability, mask, scorer.mistrust(mask), batch.model_version))
     more = json.dumps({"grey": grey.tolist(), "unreadable": unreadable})
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({_MORE: more}))
     sink = pa.BufferOutputStream()
@@ -164,14 +166,15 @@ def predict_shard(batch: Batch, entries: Sequence[Entry], threads: int) -> None:
     output.write(_shard_name(batch, entries), sink.getvalue().to_pybytes())
 
 
-def row(name: str, probability: np.ndarray, mask: np.ndarray, model_version: str) -> dict[str, Any]:
-    """A row of SCHEMA, for a frame's probability and mask, both (H, W)."""
+def row(name: str, probability: np.ndarray, mask: np.ndarray, mistrust: float, model_version: str) -> dict[str, Any]:
+    """A row of SCHEMA, for a frame's probability and mask, both (H, W), and the mask's mistrust, NaN for none."""
     area = int(mask.sum())
     return {
         "image": name,
         "rle_mask": rle.encode(mask),
         "area": area,
         "confidence": metrics.confidence(probability, mask) if area else None,
+        "mistrust": None if math.isnan(mistrust) else mistrust,
         "height": mask.shape[0],
         "width": mask.shape[1],
         "model_version": model_version,
@@ -184,6 +187,7 @@ def merge(batch: Batch, shards: Sequence[tuple[Entry, ...]]) -> Summary:
     grey = np.zeros(drift.LEVELS, np.int64)
     areas: list[np.ndarray] = []
     confidences: list[np.ndarray] = []
+    mistrusts: list[np.ndarray] = []
     names: set[str] = set()
     unreadable: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -194,9 +198,16 @@ def merge(batch: Batch, shards: Sequence[tuple[Entry, ...]]) -> Summary:
                 pixels = table["height"].to_numpy() * table["width"].to_numpy()
                 areas.append(table["area"].to_numpy() / pixels)
                 confidences.append(np.nan_to_num(table["confidence"].to_numpy().astype(float)))
+                mistrusts.append(table["mistrust"].to_numpy().astype(float))
                 names |= {drift.subject(name) for name in table["image"].to_pylist()}
         output.upload(PREDICTIONS, path)
-    figures = drift.Figures(grey, np.concatenate([[], *areas]), np.concatenate([[], *confidences]), len(names))
+    figures = drift.Figures(
+        grey,
+        areas=np.concatenate([[], *areas]),
+        confidences=np.concatenate([[], *confidences]),
+        mistrusts=np.concatenate([[], *mistrusts]),
+        subjects=len(names),
+    )
     return Summary(figures, unreadable)
 
 

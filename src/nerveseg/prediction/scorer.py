@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nerveseg.errors import NervesegError
+from nerveseg.evaluation import plausibility
 from nerveseg.model.frames import resize, restore, to_mask
 from nerveseg.model.spec import ModelSpec, read_spec
 
@@ -64,3 +65,7 @@ class Scorer:
     def mask(self, probability: np.ndarray) -> np.ndarray:
         """As `to_mask`, at the network's own threshold."""
         return to_mask(probability, self.spec)
+
+    def mistrust(self, mask: np.ndarray) -> float:
+        """As `plausibility.mistrust`, by what the network knows of its training's masks; NaN for one of before."""
+        return plausibility.mistrust(mask, self.spec.plausibility)

@@ -45,6 +45,10 @@ class Segmentation(BaseModel):
     rle_mask: str = Field(description="run lengths, 'start length ...', from 1 down the columns; empty: no nerve")
     area: int = Field(description="pixels of the mask")
     confidence: float | None = Field(description="mean probability within the mask; null: no nerve")
+    mistrust: float | None = Field(
+        description="how unlike the training's masks this one is, in [0, 1]; 0.5: as their oddest twentieth; "
+        "null: a version of before there was mistrust"
+    )
     height: int = Field(description="of the frame, in pixels")
     width: int = Field(description="of the frame, in pixels")
     model_version: str = Field(description="the version that answered")
@@ -80,7 +84,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "What was found, or a PNG at the frame's size: the mask, 0 and 255, or the frame with its "
-        "outline. A PNG comes with X-Model-Version, X-Area and, where there is a nerve, X-Confidence.",
+        "outline. A PNG comes with X-Model-Version, X-Area, X-Mistrust and, where there is a nerve, X-Confidence.",
         "model": Segmentation,
         "content": {"image/png": {}},
     }
@@ -182,13 +186,15 @@ def _segment(follower: Follower, name: str, content: bytes, format: Format) -> R
     champion = _loaded(follower)
     probability = champion.scorer.probability(frame)
     mask = champion.scorer.mask(probability)
-    found = row(name, probability, mask, champion.version)
+    found = row(name, probability, mask, champion.scorer.mistrust(mask), champion.version)
     headers = {"Cache-Control": "no-store"}
     if format == "json":
         return JSONResponse(found, headers=headers)
     headers |= {"X-Model-Version": champion.version, "X-Area": str(found["area"])}
     if found["area"]:
         headers["X-Confidence"] = f"{found['confidence']:.6f}"
+    if found["mistrust"] is not None:
+        headers["X-Mistrust"] = f"{found['mistrust']:.6f}"
     png = pictures.mask_png(mask) if format == "mask" else pictures.overlay_png(frame, mask)
     return Response(png, media_type="image/png", headers=headers)
 

@@ -6,11 +6,12 @@ import mlflow
 import numpy as np
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from nerveseg.evaluation import plausibility
 from nerveseg.model.inference import Segmenter
 
 
 class Scorer(PythonModel):
-    """Frames in, masks and probabilities out."""
+    """Frames in, masks, probabilities and mistrust out."""
 
     def load_context(self, context: PythonModelContext) -> None:
         self._segmenter = Segmenter.load(Path(context.artifacts["weights"]).parent)
@@ -25,13 +26,17 @@ class Scorer(PythonModel):
             model_input: `{"frames": ...}` or the array itself, uint8 grey (N, H, W), any N, H and W.
 
         Returns:
-            `mask`, uint8 0/1, and `probability`, float32 in [0, 1], both (N, H, W).
+            `mask`, uint8 0/1, and `probability`, float32 in [0, 1], both (N, H, W); `mistrust` of each mask, float32
+            in [0, 1] (N,).
         """
         frames = model_input["frames"] if isinstance(model_input, dict) else model_input
         probability = np.empty(frames.shape, np.float32)
         for number, found in enumerate(self._segmenter.probabilities(list(frames))):
             probability[number] = found
-        return {"mask": self._segmenter.mask(probability), "probability": probability}
+        masks = self._segmenter.mask(probability)
+        training = self._segmenter.spec.plausibility
+        mistrust = np.array([plausibility.mistrust(mask, training) for mask in masks], np.float32)
+        return {"mask": masks, "probability": probability, "mistrust": mistrust}
 
 
 mlflow.models.set_model(Scorer())

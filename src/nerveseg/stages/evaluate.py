@@ -1,12 +1,10 @@
 """evaluate: scores of the trained network on frames it has not seen, at their own size."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 
 from nerveseg import paths, tracking
-from nerveseg.console import console, progress
+from nerveseg.console import console
 from nerveseg.data import rle
 from nerveseg.data.packed import Packed
 from nerveseg.errors import NervesegError
@@ -16,6 +14,7 @@ from nerveseg.evaluation import (
     card,
     drift,
     headline,
+    inference,
     metrics,
     overlays,
     plausibility,
@@ -25,7 +24,7 @@ from nerveseg.evaluation import (
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import replacing, replacing_folder, write_json
 from nerveseg.model.device import device_name
-from nerveseg.model.inference import BATCH, Segmenter
+from nerveseg.model.inference import Segmenter
 from nerveseg.params import EvaluateParams, Params, flatten
 from nerveseg.settings import settings
 from nerveseg.stages import main
@@ -45,8 +44,7 @@ def run(params: Params) -> None:
     if not len(rows):
         raise NervesegError(f"data/packed has no {params.evaluate.split} frames; see evaluate.split and split.test.")
     segmenter = Segmenter.load(paths.MODELS, device_name(settings().device))
-    training = plausibility.fit(packed.mask(row) for row in packed.rows("train"))
-    by_kaggle = _score(packed, rows, segmenter, training, params.evaluate)
+    by_kaggle = _score(packed, rows, segmenter, params.evaluate)
     scored = by_kaggle.by_rule(params.evaluate.empty)
     if scored.table["empty_dice"].isna().all():
         raise NervesegError(
@@ -56,7 +54,7 @@ def run(params: Params) -> None:
     histograms = (
         by_kaggle.histograms
         if params.evaluate.split == "validation"
-        else _histograms(packed, packed.rows("validation"), segmenter)
+        else inference.histograms(packed, packed.rows("validation"), segmenter)
     )
     sweep = calibration.sweep(histograms, params.evaluate.empty)
     summary = scores.summary(by_kaggle, sweep, params.evaluate)
@@ -73,7 +71,7 @@ def run(params: Params) -> None:
             )
     with replacing(paths.CARD) as beside:
         beside.write_text(card.render(segmenter.spec, packed, summary), encoding="utf-8")
-    write_json(paths.REFERENCE_JSON, {**_reference(packed, segmenter), "plausibility": training})
+    write_json(paths.REFERENCE_JSON, _reference(packed, segmenter))
     smoke.write(_smoke_pairs(packed, segmenter, scored.table), paths.SMOKE)
     write_json(paths.METRICS_JSON, summary)
     _print(summary, segmenter.spec.threshold)
@@ -87,32 +85,18 @@ def run(params: Params) -> None:
         )
 
 
-def _score(packed: Packed, rows: np.ndarray, segmenter: Segmenter, training: dict, evaluate: EvaluateParams) -> Scores:
+def _score(packed: Packed, rows: np.ndarray, segmenter: Segmenter, evaluate: EvaluateParams) -> Scores:
     prior = baselines.prior_mask(packed, evaluate.empty)
     found, histograms = [], []
-    for row, probability in _predicted(packed, rows, segmenter, "scoring"):
+    for row, probability in inference.probabilities(packed, rows, segmenter, "scoring"):
         truth = packed.mask(row)
         frame = packed.index.loc[row, ["image", "subject", "height", "width"]].to_dict()
         mask = segmenter.mask(probability)
+        training = segmenter.spec.plausibility
         figures = scores.of_frame(probability, mask, truth, prior, training, evaluate.nsd_tolerance)
         found.append({"row": row, **frame, **figures})
         histograms.append(calibration.histogram(probability, truth))
     return Scores(pd.DataFrame(found), np.stack(histograms))
-
-
-def _histograms(packed: Packed, rows: np.ndarray, segmenter: Segmenter) -> np.ndarray:
-    predicted = _predicted(packed, rows, segmenter, "threshold")
-    return np.stack([calibration.histogram(probability, packed.mask(row)) for row, probability in predicted])
-
-
-def _predicted(
-    packed: Packed, rows: np.ndarray, segmenter: Segmenter, description: str
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Each row with the network's probabilities at the frame's own size."""
-    with progress("batches") as bar:
-        for start in bar.track(range(0, len(rows), BATCH), description=description):
-            batch = rows[start : start + BATCH].tolist()
-            yield from zip(batch, segmenter.probabilities([packed.frame(row) for row in batch]), strict=True)
 
 
 def _write_tables(scored: Scores, sweep: pd.DataFrame) -> None:
@@ -130,14 +114,17 @@ def _reference(packed: Packed, segmenter: Segmenter) -> dict:
     rows = packed.rows("train")
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, _REFERENCE_FRAMES).astype(int))]
     grey = np.zeros(drift.LEVELS, np.int64)
-    areas, confidences = [], []
-    for row, probability in _predicted(packed, rows, segmenter, "training set"):
+    areas, confidences, mistrusts = [], [], []
+    for row, probability in inference.probabilities(packed, rows, segmenter, "training set"):
         mask = segmenter.mask(probability)
         grey += drift.grey_levels(packed.frame(row))
         areas.append(mask.mean())
         confidences.append(metrics.confidence(probability, mask))
+        mistrusts.append(plausibility.mistrust(mask, segmenter.spec.plausibility))
     subjects = packed.index["subject"].iloc[rows].nunique()
-    return drift.reference(drift.Figures(grey, np.array(areas), np.nan_to_num(confidences), subjects))
+    return drift.reference(
+        drift.Figures(grey, np.array(areas), np.nan_to_num(confidences), np.array(mistrusts), subjects)
+    )
 
 
 def _smoke_pairs(packed: Packed, segmenter: Segmenter, table: pd.DataFrame) -> list[smoke.Pair]:
@@ -169,7 +156,8 @@ def _print(summary: dict, threshold: float) -> None:
     if validation["best_threshold"] != threshold:
         console.print(
             f"On the validation frames, a threshold of {validation['best_threshold']:g} has the best Dice, "
-            f"{card.figure(validation['dice_at_best_threshold'])}; model.threshold is {threshold:g}.",
+            f"{card.figure(validation['dice_at_best_threshold'])}; the model uses {threshold:g}. "
+            "With model.threshold: validation, train chooses the best one.",
             soft_wrap=True,
         )
 

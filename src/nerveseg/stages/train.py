@@ -10,21 +10,26 @@ from typing import Any
 
 import pandas as pd
 import psutil
+import torch
 from filelock import FileLock, Timeout
 
 from nerveseg import paths, tracking
-from nerveseg.console import console
+from nerveseg.console import console, progress
 from nerveseg.data.packed import Packed, counts
+from nerveseg.evaluation import calibration, inference, plausibility
 from nerveseg.files import read_json, replacing_folder, write_json
 from nerveseg.model import network
 from nerveseg.model.device import device_name, precision_for
-from nerveseg.model.spec import ModelSpec
-from nerveseg.params import Params, flatten
+from nerveseg.model.inference import Segmenter
+from nerveseg.model.spec import ModelSpec, Plausibility
+from nerveseg.params import ModelParams, Params, flatten
 from nerveseg.settings import settings
 from nerveseg.stages import main
 from nerveseg.training import trainer
 from nerveseg.training.progress import print_epoch
 from nerveseg.training.timing import Timings
+
+_UNTIL_CHOSEN = 0.5  # the threshold of the curve while model.threshold is yet to be chosen
 
 
 def run(params: Params) -> None:
@@ -41,7 +46,7 @@ def run(params: Params) -> None:
     checkpoints = settings().checkpoints / trainer.fingerprint(packed, params.model, params.train)
     lock = _claim(checkpoints)
     _drop_former_trainings(checkpoints)
-    spec = ModelSpec(**params.model.model_dump(exclude={"encoder_weights"}))
+    spec = _spec(params.model, _plausibility(packed))
     table = counts(packed.index)
     frames = table["frames"]
     console.print(f"training on {frames['train']} frames, validating on {frames['validation']}; {device}, {precision}")
@@ -74,6 +79,10 @@ def run(params: Params) -> None:
             timings=timings,
             on_epoch=on_epoch,
         )
+        if params.model.threshold == "validation":
+            with timings.measure("validation"):
+                spec = _with_best_threshold(trained, spec, packed, device)
+            mlflow_run.add_tag("threshold", f"{spec.threshold:g}")
         with replacing_folder(paths.MODELS) as folder:
             network.save(trained, spec, folder)
             pd.DataFrame(rows).to_csv(folder / "curve.csv", index=False)
@@ -83,6 +92,29 @@ def run(params: Params) -> None:
             mlflow_run.log_timings(timings)
     shutil.rmtree(checkpoints)
     lock.release()
+
+
+def _spec(model: ModelParams, masks: Plausibility) -> ModelSpec:
+    threshold = _UNTIL_CHOSEN if model.threshold == "validation" else model.threshold
+    named = model.model_dump(exclude={"encoder_weights", "threshold"})
+    return ModelSpec(**named, threshold=threshold, plausibility=masks)
+
+
+def _plausibility(packed: Packed) -> Plausibility:
+    """What the masks of the training frames are like, for the mistrust of others."""
+    with progress("masks") as bar:
+        return plausibility.fit(
+            packed.mask(row) for row in bar.track(packed.rows("train"), description="training masks")
+        )
+
+
+def _with_best_threshold(trained: torch.nn.Module, spec: ModelSpec, packed: Packed, device: str) -> ModelSpec:
+    """The spec with the threshold of the best mean Dice over the validation frames, by Kaggle's rule."""
+    segmenter = Segmenter(network.assemble([trained], spec), spec, device)
+    histograms = inference.histograms(packed, packed.rows("validation"), segmenter)
+    threshold, dice = calibration.best(calibration.sweep(histograms, "kaggle"))
+    console.print(f"threshold {threshold:g}, chosen on the validation frames: their mean Dice is {dice:.4f}")
+    return spec.model_copy(update={"threshold": threshold})
 
 
 def _end(*_: Any) -> None:

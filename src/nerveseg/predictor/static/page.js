@@ -50,11 +50,12 @@ async function show(name, answer, mine) {
   await overlay.decode();
   const { naturalWidth: width, naturalHeight: height } = overlay;
   const area = Number(answer.headers.get("X-Area"));
-  const confidence = answer.headers.get("X-Confidence");
+  const [confidence, mistrust] = ["X-Confidence", "X-Mistrust"].map((header) => answer.headers.get(header));
   by("name").textContent = name;
   by("area").textContent = `${area.toLocaleString("en")} px`;
   by("share").textContent = `${(100 * area / (width * height)).toFixed(2)} %`;
   by("confidence").textContent = confidence ? Number(confidence).toFixed(3) : "–";
+  by("mistrust").textContent = mistrust ? Number(mistrust).toFixed(3) : "–";
   by("size").textContent = `${width} × ${height} px`;
   by("version").textContent = answer.headers.get("X-Model-Version");
   result.hidden = false;
