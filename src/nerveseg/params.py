@@ -130,7 +130,7 @@ class ModelParams(Section):
     @classmethod
     def _number_or_validation(cls, threshold: Any, check: ValidatorFunctionWrapHandler) -> float | str:
         try:
-            return check(threshold)  # type: ignore[no-any-return]
+            return check(threshold)
         except ValidationError:  # one line for each way that it might have fitted
             raise ValueError("use a number between 0 and 1, both excluded, or validation") from None
 

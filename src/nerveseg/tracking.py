@@ -169,7 +169,7 @@ class TrainingRun:
         write_json(self._state, {"run_id": self._record["run_id"]})
         _describe_run(self._record)
 
-    def _try(self, log: Callable[[], None]) -> None:
+    def _try(self, log: Callable[[], object]) -> None:
         try:
             log()
         except _FAILURES as error:

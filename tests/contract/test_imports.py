@@ -69,7 +69,9 @@ def test_stages_without_tensors_start_without_torch(stage: str) -> None:
 
 
 def test_the_predictor_needs_no_torch_mlflow_or_prefect() -> None:
-    assert not modules_after("nerveseg.predictor.server") & {"torch", "lightning", "mlflow", "prefect", "dvc"}
+    assert not modules_after("nerveseg.predictor.server") & {
+        *("torch", "lightning", "mlflow", "prefect", "dvc", "pandas"),
+    }
 
 
 def test_the_command_line_starts_light() -> None:

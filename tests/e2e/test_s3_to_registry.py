@@ -148,6 +148,8 @@ def test_pyfunc_predicts_frames_of_another_size_without_the_project(workspace: W
         "assert out['mask'].shape == out['probability'].shape == (3, 70, 111)\n"
         "assert out['mask'].dtype == np.uint8 and out['probability'].dtype == np.float32\n"
         "assert ((out['probability'] >= 0.5) == out['mask']).all()\n"
+        "assert out['mistrust'].shape == (3,) and out['mistrust'].dtype == np.float32\n"
+        "assert ((out['mistrust'] >= 0) & (out['mistrust'] <= 1)).all()\n"
         "one = model.predict(np.load('frames.npy')[:1])\n"
         "assert np.allclose(one['probability'], out['probability'][:1], atol=1e-5)\n"
     )

@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 
 from nerveseg.data import phantom
 from nerveseg.data.packed import Packed
+from nerveseg.evaluation import metrics
+from nerveseg.model.inference import Segmenter
 from nerveseg.model.spec import ModelSpec
 from nerveseg.params import load
 from nerveseg.training import trainer
@@ -151,6 +154,29 @@ def test_a_server_that_is_down_loses_nothing(workspace: Workspace, tmp_path: Pat
         record = json.loads((workspace.root / "models" / "run.json").read_text())
         assert record["run_id"] == run.info.run_id
         assert client.get_logged_model(record["model_id"]).status == "READY"
+
+
+def test_the_threshold_is_the_best_one_on_the_validation_frames(workspace: Workspace) -> None:
+    workspace.set(**{"train.epochs": 1, "model.threshold": "validation", "model.flips": True})
+    output = workspace.stage("train")
+    segmenter = Segmenter.load(workspace.root / "models")
+    packed = Packed.open(workspace.root / "data" / "packed")
+    rows = packed.rows("validation").tolist()
+    probabilities = segmenter.probabilities([packed.frame(row) for row in rows])
+    dice = {
+        threshold: np.mean(
+            [
+                metrics.score(probability >= threshold, packed.mask(row))[0]
+                for row, probability in zip(rows, probabilities, strict=True)
+            ]
+        )
+        for threshold in np.arange(1, 20) / 20
+    }
+    chosen = segmenter.spec.threshold
+    assert dice[chosen] == pytest.approx(max(dice.values()), abs=1e-6)
+    assert dice[chosen] > dice[0.5], "an epoch is not enough to make 0.5 the best one"
+    assert f"threshold {chosen:g}, chosen on the validation frames: their mean Dice is {dice[chosen]:.4f}" in output
+    assert [run.data.tags["threshold"] for run in runs(workspace)] == [f"{chosen:g}"]
 
 
 def test_too_few_frames_for_a_batch(workspace: Workspace) -> None:

@@ -94,7 +94,7 @@ def save_ensemble(parts: Sequence[Path], spec: ModelSpec, folder: Path) -> None:
     Raises:
         NervesegError: a file is missing or damaged, or a network is of another kind than `spec` says.
     """
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for number, part in enumerate(parts):
         found = read_spec(part)
         own = {"threshold": spec.threshold, "flips": spec.flips, "plausibility": spec.plausibility}
