@@ -63,7 +63,7 @@ def deliver(folder: Path, storage: FolderStorage) -> None:
     network = build(SPEC).eval()
     save(network, SPEC, folder)
     export(network, SPEC, folder / "model.onnx")
-    for name in ("reference.json", "card.md"):
+    for name in ("reference.json", "card.json", "card.md", "metadata.json"):
         (folder / name).write_text("{}")
     digest = delivery.publish(storage, "1", folder)
     delivery.point(storage, None, None, "1", "run", digest, [])

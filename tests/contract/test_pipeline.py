@@ -25,6 +25,7 @@ UNDECLARED = {
     "train": {
         paths.SOURCE_JSON,  # provenance, like the git commit
     },
+    "evaluate": {paths.SOURCE_JSON},  # provenance too
     "split": {paths.FINDINGS_JSON},  # only where the stage fails, when DVC keeps no outs
     # what it records, and names that it looks up in dvc.lock
     "register": {paths.DVC_LOCK, paths.PARAMS, paths.DATASET_ZIP},

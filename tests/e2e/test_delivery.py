@@ -1,12 +1,15 @@
 """Promotion and delivery: real MLflow and Prefect servers, an S3 server, and processes that are killed."""
 
+import contextlib
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,22 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from conftest import Bucket, aws_variables
+from nerveseg.evaluation import provenance
+from nerveseg.evaluation.card import Card
+from nerveseg.files import sha256
 from workspace import Workspace, free_port, mlflow_server, prefect_server, wait_for
 
 NAME = "nerve-segmentation"
 GOOD, NEXT = "1", "2"
-FILES = {"model.onnx", "model.safetensors", "model.json", "reference.json", "card.md"}
+FILES = {
+    *("model.onnx", "model.safetensors", "model.json", "reference.json"),
+    *("card.json", "card.md", "metadata.json"),
+}
+CHAIN = {"chain", "dataset", "lineage", "params", "code", "weights", "figures", "logged figures"}
+HERE = {"dataset here", "split here", "code here"}
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +58,22 @@ def client(workspace: Workspace) -> mlflow.MlflowClient:
 
 
 @pytest.fixture
-def deliver(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[str, str]]:
-    """Runs the flow in this process, in the workspace; returns name and message of its state."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    from flows.deliver import deliver as flow
+def inside(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is in the workspace and has its environment."""
     from nerveseg.settings import settings
 
     monkeypatch.chdir(workspace.root)
     for name, value in workspace.env.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()
+
+
+@pytest.fixture
+def deliver(workspace: Workspace, inside: None) -> Callable[[], tuple[str, str]]:
+    """Runs the flow in this process, in the workspace; returns name and message of its state."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.deliver import deliver as flow
 
     def run() -> tuple[str, str]:
         with temporary_settings({PREFECT_API_URL: workspace.env["PREFECT_API_URL"]}):
@@ -70,23 +86,40 @@ def deliver(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 def register_again(workspace: Workspace, change_weights: Callable[[dict[str, Any]], None] | None = None) -> str:
     """Registers `models/` as a version of its own, as a tracking server that lacks its run does; returns it."""
     record = workspace.root / "models" / "run.json"
-    content = json.loads(record.read_text())
-    weights = workspace.root / "models" / "model.safetensors"
-    record.chmod(0o644)
-    weights.chmod(0o644)
-    record.unlink()  # DVC may have linked them
-    record.write_text(json.dumps({**content, "run_id": os.urandom(16).hex()}))
-    former = weights.read_bytes()
-    if change_weights:
-        state = load_file(weights)
-        change_weights(state)
-        weights.unlink()
-        save_file(state, weights)
-    workspace.stage("register")
-    weights.unlink()
-    weights.write_bytes(former)
+    replace(record, json.dumps({**json.loads(record.read_text()), "run_id": os.urandom(16).hex()}).encode())
+    with contextlib.ExitStack() as stack:
+        if change_weights:
+            weights, card = workspace.root / "models" / "model.safetensors", workspace.root / "reports" / "card.json"
+            state = load_file(weights)
+            change_weights(state)
+            stack.enter_context(changed(weights, lambda _: save(state)))
+            stack.enter_context(changed(card, lambda content: forge(content, weights=provenance.hashes([weights]))))
+        workspace.stage("register")
     version: str = json.loads((workspace.root / "reports" / "registration.json").read_text())["version"]
     return version
+
+
+def forge(card: bytes, **origins: Any) -> bytes:
+    """The card with other origins and the chain that follows from them."""
+    record = Card.model_validate_json(card)
+    changed = record.origins.model_copy(update=origins)
+    forged = record.model_copy(update={"origins": changed, "provenance": provenance.chain(changed)})
+    return forged.model_dump_json().encode()
+
+
+@contextmanager
+def changed(path: Path, change: Callable[[bytes], bytes]) -> Iterator[None]:
+    """A file with other content, for a while."""
+    content = path.read_bytes()
+    replace(path, change(content))
+    yield
+    replace(path, content)
+
+
+def replace(path: Path, content: bytes) -> None:
+    path.chmod(0o644)
+    path.unlink()  # DVC may have linked it
+    path.write_bytes(content)
 
 
 def promote(client: mlflow.MlflowClient, version: str) -> None:
@@ -157,9 +190,11 @@ def test_a_promoted_version_is_delivered(
     assert b"## Intended use" in read(bucket, f"{GOOD}/card.md")
     assert log(bucket) == [(None, GOOD)]
     entry = json.loads(read(bucket, "promotions/000001.json"))
-    assert {"hash of model.safetensors", "hash of card.md", "lineage", "smoke test", "export"} <= {
-        one["name"] for one in entry["checks"]
-    }
+    checks = {one["name"]: one["found"] for one in entry["checks"]}
+    assert {"hash of model.safetensors", "hash of card.json", "smoke test", "export", *CHAIN, *HERE} <= set(checks)
+    assert checks["dataset here"] == "data/raw/dataset.zip is what the card says"
+    assert checks["split here"] == "data/packed is what the card says"
+    assert checks["code here"].endswith("is what made the figures")
     assert client.get_model_version(NAME, GOOD).tags["delivery"].startswith("delivered 20")
     assert aliases(client)["champion"] == GOOD
 
@@ -244,6 +279,105 @@ def test_a_tampered_hash_is_refused_and_a_mended_version_delivered(
     assert "refused" not in client.get_model_version(NAME, NEXT).description
     promote(client, GOOD)
     assert deliver()[0] == "Completed"
+
+
+@pytest.fixture
+def reports(folder: Path, client: mlflow.MlflowClient) -> Path:
+    """The artifacts of the second version's run, as the server keeps them."""
+    run = client.get_run(str(client.get_model_version(NAME, NEXT).run_id))
+    return folder / "mlflow" / "artifacts" / str(run.info.artifact_uri).removeprefix("mlflow-artifacts:/")
+
+
+@pytest.fixture
+def found(inside: None) -> Callable[[], set[str]]:
+    """Verifies the second version without its network; returns the names of the checks that fail."""
+    from nerveseg import tracking
+    from nerveseg.registry.verification import failures, of_record
+    from nerveseg.verify import of_repository
+
+    def run() -> set[str]:
+        with tempfile.TemporaryDirectory() as name:
+            checks = of_record(tracking.connect(), NEXT, Path(name))
+            checks += [] if failures(checks) else of_repository(Path(name))
+        return {check.name for check in checks if not check.passed}
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("file", "former", "new", "link"),
+    [
+        ("reports/metrics.json", b'"dice"', b'"dice" ', {"figures"}),
+        ("reports/per_image.csv", b"0.", b"1.", {"figures"}),
+        ("reports/card.json", b'"apache-2.0"', b'"other"', {"hash of card.json"}),
+        ("reproduce/dvc.lock", b"path: models\n", b"path: other\n", {"lineage"}),
+        ("reproduce/params.yaml", b"epochs: 6", b"epochs: 7", {"params"}),
+    ],
+)
+def test_a_tampered_artifact_is_named(
+    found: Callable[[], set[str]], reports: Path, file: str, former: bytes, new: bytes, link: set[str]
+) -> None:
+    with changed(reports / file, lambda content: content.replace(former, new, 1)):
+        assert found() == link
+    assert found() == set()
+    stored = reports / file
+    stored.rename(stored.with_suffix(".gone"))
+    assert link <= found(), "also one that is gone"
+    stored.with_suffix(".gone").rename(stored)
+
+
+def test_a_tampered_value_in_mlflow_is_named(
+    found: Callable[[], set[str]], client: mlflow.MlflowClient, reports: Path
+) -> None:
+    version = client.get_model_version(NAME, NEXT)
+    dice = client.get_run(str(version.run_id)).data.metrics["test.dice"]
+    client.log_metric(str(version.run_id), "test.dice", 0.999)
+    assert found() == {"logged figures"}
+    client.log_metric(str(version.run_id), "test.dice", dice)
+    assert found() == set()
+    client.set_model_version_tag(NAME, NEXT, "dataset_sha256", "0" * 64)
+    assert found() == {"dataset"}
+    client.set_model_version_tag(NAME, NEXT, "dataset_sha256", version.tags["dataset_sha256"])
+
+
+def test_a_card_whose_tags_were_forged_too_is_found_by_its_links(
+    found: Callable[[], set[str]], client: mlflow.MlflowClient, reports: Path
+) -> None:
+    """Whoever may write to MLflow can change a file and its hash; what else follows from it still tells."""
+    version = client.get_model_version(NAME, NEXT)
+
+    def tag(digest: str) -> None:
+        client.set_model_version_tag(NAME, NEXT, "sha256_card", digest)
+        client.set_tag(str(version.run_id), "sha256_card", digest)
+
+    stored = reports / "reports" / "card.json"
+    code = Card.model_validate_json(stored.read_bytes()).origins.code.model_copy(update={"source": "0" * 64})
+    for changes, link in (
+        (lambda content: content.replace(b'"link": "split"', b'"link": "other"'), "chain"),
+        (lambda content: forge(content, weights={"model.safetensors": "0" * 64}), "weights"),
+        (lambda content: forge(content, split="0" * 64), "split here"),
+        (lambda content: forge(content, code=code), "code here"),
+    ):
+        with changed(stored, changes):
+            tag(sha256(stored))
+            assert found() == {link}
+    tag(version.tags["sha256_card"])
+    assert found() == set()
+
+
+def test_what_is_here_is_compared_and_what_is_not_is_said(
+    found: Callable[[], set[str]], workspace: Workspace, client: mlflow.MlflowClient
+) -> None:
+    masks = workspace.root / "data" / "packed" / "masks.npy"
+    with changed(masks, lambda content: content[:-1] + bytes([1 - content[-1]])):
+        assert found() == {"split here"}
+    frames = workspace.root / "data" / "packed" / "frames.npy"
+    with changed(frames, lambda content: content[:-1] + bytes([content[-1] ^ 1])):
+        assert found() == {"split here"}
+    with changed(workspace.root / "data" / "raw" / "dataset.zip", lambda content: content + b"0"):
+        assert found() == {"dataset here"}
+    with tempfile.TemporaryDirectory() as elsewhere, contextlib.chdir(elsewhere):
+        assert found() == set(), "elsewhere, nothing but the registry can be asked"
 
 
 def test_a_model_that_segments_nothing_is_refused(

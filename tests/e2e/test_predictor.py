@@ -53,7 +53,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         network = build(SPEC).eval()
         save(network, SPEC.model_copy(update={"plausibility": PLAUSIBILITY[version]}), folder)
         export(network, SPEC, folder / "model.onnx")
-        for name in ("reference.json", "card.md"):
+        for name in ("reference.json", "card.json", "card.md", "metadata.json"):
             (folder / name).write_text("{}")
     return folders
 

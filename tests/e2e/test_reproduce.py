@@ -1,6 +1,7 @@
 """`nerveseg reproduce`: what a version was made from, in a clean clone; or a refusal that says what cannot be had."""
 
 import hashlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -62,6 +63,8 @@ def test_a_version_is_restored_and_nothing_runs(
     logged = client_of(workspace).search_logged_models(["1"], f"source_run_id = '{run}'")[0]
     artifact = next(Path(str(logged.artifact_location)).rglob("model.safetensors"))
     assert weights_of(clone.root) == hashlib.sha256(artifact.read_bytes()).hexdigest()
+    receipt = json.loads((clone.root / "reports" / "registration.json").read_text())
+    assert (receipt["version"], receipt["gate"]["mode"]) == (version, "off"), "as it was registered"
     output = clone.run("dvc", "repro")
     assert "Running stage" not in output
     assert "Data and pipelines are up to date." in output

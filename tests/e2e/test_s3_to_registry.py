@@ -91,7 +91,7 @@ def test_the_run_holds_params_curves_figures_and_lineage(workspace: Workspace, b
     (dataset,) = run.inputs.dataset_inputs
     assert bucket.uri("nerves.zip") in dataset.dataset.source
     assert artifacts(client, record["run_id"], "figures") == {"best.png", "worst.png", "random.png", "curves.png"}
-    assert artifacts(client, record["run_id"], "reproduce") == {"dvc.lock", "params.yaml"}
+    assert artifacts(client, record["run_id"], "reproduce") == {"dvc.lock", "params.yaml", "gate.json"}
     metrics = report(workspace, "reports/metrics.json")
     assert run.data.metrics["test.dice"] == pytest.approx(metrics["test"]["dice"])
     logged = client.get_logged_model(record["model_id"])

@@ -3,8 +3,9 @@
 A delivery storage holds
 
     current.json                    the pointer, replaced in one step: what is delivered, and by which promotion
-    VERSION/                        a bundle: model.onnx, model.safetensors, model.json, reference.json, card.md,
-                                    licences/ and SHA256SUMS, which names them all (`sha256sum -c SHA256SUMS`)
+    VERSION/                        a bundle: model.onnx, model.safetensors, model.json, reference.json, card.json,
+                                    card.md, metadata.json, licences/ and SHA256SUMS, which names them all
+                                    (`sha256sum -c SHA256SUMS`)
     promotions/000001.json ...      the log, a file a promotion, written once and last
 
 The pointer is the truth. A promotion is complete once its entry is in the log; what comes before, `finish`, can be
@@ -37,7 +38,10 @@ LOG = "promotions/"
 _LONGEST = 5000  # characters of a version's description in MLflow's database
 TAG = "delivery"  # on a version: DELIVERED or refused, when and why
 DELIVERED = "delivered"
-_FILES = ("model.onnx", "model.safetensors", "model.json", "reference.json", "card.md")
+_FILES = (
+    *("model.onnx", "model.safetensors", "model.json", "reference.json"),
+    *("card.json", "card.md", "metadata.json"),
+)
 # Whose architectures or weights are in the network, beside our own.
 _LICENSED = ("segmentation-models-pytorch", "timm", "torchvision")
 _REFUSAL = "\n\n**Delivery refused**"  # begins the paragraph of a version's description that says why

@@ -1,7 +1,10 @@
-"""Whether a model is what was recorded of it: its hashes, its lineage, its masks, and its exported form."""
+"""Whether a model is what was recorded of it: its hashes, the chain from its data to its figures, its masks, and its
+exported form."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mlflow import MlflowClient
@@ -10,18 +13,13 @@ from ruamel.yaml import YAML, YAMLError
 
 from nerveseg import paths
 from nerveseg.errors import NervesegError, TransientError
-from nerveseg.evaluation import metrics, smoke
-from nerveseg.files import sha256
+from nerveseg.evaluation import card, metrics, provenance, smoke
+from nerveseg.evaluation.card import Card
+from nerveseg.files import read_json, sha256
+from nerveseg.params import flatten, read_yaml
 from nerveseg.registry import versions
-from nerveseg.registry.versions import Model
+from nerveseg.registry.versions import FILES, Model
 
-FILES = {  # by the name of the tag `sha256_NAME` that holds its hash
-    "weights": "model.safetensors",
-    "spec": "model.json",
-    "reference": "reference.json",
-    "smoke": "smoke.npz",
-    "card": "card.md",
-}
 _OUTS = {"dvc_data": paths.DATASET_ZIP, "dvc_split": paths.PACKED, "dvc_model": paths.MODELS}
 MIN_AGREEMENT = 0.98  # Dice with the masks of the evaluation, which may have run on another device
 MIN_EXPORT_AGREEMENT = 0.998  # Dice with the network's own masks; the scorer may compute in bf16
@@ -37,7 +35,9 @@ class Check:
 
 
 def of_record(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
-    """Brings a version's files into `folder` and checks hashes and lineage against what is recorded of it.
+    """Brings a version's files into `folder` and checks its hashes and the chain of its card against what is recorded.
+
+    Nothing but the tracking server is asked: a delivery may run where the model was not trained.
 
     Args:
         wanted: a version's number or an alias.
@@ -50,19 +50,20 @@ def of_record(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
         untagged = [f"sha256_{name}" for name in FILES if f"sha256_{name}" not in model.tags]
         if untagged:
             raise NervesegError(
-                f"has no tag {', '.join(untagged)}: it was not registered by the pipeline, or by an older one"
+                f"has no tag {', '.join(untagged)}: it was not registered by the pipeline, or by an older one. "
+                "Where it is the model at hand, `dvc repro -f -s evaluate register` registers it anew"
             )
         versions.fetch(client, model, folder)
-        run_tags = client.get_run(model.run_id).data.tags
+        run = client.get_run(model.run_id).data
     except NervesegError as error:
         return [Check("registration", False, str(error))]
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return [Check("registration", False, f"its run or model is gone: {error.message}")]
-    if not any((folder / file).exists() for file in FILES.values()):
+    if not any((folder / file.name).exists() for file in FILES.values()):
         raise TransientError(f"MLflow's artifact store shows no file of version {model.version}: is it mounted?")
-    return [*_hashes(model, run_tags, folder, FILES), _lineage(model, folder)]
+    return [*_hashes(model, run.tags, folder, FILES), *_chain(model, run.tags, run.metrics, folder)]
 
 
 def of_network(folder: Path) -> list[Check]:
@@ -90,9 +91,9 @@ def require_recorded(client: MlflowClient, model: Model, folder: Path) -> None:
         raise NervesegError(f"Model {model.label} is not used: {reason}.")
 
 
-def _hashes(model: Model, run_tags: dict[str, str], folder: Path, files: dict[str, str]) -> list[Check]:
+def _hashes(model: Model, run_tags: dict[str, str], folder: Path, files: dict[str, Path]) -> list[Check]:
     """Each file of a model against the hash on the version, and that against the one on its run."""
-    return [_hash(name, folder / file, model.tags, run_tags) for name, file in files.items()]
+    return [_hash(name, folder / file.name, model.tags, run_tags) for name, file in files.items()]
 
 
 def _hash(name: str, path: Path, tags: dict[str, str], run_tags: dict[str, str]) -> Check:
@@ -109,20 +110,133 @@ def _hash(name: str, path: Path, tags: dict[str, str], run_tags: dict[str, str])
     return Check(title, True, digest)
 
 
-def _lineage(model: Model, folder: Path) -> Check:
-    """DVC's hashes of data, split and model on the version against the dvc.lock that its run recorded."""
+def _chain(model: Model, run_tags: dict[str, str], run_metrics: dict[str, float], folder: Path) -> list[Check]:
+    """The chain of the card, then each of its links against what the registry has of it."""
     try:
-        stages = YAML(typ="safe", pure=True).load(folder / paths.DVC_LOCK)["stages"]
-        outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
-    except (OSError, YAMLError, KeyError, TypeError, AttributeError) as error:
-        return Check("lineage", False, f"its run holds no readable dvc.lock ({type(error).__name__})")
+        record = card.read(folder / FILES["card"].name)
+    except NervesegError as error:
+        return [Check("chain", False, str(error))]
+    checks: dict[str, Callable[[], str]] = {
+        "chain": lambda: _links(record),
+        "dataset": lambda: _dataset(record, model.tags),
+        "lineage": lambda: _lineage(model, folder),
+        "params": lambda: _params(record, folder / paths.PARAMS),
+        "code": lambda: _code(record, run_tags),
+        "weights": lambda: _files(record.origins.weights, folder),
+        "figures": lambda: _files(record.origins.figures, folder),
+        "logged figures": lambda: _logged(record, run_metrics, folder / paths.METRICS_JSON.name),
+    }
+    return [checked(name, check) for name, check in checks.items()]
+
+
+def checked(name: str, check: Callable[[], str]) -> Check:
+    """What became of a check that returns what it found and raises NervesegError where that does not fit."""
+    try:
+        return Check(name, True, check())
+    except NervesegError as error:
+        return Check(name, False, str(error))
+
+
+def _links(record: Card) -> str:
+    if wrong := provenance.differences(record.provenance, record.origins):
+        raise NervesegError("; ".join(wrong))
+    links = " → ".join(link.link for link in record.provenance)
+    return f"{links}, ends with {record.provenance[-1].chain}"
+
+
+def _dataset(record: Card, tags: dict[str, str]) -> str:
+    recorded, tagged = record.origins.dataset, tags.get("dataset_sha256")
+    if tagged != recorded:
+        raise NervesegError(
+            f"the card says {recorded}, but the tag dataset_sha256 says {tagged}; where the zip was replaced by one "
+            "with the same frames, `dvc repro -f -s evaluate register` records that"
+        )
+    return recorded
+
+
+def _lineage(model: Model, folder: Path) -> str:
+    """DVC's hashes of data, split and model on the version, and between stages, against the run's dvc.lock."""
+    stages = read_lock(folder)
+    outs = locked_outs(stages)
     for tag, path in _OUTS.items():
         recorded = outs.get(str(path))
         if recorded is None or model.tags.get(tag) != recorded:
-            return Check(
-                "lineage", False, f"the tag {tag} is {model.tags.get(tag)}, but its dvc.lock says {recorded} for {path}"
-            )
-    return Check("lineage", True, "data, split and model are those of its dvc.lock")
+            raise NervesegError(f"the tag {tag} is {model.tags.get(tag)}, but its dvc.lock says {recorded} for {path}")
+    for name in ("split", "train", "evaluate"):
+        for dep in stages.get(name, {}).get("deps", []):
+            if dep["path"] in outs and dep.get("md5") != outs[dep["path"]]:
+                raise NervesegError(f"in its dvc.lock, {name} read another {dep['path']} than was made")
+    return "data, split and model are those of its dvc.lock"
+
+
+def _params(record: Card, path: Path) -> str:
+    """The recorded params, but for what the training counted, against the params.yaml of the run."""
+    _require(path)
+    given = flatten(read_yaml(path))
+    sections = {name.partition(".")[0] for name in given}
+    recorded = {name: value for name, value in record.origins.params.items() if name.partition(".")[0] in sections}
+    _require_same(recorded, given, path.name)
+    return f"{len(recorded)} as in {path.name} of its run"
+
+
+def _code(record: Card, run_tags: dict[str, str]) -> str:
+    training = record.origins.code.training
+    _require_same(training, run_tags, "its run")
+    return f"trained at {training['git_commit']}, as its run says" if training else "trained outside a git repository"
+
+
+def _files(recorded: dict[str, str], folder: Path) -> str:
+    for name, digest in recorded.items():
+        _require(folder / name)
+        if (found := sha256(folder / name)) != digest:
+            raise NervesegError(f"{name} has SHA-256 {found}, but the card says {digest}")
+    return f"{', '.join(recorded)} as in the card"
+
+
+def _logged(record: Card, run_metrics: dict[str, float], path: Path) -> str:
+    """metrics.json against the figures that MLflow logged, and those that the card shows."""
+    _require(path)
+    figures = {key: value for key, value in flatten(read_json(path)).items() if isinstance(value, int | float)}
+    _require_same(figures, run_metrics, "MLflow")
+    shown = {one.key: one.value for one in (*record.figures, *record.baselines) if one.value is not None}
+    _require_same(shown, figures, path.name)
+    return f"{len(figures)} as MLflow logged them"
+
+
+def _require(path: Path) -> None:
+    if not path.exists():
+        raise NervesegError(f"{path.name} is missing in MLflow's artifact store")
+
+
+def _require_same(recorded: dict[str, Any], found: dict[str, Any], where: str) -> None:
+    wrong = [
+        f"{name} is {value}, but {where} says {found.get(name, 'nothing')}"
+        for name, value in recorded.items()
+        if name not in found or found[name] != value
+    ]
+    if wrong:
+        raise NervesegError("; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""))
+
+
+def read_lock(folder: Path) -> dict[str, dict[str, Any]]:
+    """The stages of the dvc.lock in a folder.
+
+    Raises:
+        NervesegError: it is missing or damaged.
+    """
+    try:
+        stages: dict[str, dict[str, Any]] = YAML(typ="safe", pure=True).load(folder / paths.DVC_LOCK)["stages"]
+        for stage in stages.values():
+            for part in (*stage.get("deps", []), *stage.get("outs", [])):
+                part["path"]
+    except (OSError, YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise NervesegError(f"there is no readable dvc.lock ({type(error).__name__})") from None
+    return stages
+
+
+def locked_outs(stages: dict[str, dict[str, Any]]) -> dict[str, str | None]:
+    """DVC's hashes of all outs of a dvc.lock, by path."""
+    return {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
 
 
 def _smoke(name: str, folder: Path) -> Check:
@@ -149,7 +263,7 @@ def _export(name: str, folder: Path) -> Check:
 
 
 def _pairs(folder: Path) -> list[smoke.Pair]:
-    pairs = smoke.read(folder / FILES["smoke"])
+    pairs = smoke.read(folder / FILES["smoke"].name)
     if not pairs:
         raise NervesegError("it segmented nothing when it was evaluated: there are no smoke frames")
     return pairs

@@ -12,14 +12,23 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from nerveseg import paths
 from nerveseg.errors import NervesegError
-from nerveseg.registry.gate import Verdict, outdated
+from nerveseg.registry.gate import outdated
 
 NAME = "nerve-segmentation"
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
-# The files of a model that `fetch` brings, by where they come from.
-_LOGGED = ("model.safetensors", "model.json")  # below the logged model's `artifacts`
-_OF_RUN = {"reports": ("reference.json", "smoke.npz", "card.md"), "reproduce": ("dvc.lock",)}  # by the run's folders
+FILES = {  # as the stages leave them, by the name of the tag `sha256_NAME` that holds the hash
+    "weights": paths.MODELS / "model.safetensors",
+    "spec": paths.MODELS / "model.json",
+    "reference": paths.REFERENCE_JSON,
+    "smoke": paths.SMOKE,
+    "card": paths.CARD_JSON,
+    "model_card": paths.CARD,
+    "metadata": paths.METADATA_JSON,
+}
+FIGURES = (paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV)  # their hashes are in the card
+_REPRODUCE = "reproduce"  # folder of a run's artifacts
 _RUN_ID = re.compile("[0-9a-f]{32}")
 
 
@@ -105,16 +114,20 @@ def holder(client: MlflowClient, alias: str) -> tuple[str, str] | None:
 def fetch(client: MlflowClient, model: Model, folder: Path) -> None:
     """Brings a model's files into `folder`, as far as they are there.
 
-    They are model.safetensors, model.json, reference.json, smoke.npz, card.md and the dvc.lock of its run;
-    `verification` tells whether they are what was recorded.
+    They are FILES and FIGURES by their names, and params.yaml and dvc.lock of its run; `verification` tells whether
+    they are what was recorded.
     """
     logged = f"{model.source}/artifacts"
+    names = {path.name for path in FILES.values() if path.parent == paths.MODELS}
     for artifact in mlflow.artifacts.list_artifacts(artifact_uri=logged) or []:
-        if (name := PurePosixPath(artifact.path).name) in _LOGGED:
+        if (name := PurePosixPath(artifact.path).name) in names:
             mlflow.artifacts.download_artifacts(artifact_uri=f"{logged}/{name}", dst_path=str(folder))
-    for part, names in _OF_RUN.items():
+    of_run = {path.as_posix() for path in (*FILES.values(), *FIGURES) if path.parent != paths.MODELS}
+    of_run |= {f"{_REPRODUCE}/{path}" for path in (paths.PARAMS, paths.DVC_LOCK)}
+    for part in sorted({name.partition("/")[0] for name in of_run}):
         for artifact in client.list_artifacts(model.run_id, part):
-            if (name := PurePosixPath(artifact.path).name) in names:
+            if artifact.path in of_run:
+                name = PurePosixPath(artifact.path).name
                 shutil.move(client.download_artifacts(model.run_id, artifact.path, str(folder)), folder / name)
 
 
@@ -136,15 +149,19 @@ def origin(client: MlflowClient, version: str) -> tuple[str, str]:
     return found.run_id, found.tags["git_commit"]
 
 
-def receipt(run_id: str, version: str | None, verdict: Verdict) -> dict[str, Any]:
-    """What `reports/registration.json` holds: the run on this server, the version or None and why not, the verdict."""
+def receipt(run_id: str, version: str | None, reasons: list[str], verdict: dict[str, Any] | None) -> dict[str, Any]:
+    """What `reports/registration.json` holds: the run on this server, the version, or None and the reasons why not.
+
+    Args:
+        verdict: `Verdict.record`; None where none was recorded.
+    """
     return {
         "registered": version is not None,
         "name": NAME,
         "version": version,
-        "reasons": verdict.reasons,
+        "reasons": reasons,
         "run_id": run_id,
-        "gate": verdict.record,
+        "gate": verdict,
     }
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 from nerveseg import paths, tracking
 from nerveseg.console import console
 from nerveseg.data import rle
-from nerveseg.data.packed import Packed
+from nerveseg.data.packed import Packed, counts
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import (
     baselines,
@@ -18,11 +18,13 @@ from nerveseg.evaluation import (
     metrics,
     overlays,
     plausibility,
+    provenance,
     scores,
     smoke,
 )
+from nerveseg.evaluation.card import Card
 from nerveseg.evaluation.scores import Scores
-from nerveseg.files import replacing, replacing_folder, write_json
+from nerveseg.files import read_json, replacing, replacing_folder, write_json
 from nerveseg.model.device import device_name
 from nerveseg.model.inference import Segmenter
 from nerveseg.params import EvaluateParams, Params, flatten
@@ -69,11 +71,10 @@ def run(params: Params) -> None:
             overlays.draw_panels(
                 panels, f"{name} of {len(rows)} {params.evaluate.split} frames", folder / f"{name}.png"
             )
-    with replacing(paths.CARD) as beside:
-        beside.write_text(card.render(segmenter.spec, packed, summary), encoding="utf-8")
     write_json(paths.REFERENCE_JSON, _reference(packed, segmenter))
     smoke.write(_smoke_pairs(packed, segmenter, scored.table), paths.SMOKE)
     write_json(paths.METRICS_JSON, summary)
+    _write_card(_card(packed, segmenter, summary, params.evaluate))
     _print(summary, segmenter.spec.threshold)
     with tracking.reachable("reports/ is written: once the server answers, `dvc repro` evaluates again."):
         tracking.log_evaluation(
@@ -107,6 +108,35 @@ def _write_tables(scored: Scores, sweep: pd.DataFrame) -> None:
     with replacing_folder(paths.CURVES) as folder:
         for name, curve in scores.curves(scored, sweep).items():
             curve.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
+
+
+def _card(packed: Packed, segmenter: Segmenter, summary: dict, evaluate: EvaluateParams) -> Card:
+    # Provenance, which must not make the evaluation stale, so dvc.yaml does not name it: docs/adr/0003
+    source = read_json(paths.SOURCE_JSON)
+    training = read_json(paths.MODELS / "run.json")
+    origins = provenance.Origins(
+        dataset=source["sha256"],
+        split=packed.digest(),
+        params={**training["params"], **flatten({"evaluate": evaluate.model_dump()})},
+        code=provenance.Code(
+            training=_git(training["tags"]), evaluation=_git(tracking.git_tags()), source=provenance.running_source()
+        ),
+        weights=provenance.hashes(paths.MODELS / name for name in ("model.safetensors", "model.json")),
+        figures=provenance.hashes((paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV)),
+    )
+    shared = int((packed.index.groupby("subject")["split"].nunique() > 1).sum())
+    return card.record(segmenter.spec, counts(packed.index), shared, summary, source["uri"], origins)
+
+
+def _git(tags: dict[str, str]) -> dict[str, str]:
+    return {key: tags[key] for key in ("git_commit", "git_changed") if key in tags}
+
+
+def _write_card(found: Card) -> None:
+    write_json(paths.CARD_JSON, found.model_dump(mode="json"))
+    with replacing(paths.CARD) as beside:
+        beside.write_text(card.markdown(found), encoding="utf-8")
+    write_json(paths.METADATA_JSON, card.bundle_metadata(found))
 
 
 def _reference(packed: Packed, segmenter: Segmenter) -> dict:

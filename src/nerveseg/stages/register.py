@@ -11,6 +11,7 @@ from nerveseg import paths, tracking
 from nerveseg.console import console
 from nerveseg.data.packed import Packed
 from nerveseg.errors import NervesegError
+from nerveseg.evaluation import card
 from nerveseg.files import read_json, sha256, write_json
 from nerveseg.params import Params, flatten
 from nerveseg.registry import comparison, gate, versions
@@ -34,6 +35,7 @@ def run(params: Params) -> None:
             f"Not registered: {leaking} of {metrics['test']['subjects']} scored subjects were trained on, so that its "
             "figures are too good. A split by frame (split.by) serves the leakage audit only; set split.by: subject."
         )
+    description = card.description(card.read(paths.CARD_JSON))
     lineage = _lineage()
     with tracking.reachable("Nothing is lost: once the server answers, `dvc repro` registers."):
         client = tracking.connect()
@@ -45,11 +47,12 @@ def run(params: Params) -> None:
             paths.FIGURES,
             [
                 *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CURVES, paths.METRICS_JSON),
-                *(paths.CARD, paths.REFERENCE_JSON, paths.SMOKE),
+                *(paths.CARD_JSON, paths.CARD, paths.METADATA_JSON, paths.REFERENCE_JSON, paths.SMOKE),
             ],
         )
         for path in (paths.DVC_LOCK, paths.PARAMS):
             client.log_artifact(record["run_id"], str(path), tracking.REPRODUCE)
+        client.log_dict(record["run_id"], verdict.record, tracking.VERDICT)
         # The commit is that of the recorded dvc.lock; the training's own, which may be older, is on the run.
         tags = {**verdict.tags, **lineage, **_hashes()}
         for key in gate.outdated(client.get_run(record["run_id"]).data.tags, tags):
@@ -61,9 +64,9 @@ def run(params: Params) -> None:
             versions.withdraw(client, record["model_id"], tags)
         else:
             version = versions.register(
-                client, record["run_id"], record["model_id"], tags | tracking.git_tags(), _description(metrics)
+                client, record["run_id"], record["model_id"], tags | tracking.git_tags(), description
             )
-    write_json(paths.REGISTRATION_JSON, versions.receipt(record["run_id"], version, verdict))
+    write_json(paths.REGISTRATION_JSON, versions.receipt(record["run_id"], version, verdict.reasons, verdict.record))
     _print(verdict)
     if version is None:
         console.print(f"[bold yellow]not registered[/]: {escape('; '.join(verdict.reasons))}", soft_wrap=True)
@@ -127,24 +130,7 @@ def _lineage() -> dict[str, str]:
 
 def _hashes() -> dict[str, str]:
     """Tags by which `nerveseg verify` knows that a version's files are those that were evaluated."""
-    files = {
-        "weights": paths.MODELS / "model.safetensors",
-        "spec": paths.MODELS / "model.json",
-        "reference": paths.REFERENCE_JSON,
-        "smoke": paths.SMOKE,
-        "card": paths.CARD,
-    }
-    return {f"sha256_{name}": sha256(path) for name, path in files.items()}
-
-
-def _description(metrics: dict[str, Any]) -> str:
-    test = metrics["test"]
-    dice, iou = (f"{test[name]:.3f}{_interval(test[f'{name}_ci'])}" for name in ("dice", "iou"))
-    return f"Dice {dice}, IoU {iou} on {test['frames']} {test['split']} frames of {test['subjects']} subjects."
-
-
-def _interval(bounds: list[float] | None) -> str:
-    return "" if bounds is None else f" ({bounds[0]:.3f} to {bounds[1]:.3f})"
+    return {f"sha256_{name}": sha256(path) for name, path in versions.FILES.items()}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,158 @@
+"""The three forms of the model card, all made from one record."""
+
+import json
+import socket
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from huggingface_hub import ModelCard
+from monai.bundle import verify_metadata
+from test_provenance import ORIGINS
+
+from nerveseg.errors import NervesegError
+from nerveseg.evaluation import card, scores
+from nerveseg.evaluation.card import Card
+from nerveseg.model.spec import ModelSpec
+from nerveseg.params import EvaluateParams
+
+SPEC = ModelSpec(architecture="Unet", encoder="resnet34", height=96, width=128, threshold=0.5)
+TENSOR = {
+    "type": "object",
+    "properties": {
+        **{key: {"type": "string"} for key in ("type", "format", "modality", "dtype")},
+        **{key: {"type": "array"} for key in ("spatial_shape", "value_range")},
+        "num_channels": {"type": "integer"},
+        "is_patch_data": {"type": "boolean"},
+        "channel_def": {"type": "object"},
+    },
+    "required": ["type", "format", "num_channels", "spatial_shape", "dtype", "value_range"],
+}
+TENSORS = {"type": "object", "additionalProperties": TENSOR, "minProperties": 1}
+TEXTS = ("schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors")
+# What MONAI's schema of 2024-07-25, which the file names, demands; it lies in the network.
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        **{key: {"type": "string"} for key in (*TEXTS, "copyright", "intended_use", "data_source", "data_type")},
+        **{key: {"type": "string"} for key in ("image_classes", "label_classes", "pred_classes")},
+        **{key: {"type": "object"} for key in ("changelog", "required_packages_version", "eval_metrics")},
+        "references": {"type": "array", "items": {"type": "string"}},
+        "network_data_format": {
+            "type": "object",
+            "properties": {"inputs": TENSORS, "outputs": TENSORS},
+            "required": ["inputs", "outputs"],
+        },
+    },
+    "required": [*TEXTS, "copyright", "required_packages_version", "network_data_format"],
+}
+
+
+def metrics(subjects: int = 4, empty: bool = False) -> dict[str, Any]:
+    """Those of ten frames a subject, whose Dice falls from subject to subject."""
+    count = subjects * 10
+    dice = np.linspace(0.9, 0.5, count)
+    table = pd.DataFrame(
+        {
+            **dict.fromkeys(("dice", "iou", "nsd", "confidence", "ellipse_dice"), dice),
+            **dict.fromkeys(("hd95", "centroid_error", "mistrust"), 1 - dice),
+            "subject": np.repeat([f"p{number}" for number in range(subjects)], 10),
+            "true_area": [0 if empty and not row else 50 for row in range(count)],
+            "predicted_area": 50,
+            "overlap": 40,
+            "empty_dice": 0.0,
+            "prior_dice": 0.3,
+        }
+    )
+    evaluate = EvaluateParams(
+        split="test", empty="kaggle", nsd_tolerance=3.0, min_frames=5, resamples=200, overlays=1, seed=1
+    )
+    histograms = np.ones((count, 4, 20))
+    sweep = pd.DataFrame({"threshold": [0.5], "dice": [0.7]})
+    return json.loads(json.dumps(scores.summary(scores.Scores(table, histograms), sweep, evaluate)))
+
+
+def made(with_mask: int = 60, shared_subjects: int = 0, **more: Any) -> Card:
+    splits = pd.DataFrame(
+        {"frames": [40, 60], "subjects": [4, 6], "with_mask": [40, with_mask], "distinct": [38, 60]},
+        index=["test", "train"],
+    )
+    return card.record(SPEC, splits, shared_subjects, metrics(**more), "s3://bucket/nerves.zip", ORIGINS)
+
+
+def test_the_record_survives_its_file(tmp_path: Path) -> None:
+    record = made()
+    path = tmp_path / "card.json"
+    path.write_text(record.model_dump_json())
+    assert card.read(path) == record
+    path.write_text('{"version": 1}')
+    with pytest.raises(NervesegError, match=r"card\.json is no model card"):
+        card.read(path)
+
+
+def test_the_hub_reads_the_markdown_without_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "socket", None)
+    path = tmp_path / "card.md"
+    path.write_text(card.markdown(made()))
+    data = ModelCard.load(path).data
+    assert (data.license, data.pipeline_tag) == ("apache-2.0", "image-segmentation")
+    results = {result.metric_type: result for result in data.eval_results}
+    test = metrics()["test"]
+    assert results["dice"].metric_value == test["dice"]
+    assert results["dice"].metric_args == {"interval_95": test["dice_ci"]}
+    assert (results["dice"].dataset_name, results["dice"].dataset_split) == ("nerves.zip", "test")
+    assert {"dice_by_subject", "iou", "nsd", "hd95", "worst_subject"} <= set(results)
+    assert "presence_specificity" not in results, "undefined without empty frames"
+
+
+def test_every_form_shows_the_figures_with_their_intervals() -> None:
+    record, found = made(), metrics()
+    low, high = found["test"]["dice_ci"]
+    text = card.markdown(record)
+    assert f"| Dice, mean over frames | {found['test']['dice']:.4f} | {low:.4f} to {high:.4f} |" in text
+    assert "| Dice of the mean training mask | 0.3000 | 0.3000 to 0.3000 |" in text
+    assert f"| Dice of the worst subject, p3 | {found['test']['worst_subject']:.4f} |" in text
+    short = card.description(record)
+    assert f"Dice {found['test']['dice']:.3f} ({low:.3f} to {high:.3f})" in short
+    assert "40 test frames of 4 subjects" in short
+    assert f"worst subject, p3: {found['test']['worst_subject']:.3f}" in short
+    assert "mean training mask: 0.300" in short
+    evaluated = card.bundle_metadata(record)["eval_metrics"]
+    assert (evaluated["test.dice"], evaluated["test.dice_ci"]) == (found["test"]["dice"], [low, high])
+    assert evaluated["baseline.prior.dice"] == found["baseline"]["prior"]["dice"]
+
+
+def test_limits_are_said_only_where_they_hold() -> None:
+    only_nerves = "Trained on frames with a nerve only"
+    first = made(with_mask=60)
+    assert first.limits[0].startswith(only_nerves)
+    for form in (card.markdown(first), card.description(first), card.bundle_metadata(first)["description"]):
+        assert only_nerves in form
+    second = made(with_mask=30, shared_subjects=2, empty=True)
+    assert not any(only_nerves in limit for limit in second.limits)
+    assert "2 subjects are on both sides" in card.description(second)
+    assert "| train | 60 | 60 | 6 | 30 |" in card.markdown(second)
+
+
+def test_what_is_averaged_is_said() -> None:
+    record = made()
+    assert "mean over" not in card.markdown(record).partition("## Input and output")[2]
+    averaged = record.model_copy(update={"network": SPEC.model_copy(update={"flips": True, "members": 5})})
+    assert "It is the mean over 5 networks and over the frame and its flips." in card.markdown(averaged)
+
+
+def test_monai_verifies_the_metadata(tmp_path: Path) -> None:
+    written, schema = tmp_path / "metadata.json", tmp_path / "schema.json"
+    content = card.bundle_metadata(made())
+    written.write_text(json.dumps(content))
+    schema.write_text(json.dumps(SCHEMA))  # MONAI downloads none that is there
+    verify_metadata(written, schema)
+    assert content["pytorch_version"] == version("torch")
+    assert content["network_data_format"]["inputs"]["frames"]["spatial_shape"] == [96, 128]
+    del content["copyright"]
+    written.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="copyright"):
+        verify_metadata(written, schema)

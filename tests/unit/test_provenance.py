@@ -1,0 +1,72 @@
+"""The chain of hashes from dataset to figures."""
+
+import io
+import tarfile
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from nerveseg.evaluation import provenance
+from nerveseg.evaluation.provenance import Code, Origins
+
+ORIGINS = Origins(
+    dataset="0" * 64,
+    split="1" * 64,
+    params={"train.epochs": 5},
+    code=Code(training={"git_commit": "a"}, evaluation={"git_commit": "b"}, source="2" * 64),
+    weights={"model.safetensors": "3" * 64},
+    figures={"metrics.json": "4" * 64},
+)
+LINKS = ["dataset", "split", "params", "code", "weights", "figures"]
+CHANGED: dict[str, Any] = {
+    "dataset": "f" * 64,
+    "split": "f" * 64,
+    "params": {"train.epochs": 6},
+    "code": ORIGINS.code.model_copy(update={"source": "f" * 64}),
+    "weights": {"model.safetensors": "f" * 64},
+    "figures": {"metrics.json": "f" * 64},
+}
+
+
+def test_each_value_of_the_chain_covers_the_former_one() -> None:
+    links = provenance.chain(ORIGINS)
+    assert [link.link for link in links] == LINKS
+    assert links[0].sha256 == ORIGINS.dataset
+    former = ""
+    for link in links:
+        assert link.chain == sha256((former + link.sha256).encode()).hexdigest()
+        former = link.chain
+
+
+@pytest.mark.parametrize("changed", LINKS)
+def test_a_changed_origin_changes_the_chain_from_its_link_on(changed: str) -> None:
+    other = provenance.chain(ORIGINS.model_copy(update={changed: CHANGED[changed]}))
+    same = [one.chain == another.chain for one, another in zip(provenance.chain(ORIGINS), other, strict=True)]
+    assert same == [LINKS.index(link) < LINKS.index(changed) for link in LINKS]
+
+
+@pytest.mark.parametrize("changed", LINKS)
+def test_the_link_that_does_not_follow_is_named(changed: str) -> None:
+    links = provenance.chain(ORIGINS)
+    assert provenance.differences(links, ORIGINS) == []
+    (found,) = provenance.differences(links, ORIGINS.model_copy(update={changed: CHANGED[changed]}))
+    assert found.startswith(f"{changed} is said to be")
+    place = LINKS.index(changed)
+    forged = [*links[:place], links[place].model_copy(update={"chain": "f" * 64}), *links[place + 1 :]]
+    assert provenance.differences(forged, ORIGINS)[0].startswith(f"the chain's value at {changed}")
+    assert provenance.differences(links[:place] + links[place + 1 :], ORIGINS)
+
+
+def test_a_commits_source_is_that_of_the_package() -> None:
+    files = {"a.py": b"1", "part/b.py": b"2"}
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, content in {**files, "page.css": b"3"}.items():
+            member = tarfile.TarInfo(f"{provenance.PACKAGE}/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    digest = provenance.archived_source(archive.getvalue())
+    assert digest == provenance.source_digest(dict(reversed(files.items())))
+    assert digest != provenance.source_digest({**files, "a.py": b"2"})
+    assert digest != provenance.source_digest({"a.py": b"1", "part/c.py": b"2"})
