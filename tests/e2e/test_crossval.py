@@ -33,9 +33,9 @@ def crossed(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tup
         killed = subprocess.Popen(COMMAND, cwd=workspace.root, env=workspace.env, stdout=output, stderr=output)
 
     def is_in_second_training() -> bool:
-        return "epoch   1" in log.read_text().partition("fold 2 of 3 by subject")[2]
+        return "fold 2 of 3" in log.read_text() and any(workspace.root.glob("checkpoints/*/last.ckpt"))
 
-    wait_for("the second fold's first epoch", is_in_second_training, killed, seconds=600)
+    wait_for("the second fold's first checkpoint", is_in_second_training, killed, seconds=600)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     said = workspace.run(*COMMAND)
