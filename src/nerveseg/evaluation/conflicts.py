@@ -9,9 +9,9 @@ so that for each m the best mask takes the m pixels of greatest weight, and the 
 mask scores the share of frames without a nerve (Kaggle's rule). Pixels that are in the same true masks weigh alike:
 they are counted by pattern.
 
-Not all m need be tried. Taking d pixels out of a mask of m + d takes d pixels at most out of each overlap, so that with
-F(m) the best mean Dice of m pixels, F(m + d) <= F(m) + 2/n sum_i d / (m + a_i) over the frames with a nerve. Ranges of m
-that cannot beat the best so far are dropped, the others are divided until they are single sizes.
+Not all m need be tried. Taking d pixels out of a mask of m + d takes d pixels at most out of each overlap. So with
+F(m), the best mean Dice of m pixels, F(m + d) <= F(m) + 2/n sum_i d / (m + a_i) over the frames with a nerve. Ranges
+of m that cannot beat the best so far are dropped, the others are divided until they are single sizes.
 """
 
 from collections.abc import Iterator
@@ -32,8 +32,8 @@ COLUMNS = (
     *("other_row", "other_image", "other_subject", "other_split", "other_area"),
     *("cluster", "bits", "dice"),
 )
-# Frames that are looked at together: their masks' bits at a pixel make one word. It bounds the work; a larger cluster is
-# taken in parts, in the order of the index, which hides pairs across parts and can only raise the ceiling.
+# Frames that are looked at together: their masks' bits at a pixel make one word. It bounds the work: a larger cluster
+# is taken in parts, in the order of the index, which hides pairs across parts and can only raise the ceiling.
 _TOGETHER = 64
 _PARTS = 8  # into which a range of sizes is divided
 _CELLS = 2_000_000  # weights held at once

@@ -1,6 +1,7 @@
 """evaluate: scores of the trained network on frames it has not seen, at their own size."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,21 @@ from nerveseg.console import console, progress
 from nerveseg.data import rle
 from nerveseg.data.packed import Packed
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import baselines, calibration, card, drift, metrics, overlays, plausibility, scores, smoke
+from nerveseg.evaluation import (
+    baselines,
+    calibration,
+    card,
+    conflicts,
+    drift,
+    metrics,
+    overlays,
+    parity,
+    plausibility,
+    scores,
+    smoke,
+)
 from nerveseg.evaluation.scores import Scores
-from nerveseg.files import replacing, replacing_folder, write_json
+from nerveseg.files import read_json, replacing, replacing_folder, write_json
 from nerveseg.model.device import device_name
 from nerveseg.model.inference import BATCH, Segmenter
 from nerveseg.params import EvaluateParams, Params, flatten
@@ -49,29 +62,27 @@ def run(params: Params) -> None:
         else _histograms(packed, packed.rows("validation"), segmenter)
     )
     sweep = calibration.sweep(histograms, params.evaluate.empty)
+    contradictions = conflicts.find(packed)
     summary = scores.summary(by_kaggle, sweep, params.evaluate)
+    summary["ceiling"] = conflicts.summary(packed, rows, contradictions, params.evaluate)
     by_kaggle.write(paths.PREDICTIONS)
-    _write_tables(scored, sweep)
+    _write_tables(scored, sweep, contradictions)
     with replacing_folder(paths.FIGURES) as folder:
-        overlays.draw_curves(pd.read_csv(paths.MODELS / "curve.csv"), folder / "curves.png")
-        for name, chosen in _choose(scored.table, params.evaluate).items():
-            panels = [_panel(packed, scored.table.loc[row]) for row in chosen]
-            overlays.draw_panels(
-                panels, f"{name} of {len(rows)} {params.evaluate.split} frames", folder / f"{name}.png"
-            )
+        _draw(packed, scored.table, contradictions, params.evaluate, folder)
     with replacing(paths.CARD) as beside:
         beside.write_text(card.render(segmenter.spec, packed, summary), encoding="utf-8")
     write_json(paths.REFERENCE_JSON, {**_reference(packed, segmenter), "plausibility": training})
     smoke.write(_smoke_pairs(packed, segmenter, scored.table), paths.SMOKE)
     write_json(paths.METRICS_JSON, summary)
     _print(summary, segmenter.spec.threshold)
+    _print_parity()
     with tracking.reachable("reports/ is written: once the server answers, `dvc repro` evaluates again."):
         tracking.log_evaluation(
             tracking.ensure_run(paths.MODELS),
             flatten(summary),
             paths.FIGURES,
             # The others go with their hashes, in register: a version that exists must stay what its tags say.
-            [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CURVES, paths.METRICS_JSON],
+            [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON],
         )
 
 
@@ -103,9 +114,13 @@ def _predicted(
             yield from zip(batch, segmenter.probabilities([packed.frame(row) for row in batch]), strict=True)
 
 
-def _write_tables(scored: Scores, sweep: pd.DataFrame) -> None:
+def _write_tables(scored: Scores, sweep: pd.DataFrame, contradictions: pd.DataFrame) -> None:
     per_image = scored.table[list(scores.PER_IMAGE)]
-    for table, path in ((per_image, paths.PER_IMAGE_CSV), (scores.per_subject(per_image), paths.PER_SUBJECT_CSV)):
+    for table, path in (
+        (per_image, paths.PER_IMAGE_CSV),
+        (scores.per_subject(per_image), paths.PER_SUBJECT_CSV),
+        (contradictions, paths.CONFLICTS_CSV),
+    ):
         with replacing(path) as beside:
             table.to_csv(beside, index=False, float_format="%.6f")
     curves = {
@@ -143,11 +158,21 @@ def _smoke_pairs(packed: Packed, segmenter: Segmenter, table: pd.DataFrame) -> l
     ]
 
 
-def _choose(table: pd.DataFrame, evaluate: EvaluateParams) -> dict[str, pd.Index]:
-    ranked = table.dropna(subset="dice").sort_values("dice", kind="stable").index
-    count = min(evaluate.overlays, len(ranked))
-    random = np.random.default_rng(evaluate.seed).choice(table.index, count, replace=False)
-    return {"best": ranked[::-1][:count], "worst": ranked[:count], "random": pd.Index(random)}
+def _draw(
+    packed: Packed, table: pd.DataFrame, contradictions: pd.DataFrame, evaluate: EvaluateParams, folder: Path
+) -> None:
+    overlays.draw_curves(pd.read_csv(paths.MODELS / "curve.csv"), folder / "curves.png")
+    for name, chosen in overlays.choose(table, evaluate.overlays, evaluate.seed).items():
+        if len(chosen):
+            title = f"{name.replace('mistrusted', 'most mistrusted')} of {len(table)} {evaluate.split} frames"
+            overlays.draw_panels([_panel(packed, table.loc[row]) for row in chosen], title, folder / f"{name}.jpg")
+    if len(contradictions):
+        pairs = [
+            (_labelled(packed, pair["row"]), _labelled(packed, pair["other_row"]), pair["dice"])
+            for pair in contradictions.head(evaluate.overlays).to_dict("records")
+        ]
+        title = f"worst of {len(contradictions)} pairs of near-identical frames with contradictory masks"
+        overlays.draw_conflicts(pairs, title, folder / "conflicts.jpg")
 
 
 def _panel(packed: Packed, score: pd.Series) -> overlays.Panel:
@@ -156,8 +181,26 @@ def _panel(packed: Packed, score: pd.Series) -> overlays.Panel:
     return overlays.Panel(score["image"], packed.frame(row), packed.mask(row), prediction, score["dice"], score["iou"])
 
 
+def _labelled(packed: Packed, row: int) -> overlays.Labelled:
+    return overlays.Labelled(packed.index.loc[row, "image"], packed.frame(row), packed.mask(row))
+
+
+def _print_parity() -> None:
+    """The training's figures beside the published run's, where it had that run's settings."""
+    record = read_json(paths.MODELS / "run.json")["params"]
+    if not parity.applies(record):
+        return
+    shown = Table(title=parity.TITLE, caption=parity.NOTE, title_justify="left", caption_justify="left")
+    for number, column in enumerate(parity.COLUMNS):
+        shown.add_column(column, justify="right" if number else "left")
+    curve, timings = pd.read_csv(paths.MODELS / "curve.csv"), read_json(paths.MODELS / "timings.json")
+    for row in parity.rows(record, curve, timings):
+        shown.add_row(*row)
+    console.print(shown)
+
+
 def _print(summary: dict, threshold: float) -> None:
-    test, baseline, validation = summary["test"], summary["baseline"], summary["validation"]
+    test, baseline, validation, ceiling = (summary[name] for name in ("test", "baseline", "validation", "ceiling"))
     shown = Table(
         title=f"{test['frames']} {test['split']} frames of {test['subjects']} subjects",
         caption=f"intervals by resampling subjects; {summary['empty_rule']}",
@@ -184,6 +227,7 @@ def _print(summary: dict, threshold: float) -> None:
         ("Dice of nothing predicted", baseline["empty"], "dice"),
         ("Dice of the mean training mask", baseline["prior"], "dice"),
         ("Dice of the prediction's ellipse", baseline["ellipse"], "dice"),
+        (f"ceiling of Dice, by {ceiling['conflicting_pairs']} conflicting pairs of labels", ceiling, "dice"),
     ):
         shown.add_row(name, card.figure(figures[key]), card.interval(figures.get(f"{key}_ci")))
     console.print(shown)

@@ -6,15 +6,18 @@ from ruamel.yaml import YAML
 
 from nerveseg import paths, tracking
 from nerveseg.console import console
+from nerveseg.data.packed import Packed
 from nerveseg.errors import NervesegError
-from nerveseg.files import read_json, sha256, write_json
+from nerveseg.evaluation import report
+from nerveseg.evaluation.scores import Scores
+from nerveseg.files import read_json, replacing, sha256, write_json
 from nerveseg.params import Params, flatten
 from nerveseg.registry import gate, versions
 from nerveseg.stages import main
 
 
 def run(params: Params) -> None:
-    """Asks the gate and registers `models/`; writes `reports/registration.json`.
+    """Asks the gate and registers `models/`; writes `reports/registration.json` and, with its verdict, the report.
 
     On a tracking server that lacks the training's run, the run is made there first.
 
@@ -22,6 +25,7 @@ def run(params: Params) -> None:
         NervesegError: missing inputs, no lineage in dvc.lock, or a tracking server that failed.
     """
     metrics = read_json(paths.METRICS_JSON)
+    packed, scores = Packed.open(paths.PACKED), Scores.read(paths.PREDICTIONS)
     lineage = _lineage()
     reasons = gate.reasons_against(metrics, params.registration)
     with tracking.reachable("Nothing is lost: once the server answers, `dvc repro` registers."):
@@ -32,7 +36,7 @@ def run(params: Params) -> None:
             flatten(metrics),
             paths.FIGURES,
             [
-                *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CURVES, paths.METRICS_JSON),
+                *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON),
                 *(paths.CARD, paths.REFERENCE_JSON, paths.SMOKE),
             ],
         )
@@ -50,7 +54,12 @@ def run(params: Params) -> None:
             version = versions.register(
                 client, record["run_id"], record["model_id"], tags | tracking.git_tags(), _description(metrics)
             )
-    write_json(paths.REGISTRATION_JSON, versions.receipt(record["run_id"], version, reasons))
+        receipt = versions.receipt(record["run_id"], version, reasons)
+        page = report.render(receipt, params.evaluate, packed, scores, paths.MODELS, paths.REPORT.parent)
+        client.log_text(record["run_id"], page, str(paths.REPORT))
+    with replacing(paths.REPORT) as beside:
+        beside.write_text(page, encoding="utf-8")
+    write_json(paths.REGISTRATION_JSON, receipt)
     if reasons:
         console.print(f"[bold yellow]not registered[/]: {'; '.join(reasons)}", soft_wrap=True)
     else:
