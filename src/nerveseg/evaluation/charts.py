@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Colours that matplotlib draws with and that the page's own take the place of, so that they follow light and dark.
-_INK, _LINE, _FIRST, _SECOND, _BAD = "#010203", "#010204", "#010205", "#010206", "#010207"
-_VARIABLES = {_INK: "ink", _LINE: "line", _FIRST: "first", _SECOND: "second", _BAD: "bad"}
+_INK, _LINE, _FIRST, _SECOND, _BAD, _PAPER = (f"#01020{number}" for number in range(3, 9))
+_VARIABLES = {_INK: "ink", _LINE: "line", _FIRST: "first", _SECOND: "second", _BAD: "bad", _PAPER: "paper"}
 _SERIES = (_FIRST, _SECOND)
 _WIDTH = 4.7  # inches: text of 9 points is as large on a phone
 SHOWN = 80  # subjects in a chart
@@ -27,7 +27,8 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "grid.color": _LINE,
-    "legend.frameon": False,
+    "legend.facecolor": _PAPER,
+    "legend.edgecolor": "none",
 }
 _METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
@@ -85,6 +86,8 @@ def pixels(curve: pd.DataFrame, title: str) -> Markup:
         width = curve["to"] - curve["from"]
         axis.bar(curve["from"], curve["pixels"], width=width * 0.9, align="edge", color=_FIRST)
         axis.set(xlim=(0, 1), yscale="log", ylabel="pixels")
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axis.yaxis.set_minor_formatter("")
         return _svg(figure, title)
 
 

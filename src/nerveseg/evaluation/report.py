@@ -47,7 +47,7 @@ def render(
     scored = scores.by_rule(evaluate.empty)
     pairs = pd.read_csv(reports / "conflicts.csv", dtype={"subject": str, "other_subject": str})
     sections = [
-        summary(metrics),
+        summary(metrics, evaluate),
         verdict(receipt),
         dataset(packed.index, packed.findings(), evaluate.split),
         training(curve, record),
@@ -76,12 +76,11 @@ def render(
     return page.render(f"How well {receipt['name']} finds nerves", lead, sections)
 
 
-def summary(metrics: Mapping[str, Any], split: str | None = None) -> Section:
+def summary(metrics: Mapping[str, Any], evaluate: EvaluateParams) -> Section:
     """The headline figures with their intervals, and beside them those of baselines.
 
     Args:
-        metrics: the content of `metrics.json`.
-        split: what the scored frames are called; None: as the metrics have it.
+        metrics: the content of `metrics.json`; its section `ceiling` may be missing.
     """
     test, baseline = metrics["test"], metrics["baseline"]
     ceiling = metrics.get("ceiling")
@@ -94,7 +93,7 @@ def summary(metrics: Mapping[str, Any], split: str | None = None) -> Section:
             "Worst subject", test, "worst_subject", f"mean Dice of subject {worst}" if worst else "too few frames"
         ),
         _headline("Frames with Dice below 0.5", test, "dice_below_half", "share that is more wrong than right"),
-        _headline("NSD", test, "nsd", "share of the outline within tolerance"),
+        _headline("NSD", test, "nsd", f"share of the outlines at most {evaluate.nsd_tolerance:g} pixels apart"),
         _headline("HD95", test, "hd95", "pixels; 95 % of the outline is nearer than this"),
         _headline("Calibration error", test, "ece", "0: probabilities mean what they say"),
     ]
@@ -111,7 +110,7 @@ def summary(metrics: Mapping[str, Any], split: str | None = None) -> Section:
     ]
     if ceiling:
         rows.append(("best that the labels allow", *_cells(ceiling, "dice"), ""))
-    which = split or test["split"]
+    which = test["split"]
     watched = (
         " They are validation frames: training did not learn from them, but its course was watched on them."
         if which == "validation"
@@ -229,6 +228,8 @@ def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
         )
         for name, title in (("loss", "Loss (cross-entropy + Dice)"), ("iou", "IoU"), ("dice", "Dice"))
     ]
+    rate = {"after the last step": (curve["epoch"], curve["learning_rate"])}
+    drawn.append(charts.lines(rate, "Learning rate", "epoch", whole=True, unit=False))
     text = (
         f"{len(curve)} epochs on {record['frames.train']} frames, watched on {record['frames.validation']} validation "
         "frames. Scores here are at the size that the network sees and by Kaggle's rule for empty masks, so they are a "
@@ -343,7 +344,7 @@ def thresholds(sweep: pd.DataFrame, threshold: float, metrics: Mapping[str, Any]
         {name: (sweep["threshold"], sweep[key]) for name, key in (("Dice", "dice"), ("IoU", "iou"))},
         "Validation frames by threshold",
         "threshold",
-        marks={"the model's": threshold, "best": best["best_threshold"]},
+        marks={"used": threshold, "best here": best["best_threshold"]},
     )
     return Section("Threshold", text, [Charts([drawn])])
 
@@ -376,6 +377,7 @@ def abstaining(table: pd.DataFrame, metrics: Mapping[str, Any]) -> Section:
         {"1 - mean Dice": (curve["coverage"], curve["risk"])},
         "Risk and coverage",
         "coverage",
+        unit=False,
         marks={f"{plausibility.KEPT:.0%} kept": plausibility.KEPT},
     )
     return Section("Abstaining", text, [Figures(figures), Charts([drawn])])
@@ -531,7 +533,8 @@ def _scored_picture(packed: Packed, score: pd.Series) -> page.Picture:
 
 
 def _headline(name: str, figures: Mapping[str, Any], key: str, note: str = "") -> Figure:
-    digits = 4 if figures[key] is not None and abs(figures[key]) < 0.1 else 1 if abs(figures[key] or 0) >= 10 else 3
+    size = abs(figures[key] or 0)
+    digits = 4 if 0 < size < 0.1 else 1 if size > 1 else 3
     return Figure(name, _number(figures[key], digits), _interval(figures.get(f"{key}_ci"), digits), note)
 
 
