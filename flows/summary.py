@@ -53,11 +53,31 @@ def markdown(root: Path, states: dict[str, str], message: str, begun: float) -> 
         "|---|---|",
         *(f"| {stage} | {'unchanged' if state == 'Cached' else 'ran'} |" for stage, state in states.items()),
         "",
-        f"**Gate:** {'passed' if receipt['registered'] else '; '.join(receipt['reasons'])}",
+        *_gate(receipt["gate"]),
         "",
         *_links(receipt),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _gate(verdict: dict[str, Any]) -> list[str]:
+    """The gate's verdict and its criteria as a table."""
+    if verdict["mode"] == "off":
+        return ["**Gate:** off"]
+    return [
+        f"**Gate** (`register.gate: {verdict['mode']}`): {_outcome(verdict['passed'])}",
+        "",
+        "| criterion | | found |",
+        "|---|---|---|",
+        *(
+            f"| {one['name']} | {_outcome(one['passed'])} | {one['detail'].replace('|', '/')} |"
+            for one in verdict["criteria"]
+        ),
+    ]
+
+
+def _outcome(passed: bool) -> str:
+    return "passed" if passed else "**failed**"
 
 
 def _links(receipt: dict[str, Any]) -> list[str]:

@@ -32,7 +32,11 @@ SMALL: dict[str, Any] = {
     "train.epochs": 6,
     "train.batch_size": 4,
     "evaluate.overlays": 2,
+    "register.gate": "off",  # it loads torch and two networks; tests of the gate turn it on
     "register.min_dice": 0.0,
+    "register.prior_margin": 0.0,
+    "register.min_worst_subject": 0.0,
+    "register.champion_margin": 1.0,
 }
 
 

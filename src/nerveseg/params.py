@@ -18,6 +18,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 InputSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]  # five halvings in the encoder
 EmptyRule = Literal["kaggle", "nnunet", "monai", "smp"]
+GateMode = Literal["off", "report", "enforce"]
 
 
 def _s3_or_folder(uri: str | None) -> str | None:
@@ -147,7 +148,11 @@ class EvaluateParams(Section):
 
 
 class RegisterParams(Section):
-    min_dice: float = Field(ge=0, le=1, description="floor on the mean Dice of the scored frames")
+    gate: GateMode = Field(description="whether criteria are computed, only reported, or decide about a version")
+    min_dice: float = Field(ge=0, le=1, description="floor on the lower bound of the mean Dice")
+    prior_margin: float = Field(ge=0, le=1, description="Dice by which the mean training mask is beaten at least")
+    min_worst_subject: float = Field(ge=0, le=1, description="floor on the mean Dice of the worst subject")
+    champion_margin: float = Field(ge=0, le=1, description="Dice by which the champion may be better at most")
 
 
 class DeliveryParams(Section):

@@ -193,12 +193,13 @@ def test_a_refusal_completes_and_is_told(
     workspace: Workspace, prefect: Prefect, told: tuple[str, list[dict[str, Any]]]
 ) -> None:
     before = (workspace.root / "params.yaml").read_bytes(), (workspace.root / "dvc.lock").read_bytes()
-    run = prefect.start("train", overrides={"register.min_dice": 0.999})
+    run = prefect.start("train", overrides={"register.gate": "enforce", "register.min_dice": 0.999})
     name, message = prefect.finish(run)
     assert name == "Completed"
     assert message.startswith("refused: mean Dice")
     prefect.expect(run, dict.fromkeys(STAGES[:4], "Cached") | dict.fromkeys(["register", "push"], "Completed"))
     assert before == ((workspace.root / "params.yaml").read_bytes(), (workspace.root / "dvc.lock").read_bytes())
+    assert "| dice_lower_bound | **failed** | mean Dice" in prefect.page(run)
     await_("the notification", lambda: any("below register.min_dice" in one["message"] for one in told[1]))
 
 

@@ -1,49 +1,125 @@
-"""The gate before the registry."""
+"""The gate before the registry: each criterion passes, fails and is undefined; the verdict in its three modes."""
 
+import math
 from typing import Any
 
 import pytest
 
+from nerveseg.evaluation.bootstrap import Estimate
 from nerveseg.params import RegisterParams
-from nerveseg.registry.gate import reasons_against
+from nerveseg.registry.gate import SCORER_TOLERANCE, Criterion, Verdict, absolute, over_champion, same_probabilities
 
-FLOOR = "below register.min_dice 0.6000"
-EMPTY = "does not beat predicting nothing"
-PRIOR = "does not beat the mean training mask"
+REGISTER = RegisterParams(gate="enforce", min_dice=0.6, prior_margin=0.1, min_worst_subject=0.5, champion_margin=0.02)
 
 
-def reasons(dice: float, empty: float = 0.1, prior: float = 0.4) -> list[str]:
-    metrics: dict[str, Any] = {
-        "test": {"dice": dice, "iou": 0.5},
-        "baseline": {"empty": {"dice": empty}, "prior": {"dice": prior}},
+def figures(**changes: Any) -> dict[str, Any]:
+    """metrics.json of a model that passes; `changes` by the names below."""
+    values: dict[str, Any] = {
+        "dice_ci": [0.7, 0.9],
+        "empty_ci": [0.7, 0.9],
+        "prior_ci": [0.15, 0.4],
+        "worst": 0.55,
+        "worst_name": "7",
+        **changes,
     }
-    return reasons_against(metrics, RegisterParams(min_dice=0.6))
+    return {
+        "test": {
+            "dice": 0.8,
+            "dice_ci": values["dice_ci"],
+            "worst_subject": values["worst"],
+            "worst_subject_name": values["worst_name"],
+        },
+        "baseline": {
+            "empty": {"dice": 0.0, "gain": 0.8, "gain_ci": values["empty_ci"]},
+            "prior": {"dice": 0.5, "gain": 0.3, "gain_ci": values["prior_ci"]},
+        },
+    }
 
 
-@pytest.mark.parametrize("dice", [0.6, 0.61, 1.0])
-def test_a_model_at_the_floor_and_above_the_baselines_passes(dice: float) -> None:
-    assert reasons(dice) == []
+def criterion(name: str, **changes: Any) -> Criterion:
+    (found,) = [one for one in absolute(figures(**changes), REGISTER) if one.name == name]
+    return found
+
+
+def test_a_sound_model_meets_every_criterion() -> None:
+    assert all(one.passed for one in absolute(figures(), REGISTER))
 
 
 @pytest.mark.parametrize(
-    ("scores", "expected"),
+    ("name", "changes", "words"),
     [
-        ({"dice": 0.5999}, [FLOOR]),
-        ({"dice": 0.7, "empty": 0.75}, [EMPTY]),
-        ({"dice": 0.7, "prior": 0.75}, [PRIOR]),
-        ({"dice": 0.7, "empty": 0.7}, [EMPTY]),  # as good as a baseline is not better
-        ({"dice": 0.7, "prior": 0.7}, [PRIOR]),
-        ({"dice": 0.7, "empty": 0.8, "prior": 0.8}, [EMPTY, PRIOR]),
-        ({"dice": 0.3, "empty": 0.588, "prior": 0.43}, [FLOOR, EMPTY, PRIOR]),
-        ({"dice": 0.0, "empty": 0.0, "prior": 0.0}, [FLOOR, EMPTY, PRIOR]),
+        ("dice_lower_bound", {"dice_ci": [0.599, 0.9]}, "lower bound 0.599 is below register.min_dice 0.6"),
+        ("dice_lower_bound", {"dice_ci": None}, "mean Dice 0.8000: undefined, one subject"),
+        ("gain_over_nothing", {"empty_ci": [0.0, 0.9]}, "is not above 0"),  # as good as nothing is not better
+        ("gain_over_nothing", {"empty_ci": None}, "undefined"),
+        ("gain_over_prior", {"prior_ci": [0.09, 0.4]}, "0.5000 of the mean training mask, gain 0.3000"),
+        ("gain_over_prior", {"prior_ci": [-0.1, 0.4]}, "lower bound -0.1 is below register.prior_margin 0.1"),
+        ("gain_over_prior", {"prior_ci": None}, "undefined"),
+        ("worst_subject", {"worst": 0.49}, "worst subject 7: mean Dice 0.49 is below register.min_worst_subject 0.5"),
+        ("worst_subject", {"worst": None, "worst_name": None}, "undefined, no subject has evaluate.min_frames"),
     ],
 )
-def test_every_reason_against_is_told_with_its_figures(scores: dict[str, float], expected: list[str]) -> None:
-    found = reasons(**scores)
-    assert len(found) == len(expected)
-    for reason, words in zip(found, expected, strict=True):
-        assert words in reason
-        assert f"mean Dice {scores['dice']:.4f}" in reason
-    for words, key in ((EMPTY, "empty"), (PRIOR, "prior")):
-        if words in expected:
-            assert any(f"{words} ({scores[key]:.4f})" in reason for reason in found)
+def test_a_figure_that_is_too_low_or_undefined_fails_with_its_figures(
+    name: str, changes: dict[str, Any], words: str
+) -> None:
+    found = criterion(name, **changes)
+    assert not found.passed
+    assert (found.value is None) == ("undefined" in words)
+    assert words in found.detail
+    others = [one for one in absolute(figures(**changes), REGISTER) if one.name != name]
+    assert all(one.passed for one in others)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("dice_lower_bound", {"dice_ci": [0.6, 0.9]}),
+        ("gain_over_prior", {"prior_ci": [0.1, 0.4]}),
+        ("worst_subject", {"worst": 0.5}),
+    ],
+)
+def test_a_floor_is_met_where_it_is_reached(name: str, changes: dict[str, Any]) -> None:
+    assert criterion(name, **changes).passed
+
+
+@pytest.mark.parametrize(
+    ("low", "passed", "words"),
+    [
+        (0.01, True, "0.8000 against 0.8100 of the champion, version 3 (a remark), difference -0.0100 (0.0100 to"),
+        (-0.02, True, "lower bound -0.02 reaches -0.02 (register.champion_margin)"),
+        (-0.021, False, "lower bound -0.021 is below -0.02"),
+        (math.nan, False, "undefined, one subject"),
+    ],
+)
+def test_the_champion_may_be_better_by_the_margin_at_most(low: float, passed: bool, words: str) -> None:
+    found = over_champion(
+        0.8, 0.81, Estimate(-0.01, low, low + 0.02), REGISTER, "the champion, version 3", " (a remark)"
+    )
+    assert found.passed is passed
+    assert words in found.detail
+
+
+def test_the_logged_scorer_may_differ_by_rounding_only() -> None:
+    assert same_probabilities(SCORER_TOLERANCE, 4).passed
+    assert not same_probabilities(2 * SCORER_TOLERANCE, 4).passed
+    broken = same_probabilities(None, 4, "ImportError: gone")
+    assert (broken.passed, broken.value) == (False, None)
+    assert broken.detail.endswith("ImportError: gone")
+
+
+def test_a_verdict_by_mode() -> None:
+    good, bad = criterion("worst_subject"), criterion("dice_lower_bound", dice_ci=None)
+    enforced = Verdict("enforce", (good, bad))
+    assert (enforced.passed, enforced.reasons) == (False, [bad.detail])
+    assert enforced.tags == {
+        "gate": f"refused: {bad.detail}",
+        "gate.worst_subject": "0.55 >= 0.5 passed",
+        "gate.dice_lower_bound": "undefined >= 0.6 failed",
+    }
+    reported = Verdict("report", (good, bad))
+    assert (reported.passed, reported.reasons, reported.tags["gate"]) == (False, [], f"reported: {bad.detail}")
+    for mode in ("report", "enforce"):
+        passed = Verdict(mode, (good,))  # type: ignore[arg-type]
+        assert (passed.passed, passed.reasons, passed.tags["gate"]) == (True, [], "passed")
+    off = Verdict("off")
+    assert (off.passed, off.reasons, off.tags) == (None, [], {"gate": "off"})

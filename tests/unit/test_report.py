@@ -132,9 +132,23 @@ def test_the_largest_report_stays_within_its_limit(trained: Workspace) -> None:
 
 def test_a_refusal_says_why_and_which_criterion_failed() -> None:
     criteria = [
-        {"name": "dice_lower_bound", "value": 0.51, "threshold": 0.6, "passed": False, "detail": "is <below> 0.6"},
-        {"name": "worst_subject", "value": None, "threshold": 0.2, "passed": False, "detail": "undefined"},
-        {"name": "scorer", "value": 0.0, "threshold": 1e-4, "passed": True, "detail": "within"},
+        {
+            "name": "dice_lower_bound",
+            "value": 0.51,
+            "relation": ">=",
+            "threshold": 0.6,
+            "passed": False,
+            "detail": "is <below> 0.6",
+        },
+        {
+            "name": "worst_subject",
+            "value": None,
+            "relation": ">=",
+            "threshold": 0.2,
+            "passed": False,
+            "detail": "undefined",
+        },
+        {"name": "scorer", "value": 0.0, "relation": "<=", "threshold": 1e-4, "passed": True, "detail": "within"},
     ]
     receipt = {
         "registered": False,
@@ -146,9 +160,9 @@ def test_a_refusal_says_why_and_which_criterion_failed() -> None:
     }
     text = Parsed(page.render("", "", [report.verdict(receipt)])).text
     assert "Not registered: is <below> 0.6." in text
-    assert "dice_lower_bound 0.5100 0.6000 failed" in text
-    assert "worst_subject undefined 0.2000 failed" in text
-    assert "scorer 0.0000 0.0001 passed" in text
+    assert "dice_lower_bound 0.5100 >= 0.6000 failed" in text
+    assert "worst_subject undefined >= 0.2000 failed" in text
+    assert "scorer 0.0000 <= 0.0001 passed" in text
 
 
 def test_subjects_on_both_sides_are_said(trained: Workspace) -> None:

@@ -134,7 +134,7 @@ def summary(metrics: Mapping[str, Any], evaluate: EvaluateParams) -> Section:
 
 def verdict(receipt: Mapping[str, Any]) -> Section:
     """What the gate decided, and by which criteria. `receipt` is what `registration.json` holds."""
-    gate = receipt.get("gate", {"mode": "enforce", "criteria": []})
+    gate = receipt["gate"]
     if receipt["registered"]:
         outcome = Note(f"Registered as {receipt['name']} version {receipt['version']}.", "good")
     else:
@@ -149,7 +149,7 @@ def verdict(receipt: Mapping[str, Any]) -> Section:
                     (
                         each["name"],
                         _number(each["value"], 4),
-                        f"{each.get('relation', '')} {_number(each['threshold'], 4)}".strip(),
+                        f"{each['relation']} {_number(each['threshold'], 4)}",
                         "passed" if each["passed"] else "failed",
                         each["detail"],
                     )

@@ -1,21 +1,225 @@
-"""Whether a model may be registered."""
+"""Whether a model may be registered: criteria, and the verdict that they make. Figures in, no files and no servers.
 
-from typing import Any
+What is demanded of a mean is demanded of the lower bound of its 95 % interval, and where two masks of the same frames
+are compared, of their difference paired by subject: `docs/explanation.md`, The gate.
+"""
 
-from nerveseg.params import RegisterParams
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from nerveseg.evaluation.bootstrap import Estimate
+from nerveseg.params import GateMode, RegisterParams
+
+TAG = "gate"  # on a version and its run: the verdict; TAG.NAME: a criterion
+SCORER_TOLERANCE = 1e-4  # of a probability; both networks compute in fp32 on the CPU
+
+Relation = Literal[">=", ">", "<="]
+_HOLDS = {">=": operator.ge, ">": operator.gt, "<=": operator.le}
+_WORDS = {  # where it holds and where it does not
+    ">=": ("reaches", "is below"),
+    ">": ("is above", "is not above"),
+    "<=": ("is within", "exceeds"),
+}
 
 
-def reasons_against(metrics: dict[str, Any], register: RegisterParams) -> list[str]:
-    """Every reason why the model is refused; none: it passes.
+@dataclass(frozen=True)
+class Criterion:
+    """One thing that is asked of a model, and what was found.
+
+    Attributes:
+        name: as in `registration.json` and, after `gate.`, as a tag.
+        value: the figure; None where it is undefined.
+        relation: in which `value` has to stand to `threshold`.
+        threshold: what the figure is held against.
+        passed: whether it does; never where the figure is undefined.
+        detail: all of that in a sentence, with what the figure comes from.
+    """
+
+    name: str
+    value: float | None
+    relation: Relation
+    threshold: float
+    passed: bool
+    detail: str
+
+    @property
+    def line(self) -> str:
+        """`0.8912 >= 0.6 passed`, for a tag."""
+        return f"{self.figure} {self.relation} {self.threshold:.4g} {'passed' if self.passed else 'failed'}"
+
+    @property
+    def figure(self) -> str:
+        """The value as text."""
+        return "undefined" if self.value is None else f"{self.value:.4g}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says of a model.
+
+    Attributes:
+        mode: `register.gate`.
+        criteria: none where the gate is off.
+        note: why there is no champion among them, where there is none.
+    """
+
+    mode: GateMode
+    criteria: tuple[Criterion, ...] = ()
+    note: str = ""
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether every criterion is met; None where the gate is off."""
+        return None if self.mode == "off" else not self._failed
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the model is refused; none where it is not, also where failures are only reported."""
+        return self._failed if self.mode == "enforce" else []
+
+    @property
+    def line(self) -> str:
+        """`passed`, `refused: why`, `reported: why` or `off`."""
+        if self.mode == "off":
+            return "off"
+        if not self._failed:
+            return "passed"
+        return f"{'refused' if self.mode == 'enforce' else 'reported'}: {'; '.join(self._failed)}"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The verdict and every criterion, as MLflow shows them."""
+        return {TAG: self.line, **{f"{TAG}.{one.name}": one.line for one in self.criteria}}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `registration.json` holds as `gate`."""
+        return {"mode": self.mode, "passed": self.passed, "criteria": [asdict(one) for one in self.criteria]}
+
+    @property
+    def _failed(self) -> list[str]:
+        return [one.detail for one in self.criteria if not one.passed]
+
+
+def outdated(former: Iterable[str], tags: Mapping[str, str]) -> list[str]:
+    """The tags of criteria among `former` that are not among the new `tags`."""
+    return [key for key in former if key.startswith(f"{TAG}.") and key not in tags]
+
+
+def absolute(metrics: dict[str, Any], register: RegisterParams) -> list[Criterion]:
+    """What is asked of every model, whatever else is registered.
 
     Args:
         metrics: the content of `reports/metrics.json`.
     """
-    dice = metrics["test"]["dice"]
-    reasons = []
-    if dice < register.min_dice:
-        reasons.append(f"mean Dice {dice:.4f} is below register.min_dice {register.min_dice:.4f}")
-    for name, key in (("predicting nothing", "empty"), ("the mean training mask", "prior")):
-        if dice <= metrics["baseline"][key]["dice"]:
-            reasons.append(f"mean Dice {dice:.4f} does not beat {name} ({metrics['baseline'][key]['dice']:.4f})")
-    return reasons
+    test, baseline = metrics["test"], metrics["baseline"]
+    return [
+        _judge(
+            "dice_lower_bound",
+            _low(test["dice_ci"]),
+            ">=",
+            register.min_dice,
+            f"mean Dice {test['dice']:.4f}{_interval(test['dice_ci'])}",
+            f"register.min_dice {register.min_dice:g}",
+        ),
+        _gain("gain_over_nothing", test["dice"], baseline["empty"], ">", 0.0, "of nothing predicted", "0"),
+        _gain(
+            "gain_over_prior",
+            test["dice"],
+            baseline["prior"],
+            ">=",
+            register.prior_margin,
+            "of the mean training mask",
+            f"register.prior_margin {register.prior_margin:g}",
+        ),
+        _judge(
+            "worst_subject",
+            test["worst_subject"],
+            ">=",
+            register.min_worst_subject,
+            f"worst subject {test['worst_subject_name'] or ''}".rstrip(),
+            f"register.min_worst_subject {register.min_worst_subject:g}",
+            what="mean Dice",
+            undefined="no subject has evaluate.min_frames frames",
+        ),
+    ]
+
+
+def over_champion(
+    candidate: float, champion: float, difference: Estimate, register: RegisterParams, who: str, remark: str = ""
+) -> Criterion:
+    """The candidate beside the champion on the same frames.
+
+    Args:
+        candidate: its mean Dice.
+        champion: its mean Dice.
+        difference: candidate less champion, paired by subject.
+        who: the champion in words.
+        remark: what to keep in mind of the comparison.
+    """
+    bounds = None if math.isnan(difference.low) else [difference.low, difference.high]
+    return _judge(
+        "gain_over_champion",
+        _low(bounds),
+        ">=",
+        0 - register.champion_margin,
+        f"mean Dice {candidate:.4f} against {champion:.4f} of {who}{remark}, "
+        f"difference {difference.value:.4f}{_interval(bounds)}",
+        f"{0 - register.champion_margin:g} (register.champion_margin)",
+    )
+
+
+def same_probabilities(difference: float | None, frames: int, trouble: str = "") -> Criterion:
+    """The model as MLflow serves it beside the trained network.
+
+    Args:
+        difference: largest absolute difference of their probabilities; None where it could not be run.
+        frames: how many were compared.
+        trouble: why it could not be run.
+    """
+    return _judge(
+        "scorer",
+        difference,
+        "<=",
+        SCORER_TOLERANCE,
+        f"the logged scorer beside the trained network on {frames} frames",
+        f"{SCORER_TOLERANCE:g}",
+        what="largest difference of a probability",
+        undefined=trouble,
+    )
+
+
+def _gain(
+    name: str, dice: float, baseline: dict[str, Any], relation: Relation, threshold: float, of: str, demand: str
+) -> Criterion:
+    bounds = baseline["gain_ci"]
+    facts = f"mean Dice {dice:.4f} against {baseline['dice']:.4f} {of}, gain {baseline['gain']:.4f}{_interval(bounds)}"
+    return _judge(name, _low(bounds), relation, threshold, facts, demand)
+
+
+def _judge(
+    name: str,
+    value: float | None,
+    relation: Relation,
+    threshold: float,
+    facts: str,
+    demand: str,
+    what: str = "its lower bound",
+    undefined: str = "one subject alone has no interval",
+) -> Criterion:
+    if value is None:
+        return Criterion(name, None, relation, threshold, False, f"{facts}: undefined, {undefined}")
+    passed = _HOLDS[relation](value, threshold)
+    word = _WORDS[relation][0 if passed else 1]
+    return Criterion(name, value, relation, threshold, passed, f"{facts}: {what} {value:.4g} {word} {demand}")
+
+
+def _low(bounds: list[float] | None) -> float | None:
+    return None if bounds is None else bounds[0]
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return "" if bounds is None else f" ({bounds[0]:.4f} to {bounds[1]:.4f})"

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from nerveseg.errors import NervesegError
+from nerveseg.registry.gate import Verdict, outdated
 
 NAME = "nerve-segmentation"
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
@@ -61,8 +62,7 @@ def register(client: MlflowClient, run_id: str, model_id: str, tags: dict[str, s
     if version is None:
         source = client.get_logged_model(model_id).artifact_location
         version = str(client.create_model_version(NAME, source, run_id, model_id=model_id).version)
-    for key, value in tags.items():
-        client.set_model_version_tag(NAME, version, key, value)
+    _tag(client, version, tags)
     client.update_model_version(NAME, version, description)
     client.set_registered_model_alias(NAME, CHALLENGER, version)
     return version
@@ -136,9 +136,16 @@ def origin(client: MlflowClient, version: str) -> tuple[str, str]:
     return found.run_id, found.tags["git_commit"]
 
 
-def receipt(run_id: str, version: str | None, reasons: list[str]) -> dict[str, Any]:
-    """What `reports/registration.json` holds: the run on this server, the version, or None and the reasons why not."""
-    return {"registered": version is not None, "name": NAME, "version": version, "reasons": reasons, "run_id": run_id}
+def receipt(run_id: str, version: str | None, verdict: Verdict) -> dict[str, Any]:
+    """What `reports/registration.json` holds: the run on this server, the version or None and why not, the verdict."""
+    return {
+        "registered": version is not None,
+        "name": NAME,
+        "version": version,
+        "reasons": verdict.reasons,
+        "run_id": run_id,
+        "gate": verdict.record,
+    }
 
 
 def withdraw(client: MlflowClient, model_id: str, tags: dict[str, str]) -> None:
@@ -146,8 +153,7 @@ def withdraw(client: MlflowClient, model_id: str, tags: dict[str, str]) -> None:
     version = find(client, model_id)
     if version is None:
         return
-    for key, value in tags.items():
-        client.set_model_version_tag(NAME, version, key, value)
+    _tag(client, version, tags)
     if CHALLENGER in client.get_model_version(NAME, version).aliases:
         client.delete_registered_model_alias(NAME, CHALLENGER)
 
@@ -157,6 +163,14 @@ def find(client: MlflowClient, model_id: str) -> str | None:
     source = client.get_logged_model(model_id).artifact_location  # the store keeps no model id on a version
     versions = client.search_model_versions(f"name = '{NAME}'")
     return next((str(version.version) for version in versions if version.source == source), None)
+
+
+def _tag(client: MlflowClient, version: str, tags: dict[str, str]) -> None:
+    """Sets tags, and takes away those of criteria that are no longer asked."""
+    for key in outdated(client.get_model_version(NAME, version).tags, tags):
+        client.delete_model_version_tag(NAME, version, key)
+    for key, value in tags.items():
+        client.set_model_version_tag(NAME, version, key, value)
 
 
 def _of_run(client: MlflowClient, run_id: str) -> Model:

@@ -1,0 +1,147 @@
+"""The register stage and its gate: a small model, champions beside it, and an MLflow store."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from nerveseg import params
+from nerveseg.errors import NervesegError
+from nerveseg.settings import settings
+from nerveseg.stages import evaluate, register
+from workspace import Workspace
+
+NAME = "nerve-segmentation"
+ABSOLUTE = ["dice_lower_bound", "gain_over_nothing", "gain_over_prior", "worst_subject", "scorer"]
+
+
+@pytest.fixture(scope="module")
+def workspace(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A trained workspace, the current folder, with an empty MLflow store of its own; version 1 is champion."""
+    workspace = trained.copy(tmp_path_factory.mktemp("gate") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace.root)
+        for name, value in workspace.env.items():
+            patch.setenv(name, value)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.root}/mlflow.db")
+        settings.cache_clear()
+        workspace.set(**{"register.gate": "enforce", "register.champion_margin": 0.01})
+        yield workspace
+    settings.cache_clear()
+
+
+@pytest.fixture
+def client(workspace: Workspace) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+
+
+def ask(gate: str = "enforce") -> Any:
+    """Runs the stage; returns its receipt."""
+    Workspace.of(Path.cwd()).set(**{"register.gate": gate})
+    register.run(params.load())
+    return json.loads(Path("reports/registration.json").read_text())
+
+
+def of_another_run() -> None:
+    """Makes `models/` a model of its own, as another training's."""
+    rewrite(Path("models/run.json"), run_id=os.urandom(16).hex())
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    content = json.loads(path.read_text())
+    path.unlink()  # DVC may have linked it
+    path.write_text(json.dumps({**content, **changes}))
+
+
+def criteria(receipt: Any) -> dict[str, Any]:
+    return {one["name"]: one for one in receipt["gate"]["criteria"]}
+
+
+def test_without_a_champion_the_absolute_criteria_decide(
+    workspace: Workspace, client: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    receipt = ask()
+    assert (receipt["registered"], receipt["version"], receipt["reasons"]) == (True, "1", [])
+    assert (receipt["gate"]["mode"], receipt["gate"]["passed"]) == ("enforce", True)
+    assert list(criteria(receipt)) == ABSOLUTE
+    metrics = json.loads(Path("reports/metrics.json").read_text())
+    assert criteria(receipt)["dice_lower_bound"]["value"] == metrics["test"]["dice_ci"][0]
+    assert criteria(receipt)["gain_over_prior"]["value"] == metrics["baseline"]["prior"]["gain_ci"][0]
+    assert criteria(receipt)["scorer"]["value"] < 1e-5
+    tags = client.get_model_version(NAME, "1").tags
+    assert tags["gate"] == "passed"
+    assert tags["gate.scorer"].endswith("<= 0.0001 passed")
+    assert client.get_run(receipt["run_id"]).data.tags["gate.scorer"] == tags["gate.scorer"]
+    printed = capsys.readouterr().err
+    assert "No version is champion" in printed
+    assert all(name in printed for name in ABSOLUTE)
+
+
+def test_an_equal_model_passes_beside_the_champion(workspace: Workspace, client: mlflow.MlflowClient) -> None:
+    client.set_registered_model_alias(NAME, "champion", "1")
+    split = client.get_model_version(NAME, "1").tags["dvc_split"]
+    client.set_model_version_tag(NAME, "1", "dvc_split", "0" * 32)
+    of_another_run()
+    receipt = ask()
+    client.set_model_version_tag(NAME, "1", "dvc_split", split)
+    assert receipt["version"] == "2"
+    found = criteria(receipt)["gain_over_champion"]
+    assert found["passed"]
+    assert found["value"] == pytest.approx(0, abs=1e-6)
+    assert found["threshold"] == -0.01
+    assert "may have been in its training" in found["detail"]
+
+
+def test_a_worse_model_is_refused_reported_or_let_in(workspace: Workspace, client: mlflow.MlflowClient) -> None:
+    of_another_run()
+    rewrite(Path("models/model.json"), threshold=0.99)  # hardly a pixel is as sure
+    evaluate.run(params.load())
+    refused = ask()
+    assert (refused["registered"], refused["version"], refused["gate"]["passed"]) == (False, None, False)
+    (reason,) = [one for one in refused["reasons"] if "of the champion, version 1," in one]
+    assert "may have been in its training" not in reason
+    found = criteria(refused)["gain_over_champion"]
+    assert (found["passed"], found["detail"]) == (False, reason)
+    dice = json.loads(Path("reports/metrics.json").read_text())["test"]["dice"]
+    assert f"mean Dice {dice:.4f} against" in reason
+    assert reason in client.get_run(refused["run_id"]).data.tags["gate"]
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 2
+
+    reported = ask("report")
+    assert (reported["version"], reported["reasons"], reported["gate"]["passed"]) == ("3", [], False)
+    tags = client.get_model_version(NAME, "3").tags
+    assert tags["gate"].startswith("reported: ")
+    assert reason in tags["gate"]
+    assert tags["gate.gain_over_champion"].endswith(">= -0.01 failed")
+
+    client.set_registered_model_alias(NAME, "champion", "3")
+    assert list(criteria(ask("report"))) == ABSOLUTE, "a model is not compared with itself"
+    client.set_registered_model_alias(NAME, "champion", "1")
+
+    let_in = ask("off")
+    assert (let_in["version"], let_in["gate"]) == ("3", {"mode": "off", "passed": None, "criteria": []})
+    tags = client.get_model_version(NAME, "3").tags
+    assert tags["gate"] == "off"
+    assert not [key for key in tags if key.startswith("gate.")], "no figures of an earlier verdict"
+
+
+@pytest.mark.parametrize("mode", ["report", "enforce"])
+def test_a_tampered_champion_is_an_error_and_nothing_is_registered(
+    workspace: Workspace, client: mlflow.MlflowClient, mode: str
+) -> None:
+    of_another_run()
+    before = Path("reports/registration.json").read_text()
+    source = Path(str(client.get_model_version(NAME, "1").source).removeprefix("file://"))
+    weights = source / "artifacts" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(NervesegError, match=r"The champion, version 1, cannot be loaded.*has SHA-256") as error:
+        ask(mode)
+    weights.write_bytes(content)
+    assert "register.gate: off" in str(error.value)
+    assert Path("reports/registration.json").read_text() == before
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 3
