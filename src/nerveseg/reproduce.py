@@ -4,13 +4,14 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
 from nerveseg import paths, tracking, workspace
 from nerveseg.console import console
 from nerveseg.errors import NervesegError
-from nerveseg.files import write_json
+from nerveseg.files import read_json, write_json
 from nerveseg.registry import versions
 
 
@@ -44,22 +45,24 @@ def reproduce(version: str, target: Path) -> None:
             workspace.clone(Path(), beside, commit)
             for path in (paths.PARAMS, paths.DVC_LOCK):
                 shutil.copy(Path(recorded) / tracking.REPRODUCE / path, beside / path)
-            _restore_outputs(beside, version, run_id)
+            verdict = Path(recorded) / tracking.VERDICT  # versions of before the gate's modes have none
+            receipt = versions.receipt(run_id, version, [], read_json(verdict) if verdict.exists() else None)
+            _restore_outputs(beside, version, receipt)
             beside.replace(target)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     console.print(f"{versions.NAME} version {version} is restored in {target}: `dvc repro` there runs nothing.")
 
 
-def _restore_outputs(root: Path, version: str, run_id: str) -> None:
+def _restore_outputs(root: Path, version: str, receipt: dict[str, Any]) -> None:
     lock = YAML(typ="safe", pure=True).load(root / paths.DVC_LOCK)["stages"]
     console.print(f"data, model and reports of {', '.join(lock)}")
     # register's own entry is not in the lock that it recorded: it is made from the version instead.
     stages = [name for name in lock if name != "register"]
     _fetch_outputs(root, stages, version)
     _restore_local_dataset(root)
-    write_json(root / paths.REGISTRATION_JSON, versions.receipt(run_id, version, []))
-    _fetch_report(root, run_id)
+    write_json(root / paths.REGISTRATION_JSON, receipt)
+    _fetch_report(root, receipt["run_id"])
     workspace.dvc(root, "commit", "--force", "register")
     if "phantom" not in lock:  # nothing depends on it where data.uri is not the phantom, so it may never have been made
         workspace.dvc(root, "repro", "--single-item", "phantom")

@@ -42,7 +42,8 @@ from nerveseg.files import read_json, write_json
 from nerveseg.settings import settings
 
 ORIGIN = "nerveseg.run_id"  # the training run that a run is, or was made from
-REPRODUCE = "reproduce"  # folder of a run's artifacts: params.yaml and dvc.lock
+REPRODUCE = "reproduce"  # folder of a run's artifacts: params.yaml, dvc.lock and the gate's verdict
+VERDICT = f"{REPRODUCE}/gate.json"
 SCORER = Path(__file__).parent / "registry" / "scorer.py"
 # What the code that travels with the model imports; pinned to this environment's versions when it is logged.
 SCORER_REQUIREMENTS = (

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from nerveseg.errors import NervesegError
-from nerveseg.registry.gate import Verdict, outdated
+from nerveseg.registry.gate import outdated
 
 NAME = "nerve-segmentation"
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
@@ -136,15 +136,19 @@ def origin(client: MlflowClient, version: str) -> tuple[str, str]:
     return found.run_id, found.tags["git_commit"]
 
 
-def receipt(run_id: str, version: str | None, verdict: Verdict) -> dict[str, Any]:
-    """What `reports/registration.json` holds: the run on this server, the version or None and why not, the verdict."""
+def receipt(run_id: str, version: str | None, reasons: list[str], verdict: dict[str, Any] | None) -> dict[str, Any]:
+    """What `reports/registration.json` holds: the run on this server, the version, or None and the reasons why not.
+
+    Args:
+        verdict: `Verdict.record`; None where none was recorded.
+    """
     return {
         "registered": version is not None,
         "name": NAME,
         "version": version,
-        "reasons": verdict.reasons,
+        "reasons": reasons,
         "run_id": run_id,
-        "gate": verdict.record,
+        "gate": verdict,
     }
 
 

@@ -48,6 +48,7 @@ def run(params: Params) -> None:
         )
         for path in (paths.DVC_LOCK, paths.PARAMS):
             client.log_artifact(record["run_id"], str(path), tracking.REPRODUCE)
+        client.log_dict(record["run_id"], verdict.record, tracking.VERDICT)
         # The commit is that of the recorded dvc.lock; the training's own, which may be older, is on the run.
         tags = {**verdict.tags, **lineage, **_hashes()}
         for key in gate.outdated(client.get_run(record["run_id"]).data.tags, tags):
@@ -61,7 +62,7 @@ def run(params: Params) -> None:
             version = versions.register(
                 client, record["run_id"], record["model_id"], tags | tracking.git_tags(), _description(metrics)
             )
-        receipt = versions.receipt(record["run_id"], version, verdict)
+        receipt = versions.receipt(record["run_id"], version, verdict.reasons, verdict.record)
         page = report.render(receipt, params.evaluate, packed, scores, paths.MODELS, paths.REPORT.parent)
         client.log_text(record["run_id"], page, str(paths.REPORT))
     with replacing(paths.REPORT) as beside:
