@@ -38,8 +38,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 run: install  ## run the pipeline, on the built-in phantom unless params.yaml says otherwise
 	dvc repro
 	@echo
-	@echo "Look at   reports/figures/   overlays of best, worst and random frames, and the curves"
-	@echo "          reports/metrics.json, reports/registration.json"
+	@echo "Look at   reports/index.html the report: open it in a browser, it needs no network"
+	@echo "          reports/metrics.json, reports/registration.json, reports/figures/"
 	@echo "          make ui            the run, its model and the registry in MLflow: $(UI)"
 	@echo "Go on     source $(VENV)/bin/activate; then 'dvc repro' runs what is stale, 'dvc metrics show' prints the figures"
 

@@ -1,8 +1,10 @@
 """Seconds of an evaluation without the network against the limits that it has to keep: 629 frames of 580x420.
 
 The frames are the phantom's, of 35 subjects; in place of a network, the truth is shifted, blurred and at times missed.
-Prints the seconds of what is fitted to the training masks, of scoring, and of the summary with 10,000 resamples, then
-those of one interval, each with its share of the limit. Making the phantom takes some minutes that do not count.
+Prints the seconds of what is fitted to the training masks, of scoring, of label conflicts and their ceiling, of the
+summary with 10,000 resamples and of the report's frames and charts, then those of one interval, each with its share of
+the limit; and the size of the report. Frames are put in clusters of up to 24, which real ones hardly reach. Making the
+phantom takes some minutes that do not count.
 """
 
 import tempfile
@@ -17,12 +19,14 @@ import pandas as pd
 
 from nerveseg.data import phantom
 from nerveseg.data.packed import Packed, Writer
-from nerveseg.evaluation import baselines, calibration, plausibility, scores
+from nerveseg.evaluation import baselines, calibration, conflicts, overlays, page, plausibility, report, scores
 from nerveseg.evaluation.bootstrap import SubjectBootstrap
 from nerveseg.params import load
 
 FRAMES, SUBJECTS = 629, 35
 EVALUATION_LIMIT, INTERVAL_LIMIT = 60, 3  # seconds
+REPORT_LIMIT = 8 * 2**20  # bytes
+PER_CLUSTER = 24
 
 
 def packed(folder: Path) -> Packed:
@@ -35,7 +39,7 @@ def packed(folder: Path) -> Packed:
             for number, (frame, mask) in enumerate(phantom.sweep(subject, params)):
                 writer.append(f"{subject}_{number}.png", str(subject), None, frame, mask)
         count = len(writer.frames())
-        writer.write_index(pd.Series(np.where(np.arange(count) % 2, "train", "test")), np.arange(count))
+        writer.write_index(pd.Series(np.where(np.arange(count) % 2, "train", "test")), np.arange(count) // PER_CLUSTER)
     return Packed.open(folder)
 
 
@@ -66,7 +70,8 @@ def evaluate(store: Packed) -> dict[str, float]:
     with timed("scores", seconds):
         found = [
             {
-                **store.index.loc[row, ["image", "subject"]],
+                "row": row,
+                **store.index.loc[row, ["image", "subject", "height", "width"]],
                 **scores.of_frame(
                     each, (each >= 0.5).astype(np.uint8), store.mask(row), prior, training, params.nsd_tolerance
                 ),
@@ -77,8 +82,26 @@ def evaluate(store: Packed) -> dict[str, float]:
             calibration.histogram(each, store.mask(row)) for row, each in zip(rows, probabilities, strict=True)
         ]
         scored = scores.Scores(pd.DataFrame(found), np.stack(histograms))
+    with timed("label conflicts", seconds):
+        pairs = conflicts.find(store)
+        ceiling = conflicts.summary(store, np.array(rows), pairs, params)
     with timed("summary with all intervals", seconds):
-        summary = scores.summary(scored, calibration.sweep(scored.histograms, params.empty), params)
+        sweep = calibration.sweep(scored.histograms, params.empty)
+        summary = {**scores.summary(scored, sweep, params), "ceiling": ceiling}
+    with timed("report", seconds):
+        sections = [
+            report.summary(summary, params),
+            report.subjects(scored.table, summary),
+            report.subject_table(scored.table, summary),
+            report.reliability(scored, summary),
+            report.thresholds(sweep, 0.5, summary),
+            report.abstaining(scored.table, summary),
+            report.frames(store, scored.table, overlays.choose(scored.table, params.overlays, params.seed)),
+            report.empty_rules(summary),
+            report.label_conflicts(store, pairs, summary),
+        ]
+        size = len(page.render("Benchmark", "", sections).encode())
+    print(f"report: {size / 2**20:.2f} MiB, {size / REPORT_LIMIT:.0%} of the limit of {REPORT_LIMIT / 2**20:g} MiB")
     low, high = summary["test"]["dice_ci"]
     print(f"Dice {summary['test']['dice']:.3f}, {low:.3f} to {high:.3f}")
     with timed("one interval", seconds):

@@ -62,6 +62,7 @@ def _restore_outputs(root: Path, version: str, receipt: dict[str, Any]) -> None:
     _fetch_outputs(root, stages, version)
     _restore_local_dataset(root)
     write_json(root / paths.REGISTRATION_JSON, receipt)
+    _fetch_report(root, receipt["run_id"])
     workspace.dvc(root, "commit", "--force", "register")
     if "phantom" not in lock:  # nothing depends on it where data.uri is not the phantom, so it may never have been made
         workspace.dvc(root, "repro", "--single-item", "phantom")
@@ -77,6 +78,14 @@ def _restore_outputs(root: Path, version: str, receipt: dict[str, Any]) -> None:
         raise NervesegError(
             f"Version {version} cannot be restored exactly; DVC finds changed:\n{json.dumps(stale, indent=2)}"
         )
+
+
+def _fetch_report(root: Path, run_id: str) -> None:
+    """The report as the run has it; register of older versions made none."""
+    with tracking.reachable("Nothing was restored."):
+        client = tracking.connect()
+        if any(each.path == str(paths.REPORT) for each in client.list_artifacts(run_id, str(paths.REPORTS))):
+            client.download_artifacts(run_id, str(paths.REPORT), str(root))
 
 
 def _fetch_outputs(root: Path, stages: list[str], version: str) -> None:

@@ -90,7 +90,13 @@ def test_the_run_holds_params_curves_figures_and_lineage(workspace: Workspace, b
     assert len(client.get_metric_history(record["run_id"], "validation_iou")) == 6
     (dataset,) = run.inputs.dataset_inputs
     assert bucket.uri("nerves.zip") in dataset.dataset.source
-    assert artifacts(client, record["run_id"], "figures") == {"best.png", "worst.png", "random.png", "curves.png"}
+    assert artifacts(client, record["run_id"], "figures") == {
+        "best.jpg",
+        "worst.jpg",
+        "random.jpg",
+        "mistrusted.jpg",
+        "curves.png",
+    }
     assert artifacts(client, record["run_id"], "reproduce") == {"dvc.lock", "params.yaml", "gate.json"}
     metrics = report(workspace, "reports/metrics.json")
     assert run.data.metrics["test.dice"] == pytest.approx(metrics["test"]["dice"])
@@ -213,7 +219,7 @@ def test_another_tracking_server_gets_run_and_version(workspace: Workspace) -> N
     assert run.data.params == former.data.params
     for key in ("train_loss", "test.dice"):
         assert run.data.metrics[key] == former.data.metrics[key]
-    assert "best.png" in artifacts(client, version.run_id, "figures")
+    assert "best.jpg" in artifacts(client, version.run_id, "figures")
     assert len(client.get_metric_history(version.run_id, "train_loss")) == 6
 
 

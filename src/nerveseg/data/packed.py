@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nerveseg.errors import NervesegError
+from nerveseg.files import read_json
 
 _FRAMES = "frames.npy"
 _MASKS = "masks.npy"
@@ -183,6 +184,11 @@ class Packed:
     def rows(self, split: str) -> np.ndarray:
         """The row numbers of one split: int64, ascending."""
         return np.flatnonzero(self.index["split"] == split).astype(np.int64)
+
+    def findings(self) -> dict[str, Any]:
+        """What the checks saw: the content of `findings.json`. Raises NervesegError where it is missing or damaged."""
+        record: dict[str, Any] = read_json(self._folder / FINDINGS)
+        return record
 
     def digest(self) -> str:
         """64 hexadecimal digits that change with any frame, mask or row of the index."""

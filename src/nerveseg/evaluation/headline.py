@@ -42,4 +42,7 @@ def table(summary: dict[str, Any], title: str) -> Table:
         ("Dice of the prediction's ellipse", baseline["ellipse"], "dice"),
     ):
         shown.add_row(name, card.figure(figures[key]), card.interval(figures.get(f"{key}_ci")))
+    if ceiling := summary.get("ceiling"):  # a cross-validation tells none
+        name = f"ceiling of Dice, by {ceiling['conflicting_pairs']} conflicting pairs of labels"
+        shown.add_row(name, card.figure(ceiling["dice"]), card.interval(ceiling["dice_ci"]))
     return shown

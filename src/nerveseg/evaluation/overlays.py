@@ -1,8 +1,12 @@
-"""Pictures of predictions beside the truth, and of the training's curve."""
+"""Pictures of predictions beside the truth, of masks that contradict each other, and of the training's curve.
+
+Frames are speckle, which PNG hardly compresses: their pictures are JPEG, a fraction of the size, which DVC shows too.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _TRUTH, _PREDICTION = "#ffd400", "#00c8ff"
+_JPEG: dict[str, Any] = {"dpi": 90, "pil_kwargs": {"quality": 85}}
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,38 @@ class Panel:
     iou: float
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """A frame, uint8 (H, W), its true mask, uint8 0/1 (H, W), and its name."""
+
+    image: str
+    frame: np.ndarray
+    truth: np.ndarray
+
+
+def choose(table: pd.DataFrame, count: int, seed: int) -> dict[str, pd.Index]:
+    """Which rows of a table of scores are shown, `count` at most for each reason.
+
+    Args:
+        table: with the columns dice and mistrust.
+        seed: of the random ones.
+
+    Returns:
+        best, worst (by Dice; frames without one left out), random, mistrusted (most): index of the table.
+    """
+    ranked = table.dropna(subset="dice").sort_values("dice", kind="stable").index
+    random = np.random.default_rng(seed).choice(table.index, min(count, len(table)), replace=False)
+    mistrusted = table.sort_values("mistrust", ascending=False, kind="stable").index
+    return {
+        "best": ranked[::-1][:count],
+        "worst": ranked[:count],
+        "random": pd.Index(random),
+        "mistrusted": mistrusted[:count],
+    }
+
+
 def draw_panels(panels: Sequence[Panel], title: str, path: Path) -> None:
-    """Writes a PNG with a row a frame: the frame, the truth, the prediction, both."""
+    """Writes a JPEG with a row a frame: the frame, the truth, the prediction, both."""
     shape = panels[0].frame.shape
     figure = Figure(figsize=(12, 0.5 + len(panels) * (3 * shape[0] / shape[1] + 0.3)), layout="constrained")
     figure.suptitle(title)
@@ -38,7 +73,24 @@ def draw_panels(panels: Sequence[Panel], title: str, path: Path) -> None:
         row[1].set_title("truth", fontsize=9, color="#8a7300", loc="left")
         row[2].set_title("prediction", fontsize=9, color="#00708f", loc="left")
         row[3].set_title(f"Dice {panel.dice:.3f}   IoU {panel.iou:.3f}", fontsize=9, loc="left")
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, **_JPEG)
+
+
+def draw_conflicts(pairs: Sequence[tuple[Labelled, Labelled, float]], title: str, path: Path) -> None:
+    """Writes a JPEG with a row a pair of near-identical frames: either frame, then both with their true masks.
+
+    Args:
+        pairs: two frames of one size and the Dice of their masks.
+    """
+    shape = pairs[0][0].frame.shape
+    figure = Figure(figsize=(12, 0.5 + len(pairs) * (3 * shape[0] / shape[1] + 0.3)), layout="constrained")
+    figure.suptitle(title)
+    for row, (first, second, dice) in zip(figure.subplots(len(pairs), 4, squeeze=False), pairs, strict=True):
+        for axis, side, masks in zip(row, (first, second) * 2, ([], [], [first.truth], [second.truth]), strict=True):
+            _draw(axis, side.frame, [(mask, _TRUTH) for mask in masks])
+            axis.set_title(side.image if not masks else "truth", fontsize=9, loc="left")
+        row[3].set_title(f"truth   Dice {dice:.3f}", fontsize=9, loc="left")
+    figure.savefig(path, **_JPEG)
 
 
 def draw_curves(curve: pd.DataFrame, path: Path) -> None:

@@ -1,7 +1,10 @@
 """evaluate: scores of the trained network on frames it has not seen, at their own size."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+from rich.table import Table
 
 from nerveseg import paths, tracking
 from nerveseg.console import console
@@ -12,11 +15,13 @@ from nerveseg.evaluation import (
     baselines,
     calibration,
     card,
+    conflicts,
     drift,
     headline,
     inference,
     metrics,
     overlays,
+    parity,
     plausibility,
     provenance,
     scores,
@@ -59,30 +64,28 @@ def run(params: Params) -> None:
         else inference.histograms(packed, packed.rows("validation"), segmenter)
     )
     sweep = calibration.sweep(histograms, params.evaluate.empty)
+    contradictions = conflicts.find(packed)
     summary = scores.summary(by_kaggle, sweep, params.evaluate)
     seen = set(packed.index["subject"].iloc[packed.rows("train")])
     summary["test"]["subjects_in_training"] = len(seen & set(scored.table["subject"]))
+    summary["ceiling"] = conflicts.summary(packed, rows, contradictions, params.evaluate)
     by_kaggle.write(paths.PREDICTIONS)
-    _write_tables(scored, sweep)
+    _write_tables(scored, sweep, contradictions)
     with replacing_folder(paths.FIGURES) as folder:
-        overlays.draw_curves(pd.read_csv(paths.MODELS / "curve.csv"), folder / "curves.png")
-        for name, chosen in _choose(scored.table, params.evaluate).items():
-            panels = [_panel(packed, scored.table.loc[row]) for row in chosen]
-            overlays.draw_panels(
-                panels, f"{name} of {len(rows)} {params.evaluate.split} frames", folder / f"{name}.png"
-            )
+        _draw(packed, scored.table, contradictions, params.evaluate, folder)
     write_json(paths.REFERENCE_JSON, _reference(packed, segmenter))
     smoke.write(_smoke_pairs(packed, segmenter, scored.table), paths.SMOKE)
     write_json(paths.METRICS_JSON, summary)
     _write_card(_card(packed, segmenter, summary, params.evaluate))
     _print(summary, segmenter.spec.threshold)
+    _print_parity()
     with tracking.reachable("reports/ is written: once the server answers, `dvc repro` evaluates again."):
         tracking.log_evaluation(
             tracking.ensure_run(paths.MODELS),
             flatten(summary),
             paths.FIGURES,
             # The others go with their hashes, in register: a version that exists must stay what its tags say.
-            [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CURVES, paths.METRICS_JSON],
+            [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON],
         )
 
 
@@ -100,9 +103,13 @@ def _score(packed: Packed, rows: np.ndarray, segmenter: Segmenter, evaluate: Eva
     return Scores(pd.DataFrame(found), np.stack(histograms))
 
 
-def _write_tables(scored: Scores, sweep: pd.DataFrame) -> None:
+def _write_tables(scored: Scores, sweep: pd.DataFrame, contradictions: pd.DataFrame) -> None:
     per_image = scored.table[list(scores.PER_IMAGE)]
-    for table, path in ((per_image, paths.PER_IMAGE_CSV), (scores.per_subject(per_image), paths.PER_SUBJECT_CSV)):
+    for table, path in (
+        (per_image, paths.PER_IMAGE_CSV),
+        (scores.per_subject(per_image), paths.PER_SUBJECT_CSV),
+        (contradictions, paths.CONFLICTS_CSV),
+    ):
         with replacing(path) as beside:
             table.to_csv(beside, index=False, float_format="%.6f")
     with replacing_folder(paths.CURVES) as folder:
@@ -167,17 +174,45 @@ def _smoke_pairs(packed: Packed, segmenter: Segmenter, table: pd.DataFrame) -> l
     ]
 
 
-def _choose(table: pd.DataFrame, evaluate: EvaluateParams) -> dict[str, pd.Index]:
-    ranked = table.dropna(subset="dice").sort_values("dice", kind="stable").index
-    count = min(evaluate.overlays, len(ranked))
-    random = np.random.default_rng(evaluate.seed).choice(table.index, count, replace=False)
-    return {"best": ranked[::-1][:count], "worst": ranked[:count], "random": pd.Index(random)}
+def _draw(
+    packed: Packed, table: pd.DataFrame, contradictions: pd.DataFrame, evaluate: EvaluateParams, folder: Path
+) -> None:
+    overlays.draw_curves(pd.read_csv(paths.MODELS / "curve.csv"), folder / "curves.png")
+    for name, chosen in overlays.choose(table, evaluate.overlays, evaluate.seed).items():
+        if len(chosen):
+            title = f"{name.replace('mistrusted', 'most mistrusted')} of {len(table)} {evaluate.split} frames"
+            overlays.draw_panels([_panel(packed, table.loc[row]) for row in chosen], title, folder / f"{name}.jpg")
+    if len(contradictions):
+        pairs = [
+            (_labelled(packed, pair["row"]), _labelled(packed, pair["other_row"]), pair["dice"])
+            for pair in contradictions.head(evaluate.overlays).to_dict("records")
+        ]
+        title = f"worst of {len(contradictions)} pairs of near-identical frames with contradictory masks"
+        overlays.draw_conflicts(pairs, title, folder / "conflicts.jpg")
 
 
 def _panel(packed: Packed, score: pd.Series) -> overlays.Panel:
     prediction = rle.decode(score["rle_mask"], score["height"], score["width"])
     row = score["row"]
     return overlays.Panel(score["image"], packed.frame(row), packed.mask(row), prediction, score["dice"], score["iou"])
+
+
+def _labelled(packed: Packed, row: int) -> overlays.Labelled:
+    return overlays.Labelled(packed.index.loc[row, "image"], packed.frame(row), packed.mask(row))
+
+
+def _print_parity() -> None:
+    """The training's figures beside the published run's, where it had that run's settings."""
+    record = read_json(paths.MODELS / "run.json")["params"]
+    if not parity.applies(record):
+        return
+    shown = Table(title=parity.TITLE, caption=parity.NOTE, title_justify="left", caption_justify="left")
+    for number, column in enumerate(parity.COLUMNS):
+        shown.add_column(column, justify="right" if number else "left")
+    curve, timings = pd.read_csv(paths.MODELS / "curve.csv"), read_json(paths.MODELS / "timings.json")
+    for row in parity.rows(record, curve, timings):
+        shown.add_row(*row)
+    console.print(shown)
 
 
 def _print(summary: dict, threshold: float) -> None:

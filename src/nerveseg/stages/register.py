@@ -11,8 +11,9 @@ from nerveseg import paths, tracking
 from nerveseg.console import console
 from nerveseg.data.packed import Packed
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import card
-from nerveseg.files import read_json, sha256, write_json
+from nerveseg.evaluation import card, report
+from nerveseg.evaluation.scores import Scores
+from nerveseg.files import read_json, replacing, sha256, write_json
 from nerveseg.params import Params, flatten
 from nerveseg.registry import comparison, gate, versions
 from nerveseg.registry.gate import Verdict
@@ -21,7 +22,7 @@ from nerveseg.stages import main
 
 
 def run(params: Params) -> None:
-    """Asks the gate and registers `models/`; writes `reports/registration.json`.
+    """Asks the gate and registers `models/`; writes `reports/registration.json` and, with its verdict, the report.
 
     On a tracking server that lacks the training's run, the run is made there first.
 
@@ -36,17 +37,18 @@ def run(params: Params) -> None:
             "figures are too good. A split by frame (split.by) serves the leakage audit only; set split.by: subject."
         )
     description = card.description(card.read(paths.CARD_JSON))
+    packed, scores = Packed.open(paths.PACKED), Scores.read(paths.PREDICTIONS)
     lineage = _lineage()
     with tracking.reachable("Nothing is lost: once the server answers, `dvc repro` registers."):
         client = tracking.connect()
         record = tracking.ensure_run(paths.MODELS)
-        verdict = _judge(record["model_id"], metrics, lineage["dvc_split"], params)
+        verdict = _judge(record["model_id"], metrics, packed, lineage["dvc_split"], params)
         tracking.log_evaluation(
             record,
             flatten(metrics),
             paths.FIGURES,
             [
-                *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CURVES, paths.METRICS_JSON),
+                *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON),
                 *(paths.CARD_JSON, paths.CARD, paths.METADATA_JSON, paths.REFERENCE_JSON, paths.SMOKE),
             ],
         )
@@ -66,7 +68,12 @@ def run(params: Params) -> None:
             version = versions.register(
                 client, record["run_id"], record["model_id"], tags | tracking.git_tags(), description
             )
-    write_json(paths.REGISTRATION_JSON, versions.receipt(record["run_id"], version, verdict.reasons, verdict.record))
+        receipt = versions.receipt(record["run_id"], version, verdict.reasons, verdict.record)
+        page = report.render(receipt, params.evaluate, packed, scores, paths.MODELS, paths.REPORT.parent)
+        client.log_text(record["run_id"], page, str(paths.REPORT))
+    with replacing(paths.REPORT) as beside:
+        beside.write_text(page, encoding="utf-8")
+    write_json(paths.REGISTRATION_JSON, receipt)
     _print(verdict)
     if version is None:
         console.print(f"[bold yellow]not registered[/]: {escape('; '.join(verdict.reasons))}", soft_wrap=True)
@@ -74,7 +81,7 @@ def run(params: Params) -> None:
         console.print(f"[bold green]registered[/] {versions.NAME} version {version}, alias {versions.CHALLENGER}")
 
 
-def _judge(model_id: str, metrics: dict[str, Any], split: str, params: Params) -> Verdict:
+def _judge(model_id: str, metrics: dict[str, Any], packed: Packed, split: str, params: Params) -> Verdict:
     """The verdict on `models/`: what every model must reach, the logged scorer, the champion on the same frames."""
     register = params.registration
     if register.gate == "off":
@@ -82,7 +89,7 @@ def _judge(model_id: str, metrics: dict[str, Any], split: str, params: Params) -
     client = tracking.connect()
     candidate = comparison.Candidate.read(
         *(model_id, paths.MODELS, split),
-        *(Packed.open(paths.PACKED), pd.read_csv(paths.PER_IMAGE_CSV), params.evaluate),
+        *(packed, pd.read_csv(paths.PER_IMAGE_CSV), params.evaluate),
     )
     beside, note = comparison.with_champion(client, candidate, params.evaluate, register, settings().device)
     criteria = [*gate.absolute(metrics, register), comparison.with_logged(client, candidate)]

@@ -1,0 +1,181 @@
+"""Near-identical frames with contradictory masks, and the best that anyone can score on such labels.
+
+Whoever gives near-identical frames one and the same mask cannot agree with all of their true masks. For n frames with
+the true masks A_i of areas a_i, let that one mask hold m pixels. Its mean Dice is
+
+    1/n sum_i 2 |M and A_i| / (m + a_i)  =  2/n sum_{p in M} w(p)    with w(p) = sum_i A_i(p) / (m + a_i)
+
+so that for each m the best mask takes the m pixels of greatest weight, and the ceiling is the best over all m. An empty
+mask scores the share of frames without a nerve (Kaggle's rule). Pixels that are in the same true masks weigh alike:
+they are counted by pattern.
+
+Not all m need be tried. Taking d pixels out of a mask of m + d takes d pixels at most out of each overlap. So with
+F(m), the best mean Dice of m pixels, F(m + d) <= F(m) + 2/n sum_i d / (m + a_i) over the frames with a nerve. Ranges
+of m that cannot beat the best so far are dropped, the others are divided until they are single sizes.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nerveseg.data.packed import Packed
+from nerveseg.evaluation import empty, metrics
+from nerveseg.evaluation.bootstrap import SubjectBootstrap
+from nerveseg.params import EmptyRule, EvaluateParams
+
+CONFLICT = 0.5  # Dice of two masks below which they contradict each other
+COLUMNS = (
+    *("row", "image", "subject", "split", "area"),
+    *("other_row", "other_image", "other_subject", "other_split", "other_area"),
+    *("cluster", "bits", "dice"),
+)
+# Frames that are looked at together: their masks' bits at a pixel make one word. It bounds the work: a larger cluster
+# is taken in parts, in the order of the index, which hides pairs across parts and can only raise the ceiling.
+_TOGETHER = 64
+_PARTS = 8  # into which a range of sizes is divided
+_CELLS = 2_000_000  # weights held at once
+
+
+def find(packed: Packed) -> pd.DataFrame:
+    """The pairs of near-identical frames of one size whose masks have a Dice below CONFLICT, the worst first.
+
+    Returns:
+        COLUMNS: row (in the index), image, subject, split and mask area in pixels of both frames, their cluster, the
+        bits of 256 by which their hashes differ, and the Dice of their masks in [0, CONFLICT).
+    """
+    index = packed.index
+    found = []
+    for rows in _groups(index, np.arange(len(index))):
+        patterns, counts = _patterns(packed, rows)
+        overlaps = (patterns.T * counts) @ patterns
+        areas = overlaps.diagonal()
+        dice = metrics.dice(overlaps, areas[:, None], areas[None])
+        found += [
+            _pair(index.loc[rows[first]], index.loc[rows[second]], dice[first, second])
+            for first, second in combinations(range(len(rows)), 2)
+            if dice[first, second] < CONFLICT
+        ]
+    return pd.DataFrame(found, columns=list(COLUMNS)).sort_values("dice", kind="stable", ignore_index=True)
+
+
+def ceilings(packed: Packed, rows: np.ndarray, rule: EmptyRule) -> np.ndarray:
+    """What each frame scores at best where near-identical frames of `rows` get one and the same mask.
+
+    Where a rule leaves a frame without a nerve out if nothing is predicted on it, such frames are left out.
+
+    Args:
+        rows: int64 (frames,), rows of the index.
+
+    Returns:
+        Dice, float64 in [0, 1] (frames,): that of the best single mask of its cluster, 1 for a frame like no other, NaN
+        where left out.
+    """
+    areas = packed.index["mask_area"].to_numpy()
+    scores = empty.apply(np.ones(len(rows)), areas[rows], rule)
+    place = pd.Series(np.arange(len(rows)), index=rows)
+    for group in _groups(packed.index, rows[~np.isnan(scores)]):
+        scores[place[group]] = best_single(*_patterns(packed, group))
+    return scores
+
+
+def summary(packed: Packed, rows: np.ndarray, pairs: pd.DataFrame, evaluate: EvaluateParams) -> dict[str, Any]:
+    """The section `ceiling` of metrics.json; numbers, None where undefined.
+
+    Args:
+        rows: the scored frames, rows of the index.
+        pairs: as `find` makes them.
+    """
+    scores = ceilings(packed, rows, evaluate.empty)
+    bootstrap = SubjectBootstrap(packed.index["subject"].iloc[rows], evaluate.resamples, evaluate.seed)
+    dice = bootstrap.mean(scores)
+    return {
+        "dice": dice.value,
+        "dice_ci": None if np.isnan(dice.low) else [dice.low, dice.high],
+        "near_identical_frames": sum(len(group) for group in _groups(packed.index, rows)),
+        "conflicting_pairs": len(pairs),
+    }
+
+
+def best_single(patterns: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The Dice of n true masks with the one mask whose mean Dice with them is best: float64 in [0, 1] (n,).
+
+    Args:
+        patterns: 0/1 (k, n), the distinct sets of masks that a pixel can be in.
+        counts: (k,), the pixels of each.
+    """
+    areas = counts @ patterns
+    best, size = float((areas == 0).mean()), 0  # the empty mask
+    firsts, width = np.array([1]), int(counts.sum())
+    while width:
+        values = np.concatenate([_best_mean(part, patterns, counts, areas) for part in _in_parts(firsts, patterns)])
+        if len(values) and values.max() > best:
+            best, size = float(values.max()), int(firsts[values.argmax()])
+        steepest = 2 / len(areas) * (1 / (firsts[:, None] + areas[areas > 0])).sum(axis=1)
+        firsts = firsts[values + steepest * (width - 1) > best]
+        former, width = width, 0 if width == 1 or not len(firsts) else -(-width // _PARTS)
+        if width:
+            firsts = np.unique(firsts[:, None] + np.arange(0, former, width))
+            firsts = firsts[firsts <= counts.sum()]
+    if size == 0:
+        return (areas == 0).astype(float)
+    order, taken = _heaviest(np.array([size]), patterns, counts, areas)[1:]
+    overlaps = taken[0] @ patterns[order[0]]
+    return 2 * overlaps / (size + areas)
+
+
+def _in_parts(sizes: np.ndarray, patterns: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(sizes, -(-len(sizes) * len(patterns) // _CELLS))
+
+
+def _best_mean(sizes: np.ndarray, patterns: np.ndarray, counts: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """Best mean Dice of a mask of each size: (sizes,)."""
+    weights, _, taken = _heaviest(sizes, patterns, counts, areas)
+    return 2 / len(areas) * (weights * taken).sum(axis=1)
+
+
+def _heaviest(
+    sizes: np.ndarray, patterns: np.ndarray, counts: np.ndarray, areas: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each size the patterns by weight, the heaviest first: their weights, their numbers, how many pixels of each
+    the best mask takes; all (sizes, k)."""
+    weights = (1 / (sizes[:, None] + areas)) @ patterns.T
+    order = np.argsort(-weights, axis=1, kind="stable")
+    pixels = counts[order]
+    before = np.cumsum(pixels, axis=1) - pixels
+    return np.take_along_axis(weights, order, axis=1), order, np.clip(sizes[:, None] - before, 0, pixels)
+
+
+def _groups(index: pd.DataFrame, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Those of `rows` that are near-identical and of one size, together: int64 (2 to _TOGETHER,)."""
+    chosen = index.iloc[rows]
+    for _, group in chosen.groupby(["cluster", "height", "width"], sort=False):
+        for start in range(0, len(group), _TOGETHER):
+            part = group.index[start : start + _TOGETHER].to_numpy()
+            if len(part) > 1:
+                yield part
+
+
+def _patterns(packed: Packed, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The masks of up to 64 frames of one size as `best_single` takes them, pixels outside of all masks left out."""
+    masks = np.stack([packed.mask(row) for row in rows]).reshape(len(rows), -1)
+    masks = masks[:, masks.any(axis=0)]
+    codes = np.packbits(masks, axis=0).T
+    words = np.zeros((len(codes), _TOGETHER // 8), np.uint8)
+    words[:, : codes.shape[1]] = codes
+    distinct, counts = np.unique(words.view(np.uint64).ravel(), return_counts=True)
+    bits = np.unpackbits(distinct.view(np.uint8).reshape(-1, _TOGETHER // 8), axis=1, count=len(rows))
+    return bits.astype(np.float64), counts.astype(np.float64)
+
+
+def _pair(frame: pd.Series, other: pd.Series, dice: float) -> dict[str, Any]:
+    sides = {"": frame, "other_": other}
+    described = {
+        f"{prefix}{name}": value
+        for prefix, side in sides.items()
+        for name, value in (("row", side.name), *side[["image", "subject", "split"]].items(), ("area", side.mask_area))
+    }
+    bits = (int(frame["dhash"], 16) ^ int(other["dhash"], 16)).bit_count()
+    return {**described, "cluster": frame["cluster"], "bits": bits, "dice": dice}

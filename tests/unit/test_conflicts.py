@@ -1,0 +1,110 @@
+"""Contradictory masks of near-identical frames, and the ceiling that they imply."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nerveseg.data.packed import Packed, Writer
+from nerveseg.evaluation import conflicts, metrics
+from nerveseg.params import EmptyRule
+
+
+def rectangle(top: int, bottom: int, left: int, right: int) -> np.ndarray:
+    mask = np.zeros((40, 48), np.uint8)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+EMPTY = rectangle(0, 0, 0, 0)
+
+
+def store(folder: Path, masks: list[np.ndarray], clusters: list[int]) -> Packed:
+    random = np.random.default_rng(0)
+    with Writer(folder) as writer:
+        for number, mask in enumerate(masks):
+            frame = random.integers(0, 255, mask.shape, np.uint8)
+            writer.append(f"{number}_1.png", str(number), None, frame, mask)
+        writer.write_index(pd.Series(["test"] * len(masks)), np.array(clusters))
+    return Packed.open(folder)
+
+
+def ceiling(packed: Packed, rule: EmptyRule = "kaggle") -> float:
+    return float(np.nanmean(conflicts.ceilings(packed, np.arange(len(packed)), rule)))
+
+
+def by_trying_all(masks: list[np.ndarray]) -> float:
+    """The best mean Dice over every order-free choice of pixels by pattern: all counts of each of three patterns."""
+    first, second = (mask.astype(bool) for mask in masks)
+    only_first, both, only_second = first & ~second, first & second, second & ~first
+    counts = [int(part.sum()) for part in (only_first, both, only_second)]
+    best = 0.0
+    for a in range(counts[0] + 1):
+        for b in range(counts[1] + 1):
+            c = np.arange(counts[2] + 1)
+            size = a + b + c
+            with np.errstate(invalid="ignore"):
+                mean = (a + b) / (size + first.sum()) + (b + c) / (size + second.sum())
+            best = max(best, float(np.nanmax(mean)))
+    return best
+
+
+def test_one_of_two_alike_is_empty_so_that_half_is_the_best(tmp_path: Path) -> None:
+    packed = store(tmp_path, [rectangle(5, 15, 5, 25), EMPTY], [0, 0])
+    assert ceiling(packed) == pytest.approx(0.5)
+    assert ceiling(packed, "monai") == 1, "the frame without a nerve is left out"
+    pairs = conflicts.find(packed)
+    assert pairs[["image", "other_image", "dice", "area", "other_area"]].to_numpy().tolist() == [
+        ["0_1.png", "1_1.png", 0.0, 200, 0]
+    ]
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        [rectangle(5, 15, 5, 15), rectangle(8, 20, 8, 18)],
+        [rectangle(0, 30, 0, 30), rectangle(2, 6, 2, 6)],
+        [rectangle(0, 4, 0, 4), rectangle(20, 36, 20, 36)],
+    ],
+)
+def test_the_ceiling_of_two_masks_is_the_best_of_all_masks(tmp_path: Path, masks: list[np.ndarray]) -> None:
+    assert ceiling(store(tmp_path, masks, [0, 0])) == pytest.approx(by_trying_all(masks))
+
+
+def test_the_ceiling_of_many_masks_is_the_best_over_all_sizes() -> None:
+    """The bounded search against every size of mask in turn."""
+    random = np.random.default_rng(3)
+    for _ in range(20):
+        patterns = np.unique(random.integers(0, 2, (30, 7)), axis=0).astype(float)
+        patterns = patterns[patterns.any(axis=1)]
+        counts = random.integers(1, 60, len(patterns)).astype(float)
+        areas = counts @ patterns
+        expected = 0.0
+        for size in range(1, int(counts.sum()) + 1):
+            weights = np.repeat(patterns @ (1 / (size + areas)), counts.astype(int))
+            expected = max(expected, 2 / 7 * float(np.sort(weights)[::-1][:size].sum()))
+        assert conflicts.best_single(patterns, counts).mean() == pytest.approx(expected)
+
+
+def test_frames_like_no_other_and_equal_masks_have_no_ceiling(tmp_path: Path) -> None:
+    here, there = rectangle(5, 15, 5, 25), rectangle(20, 30, 20, 40)
+    packed = store(tmp_path, [here, here, there, EMPTY, EMPTY], [0, 0, 1, 2, 2])
+    assert conflicts.ceilings(packed, np.arange(5), "kaggle").tolist() == pytest.approx([1.0] * 5)
+    assert conflicts.find(packed).empty
+
+
+def test_conflicts_come_worst_first_and_agreement_is_none(tmp_path: Path) -> None:
+    masks = [rectangle(5, 15, 5, 25), rectangle(5, 15, 6, 26), rectangle(5, 15, 20, 40), rectangle(25, 35, 5, 25)]
+    packed = store(tmp_path, [*masks, masks[3]], [4, 4, 4, 4, 5])
+    pairs = conflicts.find(packed)
+    assert pairs["dice"].is_monotonic_increasing
+    assert set(zip(pairs["row"], pairs["other_row"], strict=True)) == {(0, 2), (0, 3), (1, 2), (1, 3), (2, 3)}
+    for pair in pairs.itertuples():
+        assert pair.dice == pytest.approx(metrics.score(packed.mask(pair.row), packed.mask(pair.other_row))[0])
+
+
+def test_a_cluster_beyond_a_words_bits_is_taken_in_parts(tmp_path: Path) -> None:
+    masks = [rectangle(5, 15, 5, 25)] * 64 + [rectangle(25, 35, 5, 25)] * 2
+    scores = conflicts.ceilings(store(tmp_path, masks, [0] * 66), np.arange(66), "kaggle")
+    assert scores.tolist() == pytest.approx([1.0] * 66)

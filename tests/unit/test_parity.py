@@ -1,0 +1,43 @@
+"""The comparison with the published run."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nerveseg.evaluation import parity
+from nerveseg.params import flatten, read_yaml
+
+PROFILE = Path(__file__).parents[2] / "profiles" / f"{parity.PROFILE}.yaml"
+RECORD = {**parity.SETTINGS, "frames.train": 1896, "frames.validation": 427}
+
+
+def test_the_profile_has_the_settings_of_the_published_run() -> None:
+    overlay = flatten({name: part for name, part in read_yaml(PROFILE).items() if name in ("model", "train")})
+    assert {name: overlay.get(name) for name in parity.SETTINGS} == parity.SETTINGS
+    assert parity.applies(overlay)
+
+
+@pytest.mark.parametrize("change", [{"train.epochs": 6}, {"model.encoder_weights": "none"}])
+def test_another_setting_is_no_parity(change: dict[str, object]) -> None:
+    assert not parity.applies(RECORD | change)
+
+
+def test_figures_stand_beside_the_published_ones() -> None:
+    curve = pd.DataFrame(
+        {
+            "epoch": range(1, 6),
+            "validation_iou": [0.4, 0.55, 0.63, 0.64, 0.6421],
+            "validation_loss": [0.6, 0.4, 0.36, 0.35, 0.34],
+            "images_per_second": [118.0] * 5,
+            "time": [100.0, 120.0, 140.0, 1000.0, 1020.0],  # resumed after the third epoch
+        }
+    )
+    found = {row[0]: row[1:] for row in parity.rows(RECORD, curve, {"data": 10.0, "training_steps": 80.5})}
+    assert found["validation IoU, epoch 5"] == ("0.6421", "0.6321", "+0.0100")
+    assert found["validation loss, epoch 1"] == ("0.6000", "0.6776", "-0.0776")
+    assert found["train frames"] == ("1896", "1896", "+0")
+    # 118 batches of 16 a epoch at 118 images a second are 16 s, of 20 s
+    assert found["seconds of training an epoch"] == ("16.0", "16.5", "-0.5")
+    assert found["share of the epoch outside training"] == ("0.20", "0.36", "-0.16")
+    assert found["seconds in all"] == ("90.5", "138.0", "-47.5")

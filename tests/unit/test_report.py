@@ -1,0 +1,212 @@
+"""The page: what stands in it, and that it needs nothing but itself."""
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from nerveseg.data.packed import Packed
+from nerveseg.evaluation import charts, page, parity, report
+from nerveseg.evaluation.page import Note, Pictures, Section, Table
+from nerveseg.evaluation.scores import Scores
+from nerveseg.params import load
+from nerveseg.registry import versions
+from workspace import Workspace
+
+LIMIT = 8 * 2**20
+
+
+class Parsed(HTMLParser):
+    """The text of a page, its tags, and every address that it would load or show."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(html)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data", "action")
+        ]
+        self.addresses += [value or "" for name, value in attrs if value and "url(" in value and "url(#" not in value]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def path_of(trained: Workspace, name: str) -> Any:
+    return json.loads((trained.root / "reports" / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def html(trained: Workspace) -> str:
+    return (trained.root / "reports" / "index.html").read_text()
+
+
+def test_the_page_holds_the_figures_of_the_metrics(trained: Workspace, html: str) -> None:
+    metrics, text = path_of(trained, "metrics.json"), Parsed(html).text
+    test, baseline = metrics["test"], metrics["baseline"]
+    for figures, name in ((test, "dice"), (test, "iou"), (test, "nsd"), (baseline["prior"], "dice")):
+        low, high = figures[f"{name}_ci"]
+        assert f"{figures[name]:.3f} ({low:.3f} to {high:.3f})" in text
+    assert f"{test['frames']} test frames of {test['subjects']} subjects" in text
+    assert f"subject {test['worst_subject_name']}" in text
+    for rule, means in metrics["by_empty_rule"].items():
+        assert f"{rule} {means['dice']:.4f} {means['iou']:.4f}" in text
+    for row in pd.read_csv(trained.root / "reports" / "per_subject.csv").itertuples():
+        assert f"{row.subject} {row.frames} {row.dice:.3f}" in text
+
+
+def test_the_page_holds_the_verdict(trained: Workspace, html: str) -> None:
+    receipt = path_of(trained, "registration.json")
+    assert f"Registered as {versions.NAME} version {receipt['version']}." in Parsed(html).text
+
+
+def test_every_panel_shows_its_frames(trained: Workspace, html: str) -> None:
+    text = Parsed(html).text
+    scored = pd.read_csv(trained.root / "reports" / "per_image.csv")
+    count = load(trained.root / "params.yaml").evaluate.overlays
+    for title in ("Best", "Worst", "Random", "Most mistrusted"):
+        assert title in text
+    for chosen in (scored.nlargest(count, "dice"), scored.nlargest(count, "mistrust")):
+        assert all(f"{name} Dice" in text for name in chosen["image"])
+    assert Parsed(html).tags.count("image") == 4 * count
+
+
+def test_the_page_opens_offline(html: str) -> None:
+    parsed = Parsed(html)
+    assert len(html.encode()) < LIMIT
+    assert not {"script", "link", "iframe", "img", "object", "embed"} & set(parsed.tags)
+    loaded = [address for address in parsed.addresses if not address.startswith(("#", "data:image/"))]
+    assert loaded == []
+    assert "@import" not in html
+    assert "url(http" not in html
+
+
+def test_names_are_escaped() -> None:
+    name = "<script>alert('a')</script>&\"$x^"
+    frame = np.zeros((40, 48), np.uint8)
+    table = pd.DataFrame({"subject": [name] * 3, "dice": [0.2, 0.5, 0.9]})
+    sections = [
+        Section(name, name, [Table((name,), [(name,)], caption=name), Note(name)]),
+        Section("", "", [Pictures(name, [page.picture(frame, frame, frame, name, name)])]),
+        Section("", "", [page.Charts([charts.by_subject(table, name, name)])]),
+    ]
+    html = page.render(name, name, sections)
+    parsed = Parsed(html)
+    assert "<script" not in html
+    assert "script" not in parsed.tags
+    assert name in parsed.words, "and stands there as it is"
+
+
+def test_a_picture_is_small_and_its_outlines_are_at_the_frames_size() -> None:
+    frame = np.random.default_rng(0).integers(0, 255, (1500, 2000), np.uint8)
+    mask = np.zeros_like(frame)
+    mask[100:200, 1800:1900] = 1
+    picture = page.picture(frame, mask, np.zeros_like(mask), "1_1.png", "")
+    assert (picture.width, picture.height) == (2000, 1500)
+    assert "1800.5,100.5" in picture.truth
+    assert picture.prediction == ""
+    assert len(picture.source) < 200_000
+    assert picture.source.startswith("data:image/webp;base64,")
+
+
+def test_the_largest_report_stays_within_its_limit(trained: Workspace) -> None:
+    """As many panels as there can be, of frames of 580x420 that are noise."""
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 255, (420, 580), np.uint8)
+    frame = cv2.GaussianBlur(noise, (0, 0), 1.5)
+    picture = page.picture(frame, None, None, "1_1.png", "")
+    assert (4 * 24 + 8) * len(picture.source) < LIMIT
+
+
+def test_a_refusal_says_why_and_which_criterion_failed() -> None:
+    criteria = [
+        {
+            "name": "dice_lower_bound",
+            "value": 0.51,
+            "relation": ">=",
+            "threshold": 0.6,
+            "passed": False,
+            "detail": "is <below> 0.6",
+        },
+        {
+            "name": "worst_subject",
+            "value": None,
+            "relation": ">=",
+            "threshold": 0.2,
+            "passed": False,
+            "detail": "undefined",
+        },
+        {"name": "scorer", "value": 0.0, "relation": "<=", "threshold": 1e-4, "passed": True, "detail": "within"},
+    ]
+    receipt = {
+        "registered": False,
+        "name": "n",
+        "version": None,
+        "run_id": "r",
+        "reasons": ["is <below> 0.6"],
+        "gate": {"mode": "enforce", "passed": False, "criteria": criteria},
+    }
+    text = Parsed(page.render("", "", [report.verdict(receipt)])).text
+    assert "Not registered: is <below> 0.6." in text
+    assert "dice_lower_bound 0.5100 >= 0.6000 failed" in text
+    assert "worst_subject undefined >= 0.2000 failed" in text
+    assert "scorer 0.0000 <= 0.0001 passed" in text
+
+
+def test_subjects_on_both_sides_are_said(trained: Workspace) -> None:
+    packed = Packed.open(trained.root / "data" / "packed")
+    findings = packed.findings()
+
+    def text(index: pd.DataFrame) -> str:
+        return Parsed(page.render("", "", [report.dataset(index, findings, "test")])).text
+
+    assert "No scored subject has a frame in the training set." in text(packed.index)
+    mixed = packed.index.assign(subject="1")
+    assert "1 of the scored subjects have frames in the training set too" in text(mixed)
+
+
+def test_parity_is_shown_only_under_the_profile(trained: Workspace, html: str, tmp_path: Path) -> None:
+    assert parity.TITLE not in html
+    root, models = trained.root, tmp_path / "models"
+    shutil.copytree(root / "models", models)
+    record = json.loads((models / "run.json").read_text())
+    record["params"] |= parity.SETTINGS
+    (models / "run.json").write_text(json.dumps(record))
+    text = Parsed(
+        report.render(
+            path_of(trained, "registration.json"),
+            load(root / "params.yaml").evaluate,
+            Packed.open(root / "data" / "packed"),
+            Scores.read(root / "reports" / "predictions.parquet"),
+            models,
+            root / "reports",
+        )
+    ).text
+    ours = pd.read_csv(models / "curve.csv")["validation_iou"][4]
+    assert f"validation IoU, epoch 5 {ours:.4f} 0.6321 {ours - 0.6321:+.4f}" in text
+
+
+def test_scores_of_folds_make_sections_too(trained: Workspace) -> None:
+    """The sections that need no gate and no training curve, from scores alone."""
+    root = trained.root
+    metrics, scored = path_of(trained, "metrics.json"), Scores.read(root / "reports" / "predictions.parquet")
+    metrics.pop("ceiling")
+    sections = [
+        report.summary(metrics, load(root / "params.yaml").evaluate),
+        report.subjects(scored.table, metrics),
+        report.reliability(scored, metrics),
+        report.abstaining(scored.table, metrics),
+    ]
+    assert "Distribution by subject" in page.render("Folds", "", sections)
