@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Colours that matplotlib draws with and that the page's own take the place of, so that they follow light and dark.
 _INK, _LINE, _FIRST, _SECOND, _BAD, _PAPER = (f"#01020{number}" for number in range(3, 9))
@@ -17,7 +19,7 @@ _VARIABLES = {_INK: "ink", _LINE: "line", _FIRST: "first", _SECOND: "second", _B
 _SERIES = (_FIRST, _SECOND)
 _WIDTH = 4.7  # inches: text of 9 points is as large on a phone
 SHOWN = 80  # subjects in a chart
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "nerveseg",  # the same chart is the same bytes
     "text.parse_math": False,  # names of subjects are no formulas
@@ -57,9 +59,9 @@ def lines(
             axis.plot(at, values, color=colour, label=name, marker="o" if len(at) <= 20 else "", markersize=3)
         for (name, place), style in zip(marks.items(), ("--", ":"), strict=False):
             axis.axvline(place, color=_INK, linewidth=1, linestyle=style, label=name)
-        axis.set_ylim(bottom=0, **({"top": 1} if unit else {}))
+        axis.set_ylim(0, 1 if unit else None)
         if whole:
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(loc="best")
         return _svg(figure, title)
 
@@ -129,7 +131,7 @@ def histogram(values: np.ndarray, title: str, x: str) -> Markup:
         counts, edges = np.histogram(values[~np.isnan(values)], bins=20, range=(0, 1))
         axis.bar(edges[:-1], counts, width=0.045, align="edge", color=_FIRST)
         axis.set(xlim=(0, 1), ylabel="frames")
-        axis.yaxis.get_major_locator().set_params(integer=True)
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         return _svg(figure, title)
 
 

@@ -138,8 +138,8 @@ def picture(
     small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame
     content = cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])[1].tobytes()
     source = f"data:image/webp;base64,{b64encode(content).decode()}"
-    outlines = ("" if mask is None else _outline(mask) for mask in (truth, prediction))
-    return Picture(source, width, height, *outlines, name, caption)
+    true, predicted = ("" if mask is None else _outline(mask) for mask in (truth, prediction))
+    return Picture(source, width, height, true, predicted, name, caption)
 
 
 def _outline(mask: np.ndarray) -> str:
