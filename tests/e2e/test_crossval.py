@@ -40,9 +40,7 @@ def crossed(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tup
     with log.open("w") as output:
         killed = subprocess.Popen(COMMAND, cwd=workspace.root, env=workspace.env, stdout=output, stderr=output)
 
-    wait_for(
-        "the first checkpoint", lambda: any(workspace.root.glob("checkpoints/*/last.ckpt")), killed, seconds=600
-    )
+    wait_for("the first checkpoint", lambda: any(workspace.root.glob("checkpoints/*/last.ckpt")), killed, seconds=600)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     first = workspace.run(*COMMAND)
