@@ -85,12 +85,15 @@ def crossval(
     leakage: Annotated[
         bool, typer.Option("--leakage", help="Train random folds too, and say by how much they flatter.")
     ] = False,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Register the networks of all folds as one model.")
+    ] = False,
 ) -> None:
     """Test on every subject: train and evaluate fold by fold, as DVC experiments, and pool the figures."""
     from nerveseg.crossval import crossval as run  # it imports mlflow
 
     with readable_errors():
-        run(folds, leakage=leakage)
+        run(folds, leakage=leakage, ensemble=ensemble)
 
 
 @app.command()

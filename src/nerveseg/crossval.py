@@ -21,6 +21,7 @@ from rich.text import Text
 from nerveseg import params, paths, tracking, workspace
 from nerveseg.console import console
 from nerveseg.data.packed import Packed
+from nerveseg.ensemble import Member, register
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.evaluation import card, conflicts, headline, outoffold, report, scores
 from nerveseg.evaluation.scores import Scores
@@ -31,6 +32,7 @@ By = Literal["subject", "frame"]
 _FOLDS = 5  # where neither the command nor split.folds says
 _TMP = Path(".dvc/tmp")
 _CLONES = _TMP / "crossval"
+_MEMBERS = _TMP / "members"  # in the clone, what is kept of each fold while it moves on
 _LOCK = _TMP / "crossval.lock"
 
 
@@ -48,6 +50,7 @@ class Fold:
         sweep: of its validation frames.
         validation_frames: how many.
         validation_dice: of the last epoch, at the size that the network sees.
+        member: its network, where an ensemble is asked for.
     """
 
     by: By
@@ -59,14 +62,16 @@ class Fold:
     sweep: pd.DataFrame
     validation_frames: int
     validation_dice: float
+    member: Member | None
 
 
-def crossval(folds: int | None, *, leakage: bool) -> None:
+def crossval(folds: int | None, *, leakage: bool, ensemble: bool) -> None:
     """Runs all folds, pools their scores and writes `crossval/`; an MLflow run holds the same.
 
     Args:
         folds: how many; None: split.folds of params.yaml, or else 5.
         leakage: run random folds as well, and say by how much their scores are better.
+        ensemble: register the networks of the folds of subjects as one model.
 
     Raises:
         NervesegError: this is not the root of a git repository, params.yaml does not fit, or a fold failed.
@@ -76,10 +81,12 @@ def crossval(folds: int | None, *, leakage: bool) -> None:
     _require_repository(here)
     workspace.keep_outside(here)
     with workspace.alone_in(here / _LOCK, "another cross-validation", console.print) as lock, _clone(here) as root:
-        by_subject = _run_folds(root, "subject", given, lock)
+        by_subject = _run_folds(root, "subject", given, lock, root / _MEMBERS if ensemble else None)
         by_frame = _run_folds(root, "frame", given, lock) if leakage else []
         packed = Packed.open(root / paths.PACKED)  # the frames are the same in every fold
         _conclude(given, packed, by_subject, by_frame, workspace.run(root, "git", "rev-parse", "HEAD"))
+        if ensemble:
+            register([fold.member for fold in by_subject if fold.member], root, given)
 
 
 def _params(folds: int | None) -> Params:
@@ -125,12 +132,12 @@ def _clone(here: Path) -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _run_folds(root: Path, by: By, given: Params, lock: BinaryIO) -> list[Fold]:
+def _run_folds(root: Path, by: By, given: Params, lock: BinaryIO, keep: Path | None = None) -> list[Fold]:
     assert given.split.folds is not None
-    return [_run_fold(root, by, number, given, lock) for number in range(given.split.folds)]
+    return [_run_fold(root, by, number, given, lock, keep) for number in range(given.split.folds)]
 
 
-def _run_fold(root: Path, by: By, number: int, given: Params, lock: BinaryIO) -> Fold:
+def _run_fold(root: Path, by: By, number: int, given: Params, lock: BinaryIO, keep: Path | None) -> Fold:
     folds = given.split.folds
     name = f"fold {number + 1} of {folds} by {by}"
     experiment = f"crossval-{_digest(given)}-{by}-{number}"
@@ -145,7 +152,7 @@ def _run_fold(root: Path, by: By, number: int, given: Params, lock: BinaryIO) ->
         kind = TransientError if error.transient else NervesegError
         raise kind(f"{error}\nWhat was trained is kept: once that is mended, the same command goes on.") from None
     workspace.dvc(root, "exp", "push", "--quiet", "--force", "--no-cache", "origin", experiment)
-    fold = _read_fold(root, by, number, experiment)
+    fold = _read_fold(root, by, number, experiment, keep)
     test = fold.metrics["test"]
     console.print(
         f"[bold]{name}[/]: Dice {card.figure(test['dice'])} ({card.interval(test['dice_ci']) or 'no interval'}), "
@@ -172,7 +179,7 @@ def _digest(given: Params) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _read_fold(root: Path, by: By, number: int, experiment: str) -> Fold:
+def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | None) -> Fold:
     with tracking.reachable("The fold is trained and kept: once the server answers, the same command goes on."):
         record = tracking.ensure_run(root / paths.MODELS)
     return Fold(
@@ -185,6 +192,7 @@ def _read_fold(root: Path, by: By, number: int, experiment: str) -> Fold:
         sweep=pd.read_csv(root / paths.CURVES / "thresholds.csv"),
         validation_frames=len(Packed.open(root / paths.PACKED).rows("validation")),
         validation_dice=float(pd.read_csv(root / paths.MODELS / "curve.csv")["validation_dice"].iloc[-1]),
+        member=None if keep is None else Member.keep(root, keep / str(number), record["run_id"]),
     )
 
 

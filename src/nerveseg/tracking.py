@@ -187,9 +187,20 @@ def ensure_run(folder: Path) -> Record:
         NervesegError: the record is missing or the server fails.
     """
     record: Record = read_json(folder / "run.json")
-    client = connect()
-    if _has_run(client, record["run_id"]):
+    if _has_run(connect(), record["run_id"]):
         return record
+    return ensure_copy(record, pd.read_csv(folder / "curve.csv").to_dict("records"), folder)
+
+
+def ensure_copy(record: Record, rows: list[dict[str, float]], folder: Path) -> Record:
+    """The record of the run on this tracking server that stands for the one of `record`; it is made where it lacks.
+
+    Args:
+        record: as `TrainingRun` has it; its `run_id` is the tag by which the run is found again.
+        rows: the curve, if there is one.
+        folder: holds the model.
+    """
+    client = connect()
     experiment = _set_experiment(settings().experiment)
     found = client.search_runs([experiment.experiment_id], f"tags.`{ORIGIN}` = '{record['run_id']}'", max_results=1)
     if found:
@@ -199,13 +210,12 @@ def ensure_run(folder: Path) -> Record:
     with mlflow.start_run(run_id=found[0].info.run_id if found else None):
         copy = {**record, "run_id": _active_run_id(), "tags": {**record["tags"], ORIGIN: record["run_id"]}}
         _describe_run(copy)
-        rows = pd.read_csv(folder / "curve.csv").to_dict("records")
         copy["model_id"] = _complete_run(copy, rows, folder)
     return copy
 
 
-def log_evaluation(record: Record, metrics: dict[str, Any], figures: Path, tables: list[Path]) -> None:
-    """Adds flat figures such as `test.dice` to the run and its logged model, pictures and tables to the run.
+def log_evaluation(record: Record, metrics: dict[str, Any], figures: Path | None, tables: list[Path]) -> None:
+    """Adds flat figures such as `test.dice` to the run and its logged model, pictures, if any, and tables to the run.
 
     Figures that the run has already get no second point.
     """
@@ -220,7 +230,8 @@ def log_evaluation(record: Record, metrics: dict[str, Any], figures: Path, table
             if isinstance(value, int | float) and known.get(key) != float(value)
         ],
     )
-    client.log_artifacts(record["run_id"], str(figures), "figures")
+    if figures is not None:
+        client.log_artifacts(record["run_id"], str(figures), "figures")
     for table in tables:
         client.log_artifact(record["run_id"], str(table), "reports")
 

@@ -13,6 +13,7 @@ from nerveseg.errors import NervesegError
 from nerveseg.evaluation import card, provenance
 from nerveseg.evaluation.card import Card
 from nerveseg.files import sha256
+from nerveseg.registry import versions
 from nerveseg.registry.verification import Check, checked, failures, locked_outs, of_network, of_record, read_lock
 
 
@@ -42,7 +43,9 @@ def of_repository(folder: Path) -> list[Check]:
     Args:
         folder: holds what `of_record` brought and found right.
     """
-    record, outs = card.read(folder / paths.CARD_JSON.name), locked_outs(read_lock(folder))
+    record = card.read(folder / paths.CARD_JSON.name)
+    members = record.network.members  # of one dataset, but each of a split of its own
+    outs = locked_outs(read_lock(folder / versions.recorded(members)[0]))
     try:
         outs_here = locked_outs(read_lock(Path()))
     except NervesegError:
@@ -56,7 +59,7 @@ def of_repository(folder: Path) -> list[Check]:
         checked(
             "dataset here", lambda: _dataset(record, here(paths.DATASET_ZIP) or _cached(outs[str(paths.DATASET_ZIP)]))
         ),
-        checked("split here", lambda: _split(record, here(paths.PACKED))),
+        checked("split here", lambda: _split(record, here(paths.PACKED) if members == 1 else None)),
         checked("code here", lambda: _code(record)),
     ]
 

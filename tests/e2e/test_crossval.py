@@ -1,4 +1,7 @@
-"""`nerveseg crossval`, killed once: every subject tested once, by folds that are trained once, beside the checkout."""
+"""`nerveseg crossval`, killed once: every subject tested once, by folds that are trained once, beside the checkout.
+
+Its networks are an ensemble, a version that is verified like others.
+"""
 
 import json
 import re
@@ -8,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 
+from nerveseg.data.packed import Packed
 from nerveseg.evaluation.scores import Scores
 from workspace import Workspace, wait_for
 
-COMMAND = ("nerveseg", "crossval", "--folds", "3", "--leakage")
+NAME = "nerve-segmentation"
+COMMAND = ("nerveseg", "crossval", "--folds", "3", "--ensemble")
 FILES = ("params.yaml", "dvc.lock", "models/model.safetensors", "reports/metrics.json", "data/packed/index.parquet")
 
 
@@ -23,25 +29,25 @@ def state(workspace: Workspace) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def crossed(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
-    """A workspace after a cross-validation that was killed in its second fold, and what the next one said."""
+def crossed(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str, str]:
+    """A workspace after a cross-validation that was killed in its first fold, what the next one said, and what a third
+    one, with the leakage audit and a gate that no network passes."""
     workspace = trained.copy(tmp_path_factory.mktemp("crossval") / "project")
-    workspace.set(**{"train.epochs": 3, "split.by": "fold", "split.validation_fold": 0, "split.test_fold": 1})
+    workspace.set(**{"split.by": "fold", "split.validation_fold": 0, "split.test_fold": 1})
+    workspace.set(**{"train.epochs": 2, "evaluate.overlays": 1, "evaluate.resamples": 200, "register.gate": "report"})
     before = state(workspace)
     log = workspace.root.parent / "killed.log"
     with log.open("w") as output:
         killed = subprocess.Popen(COMMAND, cwd=workspace.root, env=workspace.env, stdout=output, stderr=output)
 
-    def is_in_second_training() -> bool:
-        return "fold 2 of 3" in log.read_text() and any(workspace.root.glob("checkpoints/*/last.ckpt"))
-
-    wait_for("the second fold's first checkpoint", is_in_second_training, killed, seconds=600)
+    wait_for("the first checkpoint", lambda: any(workspace.root.glob("checkpoints/*/last.ckpt")), killed, seconds=600)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    said = workspace.run(*COMMAND)
+    first = workspace.run(*COMMAND)
     assert state(workspace) == before, "the checkout stays as it is"
     assert not workspace.git("stash", "list")
-    return workspace, said
+    workspace.set(**{"register.gate": "enforce", "register.min_dice": 1.0})
+    return workspace, first, workspace.run(*COMMAND, "--leakage")
 
 
 def metrics(workspace: Workspace) -> dict[str, Any]:
@@ -49,23 +55,26 @@ def metrics(workspace: Workspace) -> dict[str, Any]:
     return content
 
 
-def test_a_killed_fold_goes_on_and_finished_ones_are_restored(crossed: tuple[Workspace, str]) -> None:
-    workspace, said = crossed
-    ends = re.findall(r"^(fold \d of 3 by \w+): Dice.*?(trained|restored), run (\w+)", said, re.MULTILINE)
-    assert [how for _, how, _ in ends] == ["restored"] + ["trained"] * 5
-    assert "epoch   1" not in said.partition("fold 2 of 3 by subject")[2].partition("fold 3 of 3")[0]
+def test_a_killed_fold_goes_on_and_finished_ones_are_restored(crossed: tuple[Workspace, str, str]) -> None:
+    workspace, *both = crossed
+    ends = [re.findall(r"^fold \d of 3 by \w+: Dice.*?(trained|restored), run (\w+)", said, re.M) for said in both]
+    assert [how for how, _ in ends[0]] == ["trained"] * 3
+    assert [how for how, _ in ends[1]] == ["restored"] * 3 + ["trained"] * 3
+    assert "epoch   1" not in both[0].partition("fold 1 of 3 by subject")[2].partition("fold 2 of 3")[0]
     client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
     experiment = client.get_experiment_by_name("nerveseg")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     trainings = {
-        run.info.run_id for run in runs if "train.epochs" in run.data.params and "split.by" not in run.data.params
+        run.info.run_id
+        for run in runs
+        if "train.epochs" in run.data.params and "split.by" not in run.data.params and "ensemble" not in run.data.tags
     }
-    assert trainings == {run for _, _, run in ends}, "each fold has one run, however often it was killed"
+    assert trainings == {run for said in ends for _, run in said}, "each fold has one run, however often it was killed"
 
 
-def test_every_frame_is_tested_once(crossed: tuple[Workspace, str]) -> None:
-    workspace, _ = crossed
+def test_every_frame_is_tested_once(crossed: tuple[Workspace, str, str]) -> None:
+    workspace, *_ = crossed
     index = pd.read_parquet(workspace.root / "data/packed/index.parquet")
     images = pd.read_csv(workspace.root / "crossval/per_image.csv", dtype={"subject": str})
     assert images["image"].tolist() == index["image"].tolist()
@@ -83,8 +92,8 @@ def test_every_frame_is_tested_once(crossed: tuple[Workspace, str]) -> None:
     )
 
 
-def test_the_leakage_audit_is_paired_by_frame(crossed: tuple[Workspace, str]) -> None:
-    workspace, said = crossed
+def test_the_leakage_audit_is_paired_by_frame(crossed: tuple[Workspace, str, str]) -> None:
+    workspace, _, said = crossed
     leakage = metrics(workspace)["leakage"]
     tables = [
         Scores.read(workspace.root / "crossval" / f"predictions{name}.parquet").table for name in ("", "_by_frame")
@@ -97,8 +106,8 @@ def test_the_leakage_audit_is_paired_by_frame(crossed: tuple[Workspace, str]) ->
     assert "are on two sides" in said
 
 
-def test_folds_are_experiments_and_the_whole_is_a_run(crossed: tuple[Workspace, str]) -> None:
-    workspace, said = crossed
+def test_folds_are_experiments_and_the_whole_is_a_run(crossed: tuple[Workspace, str, str]) -> None:
+    workspace, _, said = crossed
     folds = pd.read_csv(workspace.root / "crossval/folds.csv")
     listed = workspace.run("dvc", "exp", "list", "--name-only")
     assert sorted(folds["experiment"]) == sorted(listed.split())
@@ -118,8 +127,62 @@ def test_folds_are_experiments_and_the_whole_is_a_run(crossed: tuple[Workspace, 
     } <= stored
 
 
-def test_what_cannot_be_crossed_is_refused_clearly(crossed: tuple[Workspace, str], tmp_path: Path) -> None:
-    workspace, _ = crossed
+def test_the_networks_of_the_folds_are_one_version(crossed: tuple[Workspace, str, str]) -> None:
+    from nerveseg.model.inference import Segmenter  # it imports torch
+
+    workspace, first, second = crossed
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    assert f"registered {NAME} version 1, alias challenger" in first
+    assert all(criterion in first for criterion in ("dice_lower_bound", "worst_subject", "scorer", "out of fold"))
+    assert "not registered: mean Dice" in second, "the gate of the second call enforces what none reaches"
+    (version,) = client.search_model_versions(f"name = '{NAME}'")
+    assert not client.get_registered_model(NAME).aliases
+    assert version.tags["gate"].startswith("refused: mean Dice")
+    assert "gate.gain_over_champion" not in version.tags
+    folds = pd.read_csv(workspace.root / "crossval/folds.csv").head(3)
+    assert version.tags["ensemble"] == "3"
+    assert [version.tags[f"member_{number}"] for number in range(3)] == folds["run_id"].tolist()
+    assert all(len(set(version.tags[tag].split())) == 3 for tag in ("dvc_split", "dvc_model"))
+    (run,) = client.search_runs(["1"], "tags.ensemble = '3'")
+    assert run.info.run_id == version.run_id, "it is logged once, however often it is called"
+    assert run.data.metrics["test.dice"] == pytest.approx(metrics(workspace)["test"]["dice"])
+    assert "out-of-fold frames of 8 subjects" in client.get_model_version(NAME, "1").description
+    assert "An ensemble of 3 networks" in client.get_model_version(NAME, "1").description
+
+    def network(run_id: str) -> Segmenter:
+        (logged,) = client.search_logged_models(["1"], f"source_run_id = '{run_id}'")
+        return Segmenter.load(Path(logged.artifact_location) / "artifacts")
+
+    packed = Packed.open(workspace.root / "data/packed")
+    frames = [packed.frame(row) for row in (0, len(packed) // 2, len(packed) - 1)]
+    found = np.stack(network(run.info.run_id).probabilities(frames))
+    members = [np.stack(network(run_id).probabilities(frames)) for run_id in folds["run_id"]]
+    assert np.ptp(members, axis=0).max() > 0.01, "they differ"
+    assert np.allclose(found, np.mean(members, axis=0), atol=1e-4)
+
+
+def test_an_ensemble_is_verified_but_not_reproduced(crossed: tuple[Workspace, str, str]) -> None:
+    workspace, *_ = crossed
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    verified = " ".join(workspace.run("nerveseg", "verify", "1").split())
+    assert "FAILED" not in verified
+    assert "of each of 3 folds" in verified
+    refused = " ".join(workspace.run("nerveseg", "reproduce", "1", ok=False).split())
+    assert "Version 1 is an ensemble of 3 networks" in refused
+    assert "nerveseg crossval --ensemble" in refused
+    version = client.get_model_version(NAME, "1")
+    client.set_model_version_tag(NAME, "1", "dvc_split", version.tags["dvc_split"].split()[0])
+    weights = Path(version.source) / "artifacts" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    tampered = " ".join(workspace.run("nerveseg", "verify", "1", ok=False).split())
+    assert "hash of model.safetensors: model.safetensors has SHA-256" in tampered
+    assert "lineage: the tag dvc_split is" in tampered
+
+
+def test_what_cannot_be_crossed_is_refused_clearly(crossed: tuple[Workspace, str, str], tmp_path: Path) -> None:
+    workspace, *_ = crossed
 
     def refused(*options: str) -> str:
         output = " ".join(workspace.run("nerveseg", "crossval", *options, ok=False).split())

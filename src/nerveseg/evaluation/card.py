@@ -15,7 +15,7 @@ from nerveseg import paths
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import provenance
 from nerveseg.evaluation.provenance import Link, Origins, Record
-from nerveseg.files import read_json
+from nerveseg.files import read_json, replacing, write_json
 from nerveseg.model.spec import ModelSpec
 
 _SCHEMA = (  # https://docs.monai.io/en/stable/mb_specification.html
@@ -180,6 +180,14 @@ def read(path: Path) -> Card:
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, detail["loc"])) or "all of it" for detail in error.errors()[:5])
         raise NervesegError(f"{path.name} is no model card ({wrong} does not fit).") from None
+
+
+def write(card: Card, record: Path, text: Path, metadata: Path) -> None:
+    """Writes the record as JSON, and what is made of it: Markdown, and the metadata of a MONAI bundle."""
+    write_json(record, card.model_dump(mode="json"))
+    with replacing(text) as beside:
+        beside.write_text(markdown(card), encoding="utf-8")
+    write_json(metadata, bundle_metadata(card))
 
 
 def markdown(card: Card) -> str:
@@ -369,6 +377,12 @@ def _limits(
     training = next(one for one in sides if one.name == "train")
     worst = next(one for one in figures if one.key == "test.worst_subject")
     limits = []
+    if network.members > 1:
+        limits.append(
+            f"An ensemble of {network.members} networks of a cross-validation, without unseen frames of its own: each "
+            "frame was trained on by some of them. The figures are those of its members, each on subjects that it had "
+            "not seen; its own, which may be better, are unknown."
+        )
     if training.with_mask == training.frames:
         limits.append("Trained on frames with a nerve only: it always predicts one, also where there is none.")
     if shared_subjects:

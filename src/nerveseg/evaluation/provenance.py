@@ -6,7 +6,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,6 +35,11 @@ class Code(Record):
     training: dict[str, str]
     evaluation: dict[str, str]
     source: Digest
+
+    @classmethod
+    def of(cls, training: Mapping[str, str], evaluation: Mapping[str, str]) -> Self:
+        """By the tags of a training's run and those of this process, which evaluates."""
+        return cls(training=_of_git(training), evaluation=_of_git(evaluation), source=running_source())
 
 
 class Origins(Record):
@@ -108,6 +113,10 @@ def differences(links: list[Link], origins: Origins) -> list[str]:
             found.append(f"the chain's value at {link.link} does not follow from the one before")
         former = link.chain
     return found
+
+
+def _of_git(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: tags[key] for key in ("git_commit", "git_changed") if key in tags}
 
 
 def hashes(files: Iterable[Path]) -> dict[str, str]:

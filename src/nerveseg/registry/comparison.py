@@ -30,7 +30,6 @@ class Candidate:
 
     Attributes:
         model_id: of its logged model.
-        folder: holds its `model.safetensors` and `model.json`.
         split: DVC's hash of the packed frames.
         packed: the frames.
         rows: those that are scored, int64.
@@ -38,7 +37,6 @@ class Candidate:
     """
 
     model_id: str
-    folder: Path
     split: str
     packed: Packed
     rows: np.ndarray
@@ -46,7 +44,7 @@ class Candidate:
 
     @classmethod
     def read(
-        cls, model_id: str, folder: Path, split: str, packed: Packed, per_image: pd.DataFrame, evaluate: EvaluateParams
+        cls, model_id: str, split: str, packed: Packed, per_image: pd.DataFrame, evaluate: EvaluateParams
     ) -> "Candidate":
         """The candidate with the scores of `per_image.csv`.
 
@@ -58,7 +56,7 @@ class Candidate:
             raise NervesegError(
                 f"reports/per_image.csv is not of the {evaluate.split} frames of data/packed: run `dvc repro`."
             )
-        return cls(model_id, folder, split, packed, rows, per_image["dice"].to_numpy(np.float64))
+        return cls(model_id, split, packed, rows, per_image["dice"].to_numpy(np.float64))
 
 
 def with_champion(
@@ -105,14 +103,19 @@ def with_champion(
     return criterion, ""
 
 
-def with_logged(client: MlflowClient, candidate: Candidate) -> gate.Criterion:
-    """Runs the logged model and the trained network on some of the scored frames, both on the CPU."""
+def with_logged(client: MlflowClient, model_id: str, models: Path, packed: Packed, rows: np.ndarray) -> gate.Criterion:
+    """Runs the logged model and the trained network on some of the scored frames, both on the CPU.
+
+    Args:
+        models: holds `model.safetensors` and `model.json`.
+        rows: the scored frames, int64.
+    """
     from nerveseg.model.inference import Segmenter  # it imports torch
 
-    places = np.unique(np.linspace(0, len(candidate.rows) - 1, _SCORER_FRAMES).astype(int))
-    frames = [candidate.packed.frame(row) for row in candidate.rows[places]]
-    segmenter = Segmenter.load(candidate.folder)
-    source = client.get_logged_model(candidate.model_id).artifact_location
+    places = np.unique(np.linspace(0, len(rows) - 1, _SCORER_FRAMES).astype(int))
+    frames = [packed.frame(row) for row in rows[places]]
+    segmenter = Segmenter.load(models)
+    source = client.get_logged_model(model_id).artifact_location
     differences = []
     with tempfile.TemporaryDirectory() as folder:
         logged = mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=folder)

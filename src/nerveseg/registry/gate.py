@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from rich.markup import escape
+from rich.table import Table
+
 from nerveseg.evaluation.bootstrap import Estimate
 from nerveseg.params import GateMode, RegisterParams
 
@@ -103,6 +106,25 @@ class Verdict:
     @property
     def _failed(self) -> list[str]:
         return [one.detail for one in self.criteria if not one.passed]
+
+
+def table(verdict: Verdict) -> Table:
+    """The criteria of a gate that is not off, for the terminal."""
+    shown = Table(
+        title=f"gate, register.gate: {verdict.mode}",
+        caption=verdict.note or None,
+        title_justify="left",
+        caption_justify="left",
+    )
+    shown.add_column("criterion", no_wrap=True)
+    shown.add_column("")
+    shown.add_column("value", justify="right")
+    shown.add_column("threshold", no_wrap=True)
+    shown.add_column("found")
+    for one in verdict.criteria:
+        result = "[green]passed[/]" if one.passed else "[bold red]FAILED[/]"
+        shown.add_row(one.name, result, one.figure, f"{one.relation} {one.threshold:.4g}", escape(one.detail))
+    return shown
 
 
 def outdated(former: Iterable[str], tags: Mapping[str, str]) -> list[str]:

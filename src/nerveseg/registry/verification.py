@@ -1,7 +1,7 @@
 """Whether a model is what was recorded of it: its hashes, the chain from its data to its figures, its masks, and its
 exported form."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from nerveseg.params import flatten, read_yaml
 from nerveseg.registry import versions
 from nerveseg.registry.versions import FILES, Model
 
+Stages = dict[str, dict[str, Any]]  # of a dvc.lock, by name
 _OUTS = {"dvc_data": paths.DATASET_ZIP, "dvc_split": paths.PACKED, "dvc_model": paths.MODELS}
 MIN_AGREEMENT = 0.98  # Dice with the masks of the evaluation, which may have run on another device
 MIN_EXPORT_AGREEMENT = 0.998  # Dice with the network's own masks; the scorer may compute in bf16
@@ -120,7 +121,7 @@ def _chain(model: Model, run_tags: dict[str, str], run_metrics: dict[str, float]
         "chain": lambda: _links(record),
         "dataset": lambda: _dataset(record, model.tags),
         "lineage": lambda: _lineage(model, folder),
-        "params": lambda: _params(record, folder / paths.PARAMS),
+        "params": lambda: _params(record, [folder / part / paths.PARAMS for part in versions.recorded(model.members)]),
         "code": lambda: _code(record, run_tags),
         "weights": lambda: _files(record.origins.weights, folder),
         "figures": lambda: _files(record.origins.figures, folder),
@@ -155,27 +156,48 @@ def _dataset(record: Card, tags: dict[str, str]) -> str:
 
 
 def _lineage(model: Model, folder: Path) -> str:
-    """DVC's hashes of data, split and model on the version, and between stages, against the run's dvc.lock."""
-    stages = read_lock(folder)
-    outs = locked_outs(stages)
+    """DVC's hashes of data, split and model on the version, and between stages, against every dvc.lock of the run."""
+    locks = [read_lock(folder / part) for part in versions.recorded(model.members)]
+    for tag, recorded in lineage(locks).items():
+        if model.tags.get(tag) != recorded:
+            raise NervesegError(
+                f"the tag {tag} is {model.tags.get(tag)}, but its dvc.lock says {recorded} for {_OUTS[tag]}"
+            )
+    for stages in locks:
+        outs = locked_outs(stages)
+        for name in ("split", "train", "evaluate"):
+            for dep in stages.get(name, {}).get("deps", []):
+                if dep["path"] in outs and dep.get("md5") != outs[dep["path"]]:
+                    raise NervesegError(f"in its dvc.lock, {name} read another {dep['path']} than was made")
+    return "data, split and model are those of its dvc.lock" + (f" of each of {len(locks)} folds" if locks[1:] else "")
+
+
+def lineage(locks: Sequence[Stages]) -> dict[str, str]:
+    """The tags that tie a version to its inputs: DVC's hashes of data, split and model.
+
+    Args:
+        locks: as `read_lock` makes them, one a training; those of their hashes that differ are separated by spaces.
+
+    Raises:
+        NervesegError: a hash is not recorded.
+    """
+    found = {}
     for tag, path in _OUTS.items():
-        recorded = outs.get(str(path))
-        if recorded is None or model.tags.get(tag) != recorded:
-            raise NervesegError(f"the tag {tag} is {model.tags.get(tag)}, but its dvc.lock says {recorded} for {path}")
-    for name in ("split", "train", "evaluate"):
-        for dep in stages.get(name, {}).get("deps", []):
-            if dep["path"] in outs and dep.get("md5") != outs[dep["path"]]:
-                raise NervesegError(f"in its dvc.lock, {name} read another {dep['path']} than was made")
-    return "data, split and model are those of its dvc.lock"
+        recorded = dict.fromkeys(locked_outs(stages).get(str(path)) for stages in locks)
+        if None in recorded:
+            raise NervesegError(f"dvc.lock does not record {path}")
+        found[tag] = " ".join(map(str, recorded))
+    return found
 
 
-def _params(record: Card, path: Path) -> str:
-    """The recorded params, but for what the training counted, against the params.yaml of the run."""
-    _require(path)
-    given = flatten(read_yaml(path))
-    sections = {name.partition(".")[0] for name in given}
-    recorded = {name: value for name, value in record.origins.params.items() if name.partition(".")[0] in sections}
-    _require_same(recorded, given, path.name)
+def _params(record: Card, files: list[Path]) -> str:
+    """The recorded params, but for what the training counted, against every params.yaml of the run."""
+    for path in files:
+        _require(path)
+        given = flatten(read_yaml(path))
+        sections = {name.partition(".")[0] for name in given}
+        recorded = {name: value for name, value in record.origins.params.items() if name.partition(".")[0] in sections}
+        _require_same(recorded, given, path.name)
     return f"{len(recorded)} as in {path.name} of its run"
 
 
@@ -218,14 +240,14 @@ def _require_same(recorded: dict[str, Any], found: dict[str, Any], where: str) -
         raise NervesegError("; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""))
 
 
-def read_lock(folder: Path) -> dict[str, dict[str, Any]]:
+def read_lock(folder: Path) -> Stages:
     """The stages of the dvc.lock in a folder.
 
     Raises:
         NervesegError: it is missing or damaged.
     """
     try:
-        stages: dict[str, dict[str, Any]] = YAML(typ="safe", pure=True).load(folder / paths.DVC_LOCK)["stages"]
+        stages: Stages = YAML(typ="safe", pure=True).load(folder / paths.DVC_LOCK)["stages"]
         for stage in stages.values():
             for part in (*stage.get("deps", []), *stage.get("outs", [])):
                 part["path"]
@@ -234,7 +256,7 @@ def read_lock(folder: Path) -> dict[str, dict[str, Any]]:
     return stages
 
 
-def locked_outs(stages: dict[str, dict[str, Any]]) -> dict[str, str | None]:
+def locked_outs(stages: Stages) -> dict[str, str | None]:
     """DVC's hashes of all outs of a dvc.lock, by path."""
     return {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
 

@@ -11,10 +11,14 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from rich.markup import escape
 
 from nerveseg import paths
+from nerveseg.console import console
 from nerveseg.errors import NervesegError
-from nerveseg.registry.gate import outdated
+from nerveseg.files import sha256
+from nerveseg.registry import gate
+from nerveseg.registry.gate import Verdict, outdated
 
 NAME = "nerve-segmentation"
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
@@ -28,7 +32,8 @@ FILES = {  # as the stages leave them, by the name of the tag `sha256_NAME` that
     "metadata": paths.METADATA_JSON,
 }
 FIGURES = (paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV)  # their hashes are in the card
-_REPRODUCE = "reproduce"  # folder of a run's artifacts
+ENSEMBLE = "ensemble"  # tag of an ensemble: how many networks it has
+_REPRODUCE = Path("reproduce")  # folder of a run's artifacts
 _RUN_ID = re.compile("[0-9a-f]{32}")
 
 
@@ -52,6 +57,73 @@ class Model:
     def label(self) -> str:
         """How predictions name it: the version, or `run-` and the run's id."""
         return self.version or f"run-{self.run_id}"
+
+    @property
+    def members(self) -> int:
+        """How many networks it has, each of a training of its own."""
+        return int(self.tags.get(ENSEMBLE, 1))
+
+
+def settle(
+    client: MlflowClient,
+    record: dict[str, Any],
+    verdict: Verdict,
+    tags: dict[str, str],
+    git: dict[str, str],
+    description: str,
+) -> str | None:
+    """Does to a logged model what the gate says of it, and writes the verdict on its run and its version.
+
+    Args:
+        record: of the run, with `run_id` and `model_id`.
+        tags: lineage and hashes, for the run and the version.
+        git: tags for the version alone: the run has those of its training.
+
+    Returns:
+        The version; None where the model is refused.
+    """
+    tags = {**verdict.tags, **tags}
+    run_id, model_id = record["run_id"], record["model_id"]
+    for key in outdated(client.get_run(run_id).data.tags, tags):
+        client.delete_tag(run_id, key)
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+    if verdict.reasons:
+        withdraw(client, model_id, tags)
+        return None
+    return register(client, run_id, model_id, tags | git, description)
+
+
+def print_outcome(verdict: Verdict, version: str | None) -> None:
+    """Prints what `settle` did and why."""
+    console.print("The gate is off: no criterion was asked." if verdict.mode == "off" else gate.table(verdict))
+    if version is None:
+        console.print(f"[bold yellow]not registered[/]: {escape('; '.join(verdict.reasons))}", soft_wrap=True)
+    else:
+        console.print(f"[bold green]registered[/] {NAME} version {version}, alias {CHALLENGER}")
+
+
+def hashes(root: Path) -> dict[str, str]:
+    """Tags by which `nerveseg verify` knows that a version's files are those that were evaluated.
+
+    Args:
+        root: holds FILES as the stages leave them.
+    """
+    return {f"sha256_{name}": sha256(root / path) for name, path in FILES.items()}
+
+
+def dataset_tags(source: dict[str, Any]) -> dict[str, str]:
+    """Tags that say where the dataset came from: the content of `data/raw/source.json`."""
+    return {f"dataset_{key}": str(value) for key, value in source.items() if value is not None}
+
+
+def recorded(members: int) -> list[Path]:
+    """The folders of params.yaml and dvc.lock, a training's each, below `reproduce/` and where `fetch` brings them.
+
+    Args:
+        members: how many networks the model has.
+    """
+    return [Path(f"fold-{number}") for number in range(members)] if members > 1 else [Path()]
 
 
 def register(client: MlflowClient, run_id: str, model_id: str, tags: dict[str, str], description: str) -> str:
@@ -114,20 +186,21 @@ def holder(client: MlflowClient, alias: str) -> tuple[str, str] | None:
 def fetch(client: MlflowClient, model: Model, folder: Path) -> None:
     """Brings a model's files into `folder`, as far as they are there.
 
-    They are FILES and FIGURES by their names, and params.yaml and dvc.lock of its run; `verification` tells whether
-    they are what was recorded.
+    They are FILES and FIGURES by their names, and params.yaml and dvc.lock of its run, of an ensemble those of every
+    fold in `fold-N/`; `verification` tells whether they are what was recorded.
     """
     logged = f"{model.source}/artifacts"
     names = {path.name for path in FILES.values() if path.parent == paths.MODELS}
     for artifact in mlflow.artifacts.list_artifacts(artifact_uri=logged) or []:
         if (name := PurePosixPath(artifact.path).name) in names:
             mlflow.artifacts.download_artifacts(artifact_uri=f"{logged}/{name}", dst_path=str(folder))
-    of_run = {path.as_posix() for path in (*FILES.values(), *FIGURES) if path.parent != paths.MODELS}
-    of_run |= {f"{_REPRODUCE}/{path}" for path in (paths.PARAMS, paths.DVC_LOCK)}
-    for part in sorted({name.partition("/")[0] for name in of_run}):
-        for artifact in client.list_artifacts(model.run_id, part):
-            if artifact.path in of_run:
-                name = PurePosixPath(artifact.path).name
+    of_run = {path: Path(path.name) for path in (*FILES.values(), *FIGURES) if path.parent != paths.MODELS}
+    for training in recorded(model.members):
+        of_run |= {_REPRODUCE / training / path: training / path for path in (paths.PARAMS, paths.DVC_LOCK)}
+    for part in sorted({path.parent for path in of_run}):
+        for artifact in client.list_artifacts(model.run_id, part.as_posix()):
+            if name := of_run.get(Path(artifact.path)):
+                (folder / name).parent.mkdir(exist_ok=True)
                 shutil.move(client.download_artifacts(model.run_id, artifact.path, str(folder)), folder / name)
 
 
@@ -135,12 +208,18 @@ def origin(client: MlflowClient, version: str) -> tuple[str, str]:
     """The run of a version, and the commit that the params.yaml and dvc.lock on it belong to.
 
     Raises:
-        NervesegError: there is no such version, or its code is not that of a commit.
+        NervesegError: there is no such version, it is an ensemble, or its code is not that of a commit.
     """
     with _explaining(client, version):
         found = client.get_model_version(NAME, version)
     if "git_commit" not in found.tags or found.run_id is None:
         raise NervesegError(f"Version {version} names no git commit: it was not registered from a git repository.")
+    if ENSEMBLE in found.tags:
+        raise NervesegError(
+            f"Version {version} is an ensemble of {found.tags[ENSEMBLE]} networks, which no single run of the pipeline "
+            f"makes: check out its commit, {found.tags['git_commit']}, and run `nerveseg crossval --ensemble`. The "
+            f"params.yaml and dvc.lock of each fold are on its run, {found.run_id}, in {_REPRODUCE}/."
+        )
     if found.tags.get("git_changed") == "true":
         raise NervesegError(
             f"Version {version} was registered with uncommitted changes of code on {found.tags['git_commit']}; they "

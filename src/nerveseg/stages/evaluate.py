@@ -15,14 +15,12 @@ from nerveseg.evaluation import (
     baselines,
     calibration,
     card,
+    companions,
     conflicts,
-    drift,
     headline,
     inference,
-    metrics,
     overlays,
     parity,
-    plausibility,
     provenance,
     scores,
     smoke,
@@ -35,9 +33,6 @@ from nerveseg.model.inference import Segmenter
 from nerveseg.params import EvaluateParams, Params, flatten
 from nerveseg.settings import settings
 from nerveseg.stages import main
-
-_REFERENCE_FRAMES = 512  # training frames at most that a batch is compared with; more would hardly move the shares
-_SMOKE_FRAMES = 4
 
 
 def run(params: Params) -> None:
@@ -73,10 +68,10 @@ def run(params: Params) -> None:
     _write_tables(scored, sweep, contradictions)
     with replacing_folder(paths.FIGURES) as folder:
         _draw(packed, scored.table, contradictions, params.evaluate, folder)
-    write_json(paths.REFERENCE_JSON, _reference(packed, segmenter))
-    smoke.write(_smoke_pairs(packed, segmenter, scored.table), paths.SMOKE)
+    write_json(paths.REFERENCE_JSON, companions.reference(packed, packed.rows("train"), segmenter))
+    smoke.write(companions.smoke_pairs(packed, scored.table, segmenter), paths.SMOKE)
     write_json(paths.METRICS_JSON, summary)
-    _write_card(_card(packed, segmenter, summary, params.evaluate))
+    card.write(_card(packed, segmenter, summary, params.evaluate), paths.CARD_JSON, paths.CARD, paths.METADATA_JSON)
     _print(summary, segmenter.spec.threshold)
     _print_parity()
     with tracking.reachable("reports/ is written: once the server answers, `dvc repro` evaluates again."):
@@ -125,53 +120,12 @@ def _card(packed: Packed, segmenter: Segmenter, summary: dict, evaluate: Evaluat
         dataset=source["sha256"],
         split=packed.digest(),
         params={**training["params"], **flatten({"evaluate": evaluate.model_dump()})},
-        code=provenance.Code(
-            training=_git(training["tags"]), evaluation=_git(tracking.git_tags()), source=provenance.running_source()
-        ),
+        code=provenance.Code.of(training["tags"], tracking.git_tags()),
         weights=provenance.hashes(paths.MODELS / name for name in ("model.safetensors", "model.json")),
         figures=provenance.hashes((paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV)),
     )
     shared = int((packed.index.groupby("subject")["split"].nunique() > 1).sum())
     return card.record(segmenter.spec, counts(packed.index), shared, summary, source["uri"], origins)
-
-
-def _git(tags: dict[str, str]) -> dict[str, str]:
-    return {key: tags[key] for key in ("git_commit", "git_changed") if key in tags}
-
-
-def _write_card(found: Card) -> None:
-    write_json(paths.CARD_JSON, found.model_dump(mode="json"))
-    with replacing(paths.CARD) as beside:
-        beside.write_text(card.markdown(found), encoding="utf-8")
-    write_json(paths.METADATA_JSON, card.bundle_metadata(found))
-
-
-def _reference(packed: Packed, segmenter: Segmenter) -> dict:
-    """What the training frames look like, to the eye and to the network."""
-    rows = packed.rows("train")
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, _REFERENCE_FRAMES).astype(int))]
-    grey = np.zeros(drift.LEVELS, np.int64)
-    areas, confidences, mistrusts = [], [], []
-    for row, probability in inference.probabilities(packed, rows, segmenter, "training set"):
-        mask = segmenter.mask(probability)
-        grey += drift.grey_levels(packed.frame(row))
-        areas.append(mask.mean())
-        confidences.append(metrics.confidence(probability, mask))
-        mistrusts.append(plausibility.mistrust(mask, segmenter.spec.plausibility))
-    subjects = packed.index["subject"].iloc[rows].nunique()
-    return drift.reference(
-        drift.Figures(grey, np.array(areas), np.nan_to_num(confidences), np.array(mistrusts), subjects)
-    )
-
-
-def _smoke_pairs(packed: Packed, segmenter: Segmenter, table: pd.DataFrame) -> list[smoke.Pair]:
-    """The best frames, one a subject, on which the network found something, with its masks."""
-    best = table[table["predicted_area"] > 0].sort_values("dice", ascending=False, kind="stable")
-    frames = [packed.frame(row) for row in best.drop_duplicates("subject")["row"].head(_SMOKE_FRAMES)]
-    return [
-        (frame, segmenter.mask(probability))
-        for frame, probability in zip(frames, segmenter.probabilities(frames), strict=True)
-    ]
 
 
 def _draw(

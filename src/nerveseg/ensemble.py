@@ -1,0 +1,198 @@
+"""The networks of a cross-validation as one model, a version of `nerve-segmentation`.
+
+An ensemble has no unseen frames of its own. Its figures are those of its members, out of fold.
+"""
+
+import hashlib
+import shutil
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from nerveseg import paths, tracking
+from nerveseg.console import console, progress
+from nerveseg.data.packed import Packed, counts
+from nerveseg.evaluation import card, plausibility, provenance, smoke
+from nerveseg.evaluation.card import Card
+from nerveseg.evaluation.scores import Scores
+from nerveseg.files import read_json, write_json
+from nerveseg.model.spec import ModelSpec, read_spec
+from nerveseg.params import Params, flatten
+from nerveseg.registry import comparison, gate, verification, versions
+from nerveseg.registry.gate import Verdict
+from nerveseg.settings import settings
+
+_OUT_OF_FOLD = "out-of-fold"  # in place of `test`: the frames that the figures are of
+_NO_CHAMPION = (
+    "Not compared with the champion, which has seen most of these frames. The figures are those of the members, out of "
+    "fold."
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """What is kept of a fold's training.
+
+    Attributes:
+        folder: holds models/, params.yaml and dvc.lock.
+        run_id: its training, on this tracking server.
+        split: `Packed.digest` of its frames.
+    """
+
+    folder: Path
+    run_id: str
+    split: str
+
+    @classmethod
+    def keep(cls, root: Path, folder: Path, run_id: str) -> Self:
+        """Copies it from `root`, where the fold has just run, into `folder`, a missing one."""
+        shutil.copytree(root / paths.MODELS, folder / paths.MODELS)
+        for path in (paths.PARAMS, paths.DVC_LOCK):
+            shutil.copy(root / path, folder / path)
+        return cls(folder, run_id, Packed.open(root / paths.PACKED).digest())
+
+
+def register(members: Sequence[Member], root: Path, params: Params) -> None:
+    """Makes one model of the members, asks the gate with the figures of `crossval/`, and registers it, once.
+
+    Args:
+        members: of all folds, in order.
+        root: a workspace where one of the folds ran: its frames are those of all of them.
+
+    Raises:
+        NervesegError: members of different kinds, or a tracking server that failed.
+    """
+    console.rule(f"ensemble of {len(members)} networks", align="left")
+    packed = Packed.open(root / paths.PACKED)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        metrics = _copy_figures(folder)
+        _build(members, packed, folder)
+        source, trainings = read_json(root / paths.SOURCE_JSON), [_training(member) for member in members]
+        record = _card(members, trainings, source, packed, metrics, params, folder)
+        card.write(record, folder / paths.CARD_JSON, folder / paths.CARD, folder / paths.METADATA_JSON)
+        with tracking.reachable("crossval/ is written: once the server answers, the same command registers."):
+            run = tracking.ensure_copy(_run(members, trainings[0], record), [], folder / paths.MODELS)
+            verdict = _judge(run["model_id"], metrics, packed, params, folder)
+            tracking.log_evaluation(run, flatten(metrics), None, sorted((folder / paths.REPORTS).iterdir()))
+            client = tracking.connect()
+            for member, part in zip(members, versions.recorded(len(members)), strict=True):
+                for path in (paths.PARAMS, paths.DVC_LOCK):
+                    client.log_artifact(run["run_id"], str(member.folder / path), f"{tracking.REPRODUCE}/{part}")
+            client.log_dict(run["run_id"], verdict.record, tracking.VERDICT)
+            tags = {
+                **_tags(members),
+                **verification.lineage([verification.read_lock(member.folder) for member in members]),
+                **versions.dataset_tags(source),
+                **versions.hashes(folder),
+            }
+            version = versions.settle(client, run, verdict, tags, tracking.git_tags(), card.description(record))
+    versions.print_outcome(verdict, version)
+
+
+def _training(member: Member) -> dict[str, Any]:
+    record: dict[str, Any] = read_json(member.folder / paths.MODELS / "run.json")
+    return record
+
+
+def _tags(members: Sequence[Member]) -> dict[str, str]:
+    return {
+        versions.ENSEMBLE: str(len(members)),
+        **{f"member_{number}": member.run_id for number, member in enumerate(members)},
+    }
+
+
+def _copy_figures(folder: Path) -> dict[str, Any]:
+    """Brings the figures of `crossval/` to where a model's own lie; returns its metrics."""
+    (folder / paths.REPORTS).mkdir()
+    for path in (paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV):
+        shutil.copy(paths.CROSSVAL / path.name, folder / path)
+    metrics: dict[str, Any] = read_json(paths.CROSSVAL / paths.METRICS_JSON.name)
+    metrics.pop("leakage", None)  # it is of other networks
+    metrics["test"]["split"] = _OUT_OF_FOLD
+    write_json(folder / paths.METRICS_JSON, metrics)
+    return metrics
+
+
+def _build(members: Sequence[Member], packed: Packed, folder: Path) -> None:
+    """Writes `models/`, and the reference and smoke frames that go with it."""
+    from nerveseg.evaluation import companions  # they import torch
+    from nerveseg.model.device import device_name
+    from nerveseg.model.inference import Segmenter
+    from nerveseg.model.network import save_ensemble
+
+    parts, rows = [member.folder / paths.MODELS for member in members], np.arange(len(packed))
+    (folder / paths.MODELS).mkdir()
+    save_ensemble(parts, _spec([read_spec(part) for part in parts], packed), folder / paths.MODELS)
+    segmenter = Segmenter.load(folder / paths.MODELS, device_name(settings().device))
+    write_json(folder / paths.REFERENCE_JSON, companions.reference(packed, rows, segmenter))
+    table = Scores.read(paths.CROSSVAL / paths.PREDICTIONS.name).table
+    smoke.write(companions.smoke_pairs(packed, table, segmenter), folder / paths.SMOKE)
+
+
+def _spec(specs: Sequence[ModelSpec], packed: Packed) -> ModelSpec:
+    """That of a member, with the mean of their thresholds, and the masks of all frames: each was in a training."""
+    with progress("masks") as bar:
+        masks = plausibility.fit(packed.mask(row) for row in bar.track(range(len(packed)), description="all masks"))
+    threshold = statistics.mean(spec.threshold for spec in specs)
+    return specs[0].model_copy(update={"threshold": threshold, "plausibility": masks})
+
+
+def _card(
+    members: Sequence[Member],
+    trainings: Sequence[dict[str, Any]],
+    source: dict[str, Any],
+    packed: Packed,
+    metrics: dict[str, Any],
+    params: Params,
+    folder: Path,
+) -> Card:
+    tags = [training["tags"] for training in trainings]
+    origins = provenance.Origins(
+        dataset=source["sha256"],
+        split=hashlib.sha256("".join(member.split for member in members).encode()).hexdigest(),
+        params={**_shared(trainings[0]["params"]), **flatten({"evaluate": params.evaluate.model_dump()})},
+        # Members that were trained at several commits name them all.
+        code=provenance.Code.of(
+            {key: " ".join(dict.fromkeys(each[key] for each in tags if key in each)) for key in tags[0]},
+            tracking.git_tags(),
+        ),
+        weights=provenance.hashes(folder / paths.MODELS / name for name in ("model.safetensors", "model.json")),
+        figures=provenance.hashes(folder / path for path in versions.FIGURES),
+    )
+    everything = counts(packed.index.assign(split="train"))
+    return card.record(read_spec(folder / paths.MODELS), everything, 0, metrics, source["uri"], origins)
+
+
+def _shared(params: dict[str, Any]) -> dict[str, Any]:
+    """What all members were trained with, of what one of them recorded: not its numbers of frames."""
+    return {name: value for name, value in params.items() if name.startswith(("model.", "train."))}
+
+
+def _run(members: Sequence[Member], training: dict[str, Any], record: Card) -> tracking.Record:
+    """The record of the ensemble's run, which is told from others by its weights."""
+    shared = _shared(training["params"])
+    return {
+        "run_id": hashlib.sha256("".join(record.origins.weights.values()).encode()).hexdigest()[:32],
+        "params": shared,
+        "tags": {
+            **record.origins.code.training,
+            **_tags(members),
+            "mlflow.runName": f"ensemble {shared['model.architecture']} {shared['model.encoder']}",
+        },
+        "dataset": training["dataset"],
+    }
+
+
+def _judge(model_id: str, metrics: dict[str, Any], packed: Packed, params: Params, folder: Path) -> Verdict:
+    """The verdict on out-of-fold figures and the logged scorer."""
+    mode = params.registration.gate
+    if mode == "off":
+        return Verdict(mode)
+    scorer = comparison.with_logged(tracking.connect(), model_id, folder / paths.MODELS, packed, np.arange(len(packed)))
+    return Verdict(mode, (*gate.absolute(metrics, params.registration), scorer), _NO_CHAMPION)
