@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+import numpy as np
 import pandas as pd
 from rich.text import Text
 
@@ -22,7 +23,7 @@ from nerveseg.console import console
 from nerveseg.data.packed import Packed
 from nerveseg.ensemble import Member, register
 from nerveseg.errors import NervesegError, TransientError
-from nerveseg.evaluation import card, headline, outoffold, scores
+from nerveseg.evaluation import card, conflicts, headline, outoffold, report, scores
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import read_json, replacing_folder, write_json
 from nerveseg.params import Params
@@ -81,9 +82,9 @@ def crossval(folds: int | None, *, leakage: bool, ensemble: bool) -> None:
     workspace.keep_outside(here)
     with workspace.alone_in(here / _LOCK, "another cross-validation", console.print) as lock, _clone(here) as root:
         by_subject = _run_folds(root, "subject", given, lock, root / _MEMBERS if ensemble else None)
-        frames = len(Packed.open(root / paths.PACKED))
         by_frame = _run_folds(root, "frame", given, lock) if leakage else []
-        _conclude(given, frames, by_subject, by_frame, workspace.run(root, "git", "rev-parse", "HEAD"))
+        packed = Packed.open(root / paths.PACKED)  # the frames are the same in every fold
+        _conclude(given, packed, by_subject, by_frame, workspace.run(root, "git", "rev-parse", "HEAD"))
         if ensemble:
             register([fold.member for fold in by_subject if fold.member], root, given)
 
@@ -195,18 +196,27 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
     )
 
 
-def _conclude(given: Params, frames: int, by_subject: list[Fold], by_frame: list[Fold], commit: str) -> None:
-    pooled = outoffold.pool([fold.scores for fold in by_subject], frames)
+def _conclude(given: Params, packed: Packed, by_subject: list[Fold], by_frame: list[Fold], commit: str) -> None:
+    pooled = outoffold.pool([fold.scores for fold in by_subject], len(packed))
     sweep = outoffold.sweep([fold.sweep for fold in by_subject], [fold.validation_frames for fold in by_subject])
-    metrics = {"folds": len(by_subject), **scores.summary(pooled, sweep, given.evaluate)}
-    leaking = outoffold.pool([fold.scores for fold in by_frame], frames) if by_frame else None
+    pairs = conflicts.find(packed)
+    metrics = {
+        "folds": len(by_subject),
+        **scores.summary(pooled, sweep, given.evaluate),
+        "ceiling": conflicts.summary(packed, np.arange(len(packed)), pairs, given.evaluate),
+    }
+    leaking = outoffold.pool([fold.scores for fold in by_frame], len(packed)) if by_frame else None
     if leaking:
         metrics["leakage"] = outoffold.leakage(pooled, leaking, given.evaluate)
     with replacing_folder(paths.CROSSVAL) as folder:
         _write(folder, pooled, sweep, given, metrics)
         if leaking:
             leaking.write(folder / "predictions_by_frame.parquet")
-        _table([*by_subject, *by_frame]).to_csv(folder / "folds.csv", index=False, float_format="%.6f")
+        folds = _table([*by_subject, *by_frame])
+        folds.to_csv(folder / "folds.csv", index=False, float_format="%.6f")
+        pairs.to_csv(folder / "conflicts.csv", index=False, float_format="%.6f")
+        page = report.render_crossval(metrics, given, packed, pooled, sweep, folds, pairs)
+        (folder / "index.html").write_text(page, encoding="utf-8")
     _print(metrics)
     with tracking.reachable("crossval/ is written: once the server answers, the same command logs it."):
         run_id = tracking.log_crossval(
@@ -220,7 +230,9 @@ def _conclude(given: Params, frames: int, by_subject: list[Fold], by_frame: list
             params.flatten(metrics),
             paths.CROSSVAL,
         )
-    console.print(f"{paths.CROSSVAL}/ holds all of it, and so does the MLflow run {run_id}", soft_wrap=True)
+    console.print(
+        f"{paths.CROSSVAL}/ holds all of it, index.html first, and so does the MLflow run {run_id}", soft_wrap=True
+    )
 
 
 def _write(folder: Path, pooled: Scores, sweep: pd.DataFrame, given: Params, metrics: dict[str, Any]) -> None:

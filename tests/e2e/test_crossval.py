@@ -117,7 +117,14 @@ def test_folds_are_experiments_and_the_whole_is_a_run(crossed: tuple[Workspace, 
     assert run.data.tags["subject_fold_0"] == folds["run_id"][0]
     assert run.data.tags["git_commit"] == workspace.git("rev-parse", "HEAD").strip()
     stored = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "crossval")}
-    assert {"metrics.json", "per_image.csv", "per_subject.csv", "predictions.parquet", "folds.csv"} <= stored
+    assert {
+        "metrics.json",
+        "per_image.csv",
+        "per_subject.csv",
+        "predictions.parquet",
+        "folds.csv",
+        "index.html",
+    } <= stored
 
 
 def test_the_networks_of_the_folds_are_one_version(crossed: tuple[Workspace, str, str]) -> None:

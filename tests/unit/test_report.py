@@ -156,10 +156,11 @@ def test_a_refusal_says_why_and_which_criterion_failed() -> None:
         "version": None,
         "run_id": "r",
         "reasons": ["is <below> 0.6"],
-        "gate": {"mode": "enforce", "passed": False, "criteria": criteria},
+        "gate": {"mode": "enforce", "passed": False, "criteria": criteria, "note": "No version is champion."},
     }
     text = Parsed(page.render("", "", [report.verdict(receipt)])).text
     assert "Not registered: is <below> 0.6." in text
+    assert "No version is champion." in text
     assert "dice_lower_bound 0.5100 >= 0.6000 failed" in text
     assert "worst_subject undefined >= 0.2000 failed" in text
     assert "scorer 0.0000 <= 0.0001 passed" in text
@@ -198,15 +199,39 @@ def test_parity_is_shown_only_under_the_profile(trained: Workspace, html: str, t
     assert f"validation IoU, epoch 5 {ours:.4f} 0.6321 {ours - 0.6321:+.4f}" in text
 
 
-def test_scores_of_folds_make_sections_too(trained: Workspace) -> None:
-    """The sections that need no gate and no training curve, from scores alone."""
+def test_a_cross_validation_has_a_page_too(trained: Workspace) -> None:
     root = trained.root
-    metrics, scored = path_of(trained, "metrics.json"), Scores.read(root / "reports" / "predictions.parquet")
-    metrics.pop("ceiling")
-    sections = [
-        report.summary(metrics, load(root / "params.yaml").evaluate),
-        report.subjects(scored.table, metrics),
-        report.reliability(scored, metrics),
-        report.abstaining(scored.table, metrics),
-    ]
-    assert "Distribution by subject" in page.render("Folds", "", sections)
+    metrics = path_of(trained, "metrics.json") | {"folds": 3}
+    estimate = {"dice": 0.0312, "dice_ci": [0.0101, 0.0523], "iou": 0.04, "iou_ci": [0.02, 0.06]}
+    parts = {part: {"dice": 0.7, "dice_ci": None, "iou": 0.6, "iou_ci": None} for part in ("by_subject", "by_frame")}
+    folds = pd.DataFrame(
+        {
+            "by": ["subject", "frame"],
+            "fold": [0, 2],
+            "frames": [40, 41],
+            "subjects": [3, 8],
+            "dice": [0.71, 0.74],
+            "iou": [0.61, 0.64],
+            "validation_dice": [0.8, 0.9],
+            "run_id": ["a" * 32, "b" * 32],
+        }
+    )
+
+    def text(metrics: dict[str, Any]) -> str:
+        return Parsed(
+            report.render_crossval(
+                metrics,
+                load(root / "params.yaml"),
+                Packed.open(root / "data" / "packed"),
+                Scores.read(root / "reports" / "predictions.parquet"),
+                pd.read_csv(root / "reports" / "curves" / "thresholds.csv"),
+                folds,
+                pd.read_csv(root / "reports" / "conflicts.csv"),
+            )
+        ).text
+
+    audited = text(metrics | {"leakage": {**parts, "optimism": estimate}})
+    assert "Optimism in Dice 0.0312 (0.0101 to 0.0523)" in audited
+    assert f"3 by frame 41 8 0.740 0.640 0.900 {'b' * 32}" in audited
+    assert "Verdict" not in audited
+    assert "Optimism" not in text(metrics)

@@ -11,9 +11,9 @@ def table(summary: dict[str, Any], title: str) -> Table:
     """The headline figures of a summary and their intervals.
 
     Args:
-        summary: as `scores.summary` makes it.
+        summary: as `scores.summary` makes it, with the section `ceiling` of `conflicts.summary`.
     """
-    test, baseline = summary["test"], summary["baseline"]
+    test, baseline, ceiling = (summary[name] for name in ("test", "baseline", "ceiling"))
     shown = Table(
         title=title,
         caption=f"intervals by resampling subjects; {summary['empty_rule']}",
@@ -40,9 +40,7 @@ def table(summary: dict[str, Any], title: str) -> Table:
         ("Dice of nothing predicted", baseline["empty"], "dice"),
         ("Dice of the mean training mask", baseline["prior"], "dice"),
         ("Dice of the prediction's ellipse", baseline["ellipse"], "dice"),
+        (f"ceiling of Dice, by {ceiling['conflicting_pairs']} conflicting pairs of labels", ceiling, "dice"),
     ):
         shown.add_row(name, card.figure(figures[key]), card.interval(figures.get(f"{key}_ci")))
-    if ceiling := summary.get("ceiling"):  # a cross-validation tells none
-        name = f"ceiling of Dice, by {ceiling['conflicting_pairs']} conflicting pairs of labels"
-        shown.add_row(name, card.figure(ceiling["dice"]), card.interval(ceiling["dice_ci"]))
     return shown

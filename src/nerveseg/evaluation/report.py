@@ -19,7 +19,7 @@ from nerveseg.evaluation.conflicts import CONFLICT
 from nerveseg.evaluation.page import Block, Charts, Figure, Figures, Note, Pictures, Section, Table
 from nerveseg.evaluation.scores import Scores, per_subject
 from nerveseg.files import read_json
-from nerveseg.params import EvaluateParams
+from nerveseg.params import EvaluateParams, Params
 
 _EXAMPLES = 10  # rows of a table that could be long
 _PAIRS = 4  # of conflicting frames that are shown
@@ -64,9 +64,8 @@ def render(
         empty_rules(metrics),
         label_conflicts(packed, pairs, metrics),
         durations(timings),
+        provenance(read_json(reports / "card.json")),
     ]
-    if (reports / "card.json").exists():
-        sections.append(provenance(read_json(reports / "card.json")))
     test = metrics["test"]
     lead = (
         f"{spec['architecture']} on {spec['encoder']}, {spec['height']}x{spec['width']} pixels, threshold "
@@ -76,14 +75,56 @@ def render(
     return page.render(f"How well {receipt['name']} finds nerves", lead, sections)
 
 
+def render_crossval(
+    metrics: Mapping[str, Any],
+    params: Params,
+    packed: Packed,
+    pooled: Scores,
+    sweep: pd.DataFrame,
+    folds: pd.DataFrame,
+    pairs: pd.DataFrame,
+) -> str:
+    """The report of a cross-validation, as HTML.
+
+    Args:
+        metrics: what `crossval/metrics.json` holds.
+        packed: the dataset.
+        pooled: the out-of-fold scores, by Kaggle's rule.
+        sweep: of the validation frames of all folds.
+        folds: what `crossval/folds.csv` holds.
+        pairs: as `conflicts.find` makes them.
+    """
+    scored, model = pooled.by_rule(params.evaluate.empty), params.model
+    chosen = overlays.choose(scored.table, params.evaluate.overlays, params.evaluate.seed)
+    sections = [
+        summary(metrics, params.evaluate),
+        fold_table(folds),
+        *([leakage(metrics)] if "leakage" in metrics else []),
+        subjects(scored.table, metrics),
+        subject_table(scored.table, metrics),
+        reliability(scored, metrics),
+        thresholds(sweep, model.threshold, metrics),
+        abstaining(scored.table, metrics),
+        frames(packed, scored.table, chosen),
+        empty_rules(metrics),
+        label_conflicts(packed, pairs, metrics),
+    ]
+    test = metrics["test"]
+    lead = (
+        f"{metrics['folds']} trainings of {model.architecture} on {model.encoder}, {model.height}x{model.width} "
+        f"pixels: each of {test['frames']} frames of {test['subjects']} subjects is scored by the one that has not "
+        "seen its subject, at the frame's own size. Figures are of the configuration, not of one model."
+    )
+    return page.render("How well the configuration finds nerves, by cross-validation", lead, sections)
+
+
 def summary(metrics: Mapping[str, Any], evaluate: EvaluateParams) -> Section:
     """The headline figures with their intervals, and beside them those of baselines.
 
     Args:
-        metrics: the content of `metrics.json`; its section `ceiling` may be missing.
+        metrics: the content of `metrics.json`.
     """
     test, baseline = metrics["test"], metrics["baseline"]
-    ceiling = metrics.get("ceiling")
     worst = test["worst_subject_name"]
     figures = [
         _headline("Dice, mean over frames", test, "dice", "1 is perfect, 0 no overlap"),
@@ -107,9 +148,8 @@ def summary(metrics: Mapping[str, Any], evaluate: EvaluateParams) -> Section:
                 ("the ellipse of the prediction", "ellipse"),
             )
         ),
+        ("best that the labels allow", *_cells(metrics["ceiling"], "dice"), ""),
     ]
-    if ceiling:
-        rows.append(("best that the labels allow", *_cells(ceiling, "dice"), ""))
     which = test["split"]
     watched = (
         " They are validation frames: training did not learn from them, but its course was watched on them."
@@ -140,6 +180,8 @@ def verdict(receipt: Mapping[str, Any]) -> Section:
     else:
         outcome = Note(f"Not registered: {'; '.join(receipt['reasons'])}.", "bad")
     blocks: list[Block] = [outcome]
+    if gate["note"]:
+        blocks.append(Note(gate["note"]))
     criteria = gate["criteria"]
     if criteria:
         blocks.append(
@@ -247,6 +289,53 @@ def published(record: Mapping[str, Any], curve: pd.DataFrame, timings: Mapping[s
     return Section(parity.TITLE, text, [Table(parity.COLUMNS, parity.rows(record, curve, timings))])
 
 
+def fold_table(folds: pd.DataFrame) -> Section:
+    """The figures of each training. `folds` is what `crossval/folds.csv` holds."""
+    rows = [
+        (
+            f"{row.fold + 1} by {row.by}",
+            *map(str, (row.frames, row.subjects)),
+            *(_number(value) for value in (row.dice, row.iou, row.validation_dice)),
+            str(row.run_id),
+        )
+        for row in folds.itertuples()
+    ]
+    text = (
+        "Each fold is tested by a training on the others, but for the next one, which validates. How far the folds lie "
+        "apart is how much a single split can flatter or wrong a model. Validation Dice is that of the last epoch, at "
+        "the size that the network sees."
+    )
+    columns = ("fold", "frames", "subjects", "Dice", "IoU", "validation Dice", "MLflow run")
+    return Section("Folds", text, [Table(columns, rows, words=frozenset({0, 6}), code=frozenset({6}))])
+
+
+def leakage(metrics: Mapping[str, Any]) -> Section:
+    """What random folds would have claimed. `metrics` is the content of `crossval/metrics.json`."""
+    found = metrics["leakage"]
+    optimism = found["optimism"]
+    text = (
+        "The same configuration trained once more on random folds, in which frames of the tested subjects are trained "
+        "on, as nothing but a division by subject prevents. Both score the same frames; the optimism is the "
+        "difference, paired by frame, with the interval from drawing subjects anew. It is what a random split would "
+        f"have made of this dataset: a Dice of {_number(found['by_frame']['dice'])} where new subjects get "
+        f"{_number(found['by_subject']['dice'])}."
+    )
+    figures = [
+        _headline("Optimism in Dice", optimism, "dice", "random folds less folds of subjects"),
+        _headline("Optimism in IoU", optimism, "iou"),
+    ]
+    rows = [
+        (words, *_cells(found[part], "dice"), *_cells(found[part], "iou"))
+        for words, part in (
+            ("folds of subjects", "by_subject"),
+            ("random folds", "by_frame"),
+            ("optimism", "optimism"),
+        )
+    ]
+    columns = ("", "Dice", "95 % interval", "IoU", "95 % interval")
+    return Section("Leakage audit", text, [Figures(figures), Table(columns, rows)])
+
+
 def subjects(table: pd.DataFrame, metrics: Mapping[str, Any]) -> Section:
     """How the Dice of frames is distributed, by subject and in all.
 
@@ -325,18 +414,20 @@ def reliability(scored: Scores, metrics: Mapping[str, Any]) -> Section:
     return Section("Calibration", text, [Figures(figures), Charts(drawn)])
 
 
-def thresholds(sweep: pd.DataFrame, threshold: float, metrics: Mapping[str, Any]) -> Section:
+def thresholds(sweep: pd.DataFrame, threshold: float | str, metrics: Mapping[str, Any]) -> Section:
     """What other thresholds would have given on the validation frames.
 
     Args:
         sweep: as `calibration.sweep` makes it.
-        threshold: the model's.
+        threshold: the model's; "validation" where each fold has chosen its own.
         metrics: the content of `metrics.json`.
     """
     best = metrics["validation"]
+    used = "Each fold uses the best of its own" if isinstance(threshold, str) else f"The model uses {threshold:g}"
+    marks = {} if isinstance(threshold, str) else {"used": threshold}
     text = (
-        "Dice and IoU of the validation frames for each probability from which a pixel is called nerve. The model uses "
-        f"{threshold:g}; the best here is {_number(best['best_threshold'], 2)}, with a Dice of "
+        "Dice and IoU of the validation frames for each probability from which a pixel is called nerve. "
+        f"{used}; the best here is {_number(best['best_threshold'], 2)}, with a Dice of "
         f"{_number(best['dice_at_best_threshold'])}. A threshold is chosen on validation frames only: chosen on test "
         "frames, it would flatter them."
     )
@@ -344,7 +435,7 @@ def thresholds(sweep: pd.DataFrame, threshold: float, metrics: Mapping[str, Any]
         {name: (sweep["threshold"], sweep[key]) for name, key in (("Dice", "dice"), ("IoU", "iou"))},
         "Validation frames by threshold",
         "threshold",
-        marks={"used": threshold, "best here": best["best_threshold"]},
+        marks=marks | {"best here": best["best_threshold"]},
     )
     return Section("Threshold", text, [Charts([drawn])])
 

@@ -100,7 +100,8 @@ class Verdict:
     @property
     def record(self) -> dict[str, Any]:
         """What `registration.json` holds as `gate`."""
-        return {"mode": self.mode, "passed": self.passed, "criteria": [asdict(one) for one in self.criteria]}
+        criteria = [asdict(one) for one in self.criteria]
+        return {"mode": self.mode, "passed": self.passed, "criteria": criteria, "note": self.note}
 
     @property
     def _failed(self) -> list[str]:
