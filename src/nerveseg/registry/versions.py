@@ -199,9 +199,9 @@ def fetch(client: MlflowClient, model: Model, folder: Path) -> None:
         of_run |= {_REPRODUCE / training / path: training / path for path in (paths.PARAMS, paths.DVC_LOCK)}
     for part in sorted({path.parent for path in of_run}):
         for artifact in client.list_artifacts(model.run_id, part.as_posix()):
-            if name := of_run.get(Path(artifact.path)):
-                (folder / name).parent.mkdir(exist_ok=True)
-                shutil.move(client.download_artifacts(model.run_id, artifact.path, str(folder)), folder / name)
+            if target := of_run.get(Path(artifact.path)):
+                (folder / target).parent.mkdir(exist_ok=True)
+                shutil.move(client.download_artifacts(model.run_id, artifact.path, str(folder)), folder / target)
 
 
 def origin(client: MlflowClient, version: str) -> tuple[str, str]:
