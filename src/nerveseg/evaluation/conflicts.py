@@ -26,7 +26,9 @@ from nerveseg.evaluation import empty, metrics
 from nerveseg.evaluation.bootstrap import SubjectBootstrap
 from nerveseg.params import EmptyRule, EvaluateParams
 
-CONFLICT = 0.5  # Dice of two masks below which they contradict each other
+# Dice of two masks below which they contradict each other. Of 471 near-identical pairs of real frames, half agree by
+# 0.84 or more, and 35 by less than this.
+CONFLICT = 0.7
 COLUMNS = (
     *("row", "image", "subject", "split", "area"),
     *("other_row", "other_image", "other_subject", "other_split", "other_area"),

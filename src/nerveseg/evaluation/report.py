@@ -545,7 +545,7 @@ def label_conflicts(packed: Packed, pairs: pd.DataFrame, metrics: Mapping[str, A
     ceiling, test = metrics["ceiling"], metrics["test"]
     text = (
         f"Frames that are near-identical but whose masks have a Dice below {CONFLICT:g} with each other: one of the "
-        "two labels must be wrong, or the nerve is not to be told. Whoever gives near-identical frames one and the "
+        "two outlines must be off, or the nerve is not to be told. Whoever gives near-identical frames one and the "
         "same mask can at best reach the ceiling on the scored frames, which says how much of the distance to 1 is the "
         "labels' fault. A model that tells such frames apart by their noise could beat it, and would be overfitted; "
         "disagreement between frames that are less alike is not counted."
