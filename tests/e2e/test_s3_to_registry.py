@@ -61,7 +61,7 @@ def test_a_version_is_registered_with_its_lineage(workspace: Workspace, bucket: 
         "version": "1",
         "reasons": [],
         "run_id": record["run_id"],
-        "gate": {"mode": "off", "passed": None, "criteria": []},
+        "gate": {"mode": "off", "passed": None, "criteria": [], "note": ""},
     }
     version = client.get_model_version_by_alias(NAME, "challenger")
     assert (str(version.version), version.run_id) == ("1", record["run_id"])

@@ -123,7 +123,7 @@ def test_a_worse_model_is_refused_reported_or_let_in(workspace: Workspace, clien
     client.set_registered_model_alias(NAME, "champion", "1")
 
     let_in = ask("off")
-    assert (let_in["version"], let_in["gate"]) == ("3", {"mode": "off", "passed": None, "criteria": []})
+    assert (let_in["version"], let_in["gate"]) == ("3", {"mode": "off", "passed": None, "criteria": [], "note": ""})
     tags = client.get_model_version(NAME, "3").tags
     assert tags["gate"] == "off"
     assert not [key for key in tags if key.startswith("gate.")], "no figures of an earlier verdict"
