@@ -225,6 +225,7 @@ def _conclude(given: Params, packed: Packed, by_subject: list[Fold], by_frame: l
             {
                 "git_commit": commit,
                 "mlflow.source.git.commit": commit,
+                "configuration": _digest(given),
                 **{f"{fold.by}_fold_{fold.number}": fold.run_id for fold in [*by_subject, *by_frame]},
             },
             params.flatten(metrics),
