@@ -85,7 +85,7 @@ def _fetch_report(root: Path, run_id: str) -> None:
     with tracking.reachable("Nothing was restored."):
         client = tracking.connect()
         if any(each.path == str(paths.REPORT) for each in client.list_artifacts(run_id, str(paths.REPORTS))):
-            client.download_artifacts(run_id, str(paths.REPORT), str(root))
+            shutil.move(client.download_artifacts(run_id, str(paths.REPORT), str(root)), root / paths.REPORT)
 
 
 def _fetch_outputs(root: Path, stages: list[str], version: str) -> None:
