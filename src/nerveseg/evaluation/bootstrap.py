@@ -30,6 +30,11 @@ class Estimate:
     low: float
     high: float
 
+    @property
+    def interval(self) -> list[float] | None:
+        """`[low, high]`, as metrics.json holds it; None where undefined."""
+        return None if np.isnan(self.low) else [self.low, self.high]
+
 
 class SubjectBootstrap:
     """The same resamples of subjects for every figure of a set of frames, which makes differences paired."""

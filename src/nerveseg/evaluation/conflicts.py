@@ -95,7 +95,7 @@ def summary(packed: Packed, rows: np.ndarray, pairs: pd.DataFrame, evaluate: Eva
     dice = bootstrap.mean(scores)
     return {
         "dice": dice.value,
-        "dice_ci": None if np.isnan(dice.low) else [dice.low, dice.high],
+        "dice_ci": dice.interval,
         "near_identical_frames": sum(len(group) for group in _groups(packed.index, rows)),
         "conflicting_pairs": len(pairs),
     }

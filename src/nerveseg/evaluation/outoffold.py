@@ -86,5 +86,4 @@ def leakage(by_subject: Scores, by_frame: Scores, evaluate: EvaluateParams) -> d
 
 
 def _figure(name: str, estimate: Estimate) -> dict[str, Any]:
-    bounds = None if np.isnan(estimate.low) else [estimate.low, estimate.high]
-    return {name: None if np.isnan(estimate.value) else estimate.value, f"{name}_ci": bounds}
+    return {name: None if np.isnan(estimate.value) else estimate.value, f"{name}_ci": estimate.interval}

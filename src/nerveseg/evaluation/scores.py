@@ -259,8 +259,7 @@ def _rank_correlation(table: pd.DataFrame, name: str) -> float:
 
 
 def _with_interval(name: str, estimate: Estimate) -> dict[str, Any]:
-    low, high = estimate.low, estimate.high
-    return {name: estimate.value, f"{name}_ci": None if np.isnan(low) else [low, high]}
+    return {name: estimate.value, f"{name}_ci": estimate.interval}
 
 
 def _plain(value: Any) -> Any:

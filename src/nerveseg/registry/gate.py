@@ -4,7 +4,6 @@ What is demanded of a mean is demanded of the lower bound of its 95 % interval, 
 are compared, of their difference paired by subject: `docs/explanation.md`, The gate.
 """
 
-import math
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -183,7 +182,7 @@ def over_champion(
         who: the champion in words.
         remark: what to keep in mind of the comparison.
     """
-    bounds = None if math.isnan(difference.low) else [difference.low, difference.high]
+    bounds = difference.interval
     return _judge(
         "gain_over_champion",
         _low(bounds),
