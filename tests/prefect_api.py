@@ -50,7 +50,7 @@ class Prefect:
     def expect(self, run: str, states: dict[str, str]) -> None:
         """Waits until the task runs of a flow run that has ended are in these states; the server records them late."""
         deadline = time.monotonic() + 30
-        while (found := {name: task["state"]["name"] for name, task in self.tasks(run).items()}) != states:
+        while (found := {name: (task["state"] or {}).get("name") for name, task in self.tasks(run).items()}) != states:
             assert time.monotonic() < deadline, f"{found}, not {states}"
             time.sleep(0.3)
 
