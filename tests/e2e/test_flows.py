@@ -247,7 +247,7 @@ def test_a_revision_is_run_as_it_was(workspace: Workspace, prefect: Prefect) -> 
 def test_a_training_that_is_cancelled_killed_and_killed_again_is_trained_once(
     workspace: Workspace, prefect: Prefect, client: mlflow.MlflowClient
 ) -> None:
-    overrides = {"train.learning_rate": 0.002, "train.epochs": 6}
+    overrides = {"model.encoder": "resnet18", "train.epochs": 6}  # slow enough to be met in its midst
 
     def start_and_wait_for(line: str) -> str:
         run = prefect.start("train", overrides=overrides)
