@@ -27,6 +27,7 @@ FRAMES, SUBJECTS = 629, 35
 EVALUATION_LIMIT, INTERVAL_LIMIT = 60, 3  # seconds
 REPORT_LIMIT = 8 * 2**20  # bytes
 PER_CLUSTER = 24
+ALL_BITS = 256  # all frames of a cluster count as near-identical, the most work there can be
 
 
 def packed(folder: Path) -> Packed:
@@ -83,8 +84,8 @@ def evaluate(store: Packed) -> dict[str, float]:
         ]
         scored = scores.Scores(pd.DataFrame(found), np.stack(histograms))
     with timed("label conflicts", seconds):
-        pairs = conflicts.find(store)
-        ceiling = conflicts.summary(store, np.array(rows), pairs, params)
+        pairs = conflicts.find(store, ALL_BITS)
+        ceiling = conflicts.summary(store, np.array(rows), pairs, params, ALL_BITS)
     with timed("summary with all intervals", seconds):
         sweep = calibration.sweep(scored.histograms, params.empty)
         summary = {**scores.summary(scored, sweep, params), "ceiling": ceiling}

@@ -59,11 +59,11 @@ def run(params: Params) -> None:
         else inference.histograms(packed, packed.rows("validation"), segmenter)
     )
     sweep = calibration.sweep(histograms, params.evaluate.empty)
-    contradictions = conflicts.find(packed)
+    contradictions = conflicts.find(packed, params.split.near_duplicate)
     summary = scores.summary(by_kaggle, sweep, params.evaluate)
     seen = set(packed.index["subject"].iloc[packed.rows("train")])
     summary["test"]["subjects_in_training"] = len(seen & set(scored.table["subject"]))
-    summary["ceiling"] = conflicts.summary(packed, rows, contradictions, params.evaluate)
+    summary["ceiling"] = conflicts.summary(packed, rows, contradictions, params.evaluate, params.split.near_duplicate)
     by_kaggle.write(paths.PREDICTIONS)
     _write_tables(scored, sweep, contradictions)
     with replacing_folder(paths.FIGURES) as folder:
