@@ -66,15 +66,15 @@ def evaluate(store: Packed) -> dict[str, float]:
     rows = range(FRAMES)
     probabilities = [probability(store.mask(row), random) for row in rows]
     with timed("prior and plausibility", seconds):
-        prior = baselines.prior_mask(store, params.empty)
+        priors = baselines.priors(store, params.empty)
         training = plausibility.fit(store.mask(row) for row in store.rows("train"))
     with timed("scores", seconds):
         found = [
             {
                 "row": row,
-                **store.index.loc[row, ["image", "subject", "height", "width"]],
+                **store.index.loc[row, ["image", "subject", "cluster", "height", "width"]],
                 **scores.of_frame(
-                    each, (each >= 0.5).astype(np.uint8), store.mask(row), prior, training, params.nsd_tolerance
+                    each, (each >= 0.5).astype(np.uint8), store.mask(row), priors, training, params.nsd_tolerance
                 ),
             }
             for row, each in zip(rows, probabilities, strict=True)
