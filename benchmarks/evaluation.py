@@ -27,6 +27,7 @@ FRAMES, SUBJECTS = 629, 35
 EVALUATION_LIMIT, INTERVAL_LIMIT = 60, 3  # seconds
 REPORT_LIMIT = 8 * 2**20  # bytes
 PER_CLUSTER = 24
+ALL_BITS = 256  # all frames of a cluster count as near-identical, the most work there can be
 
 
 def packed(folder: Path) -> Packed:
@@ -65,15 +66,15 @@ def evaluate(store: Packed) -> dict[str, float]:
     rows = range(FRAMES)
     probabilities = [probability(store.mask(row), random) for row in rows]
     with timed("prior and plausibility", seconds):
-        prior = baselines.prior_mask(store, params.empty)
+        priors = baselines.priors(store, params.empty)
         training = plausibility.fit(store.mask(row) for row in store.rows("train"))
     with timed("scores", seconds):
         found = [
             {
                 "row": row,
-                **store.index.loc[row, ["image", "subject", "height", "width"]],
+                **store.index.loc[row, ["image", "subject", "cluster", "height", "width"]],
                 **scores.of_frame(
-                    each, (each >= 0.5).astype(np.uint8), store.mask(row), prior, training, params.nsd_tolerance
+                    each, (each >= 0.5).astype(np.uint8), store.mask(row), priors, training, params.nsd_tolerance
                 ),
             }
             for row, each in zip(rows, probabilities, strict=True)
@@ -83,8 +84,8 @@ def evaluate(store: Packed) -> dict[str, float]:
         ]
         scored = scores.Scores(pd.DataFrame(found), np.stack(histograms))
     with timed("label conflicts", seconds):
-        pairs = conflicts.find(store)
-        ceiling = conflicts.summary(store, np.array(rows), pairs, params)
+        pairs = conflicts.find(store, ALL_BITS)
+        ceiling = conflicts.summary(store, np.array(rows), pairs, params, ALL_BITS)
     with timed("summary with all intervals", seconds):
         sweep = calibration.sweep(scored.histograms, params.empty)
         summary = {**scores.summary(scored, sweep, params), "ceiling": ceiling}

@@ -199,11 +199,12 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
 def _conclude(given: Params, packed: Packed, by_subject: list[Fold], by_frame: list[Fold], commit: str) -> None:
     pooled = outoffold.pool([fold.scores for fold in by_subject], len(packed))
     sweep = outoffold.sweep([fold.sweep for fold in by_subject], [fold.validation_frames for fold in by_subject])
-    pairs = conflicts.find(packed)
+    bits = given.split.near_duplicate
+    pairs = conflicts.find(packed, bits)
     metrics = {
         "folds": len(by_subject),
         **scores.summary(pooled, sweep, given.evaluate),
-        "ceiling": conflicts.summary(packed, np.arange(len(packed)), pairs, given.evaluate),
+        "ceiling": conflicts.summary(packed, np.arange(len(packed)), pairs, given.evaluate, bits),
     }
     leaking = outoffold.pool([fold.scores for fold in by_frame], len(packed)) if by_frame else None
     if leaking:

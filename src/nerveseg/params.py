@@ -211,6 +211,15 @@ class Params(Section):
             raise ValueError("evaluate.split is test, but split sets no frames aside for testing")
         return self
 
+    @model_validator(mode="after")
+    def _threshold_not_of_the_scored(self) -> Self:
+        if self.evaluate.split == "validation" and self.model.threshold == "validation":
+            raise ValueError(
+                "model.threshold: validation would choose the threshold on the very frames that evaluate.split: "
+                "validation scores; set evaluate.split: test, or give the threshold as a number"
+            )
+        return self
+
 
 def load(path: Path = paths.PARAMS) -> Params:
     """Reads and checks a params file.

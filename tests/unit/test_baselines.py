@@ -34,15 +34,19 @@ def dice(prior: np.ndarray, mask: np.ndarray) -> float:
     return metrics.score(baselines.at_size(prior, *mask.shape), mask)[0]
 
 
+def best_prior(packed: Packed, rule: EmptyRule) -> np.ndarray:
+    return baselines.priors(packed, rule).best
+
+
 def test_masks_that_are_all_alike_are_their_own_prior(tmp_path: Path) -> None:
     mask = rectangle(96, 128, 0.25, 0.5, 0.75, 0.75)
-    prior = baselines.prior_mask(store(tmp_path, [mask] * 3), "kaggle")
+    prior = best_prior(store(tmp_path, [mask] * 3), "kaggle")
     assert dice(prior, mask) == 1
 
 
 def test_frames_of_any_size_share_one_prior(tmp_path: Path) -> None:
     masks = [rectangle(*size, 0.25, 0.5, 0.75, 0.75) for size in SIZES]
-    prior = baselines.prior_mask(store(tmp_path, masks), "kaggle")
+    prior = best_prior(store(tmp_path, masks), "kaggle")
     for mask in masks:
         resized = baselines.at_size(prior, *mask.shape)
         assert (resized.dtype, resized.shape) == (np.uint8, mask.shape)
@@ -53,28 +57,28 @@ def test_frames_of_any_size_share_one_prior(tmp_path: Path) -> None:
 def test_only_training_masks_count(tmp_path: Path) -> None:
     left, right = rectangle(96, 128, 0.2, 0.1, 0.8, 0.4), rectangle(96, 128, 0.2, 0.6, 0.8, 0.9)
     packed = store(tmp_path, [left, left, right, right, right], ["train", "train", "test", "test", "validation"])
-    prior = baselines.prior_mask(packed, "kaggle")
+    prior = best_prior(packed, "kaggle")
     assert (dice(prior, left), dice(prior, right)) == (1, 0)
 
 
 def test_what_most_masks_share_is_kept_and_an_outlier_is_not(tmp_path: Path) -> None:
     common, outlier = rectangle(96, 128, 0.25, 0.25, 0.5, 0.5), rectangle(96, 128, 0.6, 0.7, 0.9, 0.9)
-    prior = baselines.prior_mask(store(tmp_path, [common] * 9 + [outlier]), "kaggle")
+    prior = best_prior(store(tmp_path, [common] * 9 + [outlier]), "kaggle")
     assert (dice(prior, common), dice(prior, outlier)) == (1, 0)
 
 
 def test_the_cut_is_better_on_the_training_frames_than_half_of_them_agreeing(tmp_path: Path) -> None:
     """Masks that wander overlap by half nowhere but at their middle; a lower cut covers more of each."""
     masks = [rectangle(96, 128, 0.3, start, 0.7, start + 0.25) for start in np.linspace(0.2, 0.55, 15)]
-    prior = baselines.prior_mask(store(tmp_path, masks), "kaggle")
-    majority = (np.mean(masks, axis=0) >= 0.5).astype(np.float32)
-    assert np.mean([dice(prior, mask) for mask in masks]) > np.mean([dice(majority, mask) for mask in masks])
+    priors = baselines.priors(store(tmp_path, masks), "kaggle")
+    np.testing.assert_array_equal(priors.half, np.mean(masks, axis=0) >= 0.5)
+    assert np.mean([dice(priors.best, mask) for mask in masks]) > np.mean([dice(priors.half, mask) for mask in masks])
 
 
 @pytest.mark.parametrize("number", [1, 4])
 def test_frames_without_any_mask_make_an_empty_prior(number: int, tmp_path: Path) -> None:
     empty = np.zeros((60, 80), np.uint8)
-    prior = baselines.prior_mask(store(tmp_path, [empty] * number), "kaggle")
+    prior = best_prior(store(tmp_path, [empty] * number), "kaggle")
     assert not baselines.at_size(prior, 60, 80).any()
     assert dice(prior, empty) == 1
 
@@ -84,5 +88,5 @@ def test_mostly_empty_frames_make_an_empty_prior_where_those_are_scored(
     rule: EmptyRule, empty: bool, tmp_path: Path
 ) -> None:
     mask = rectangle(96, 128, 0.25, 0.5, 0.75, 0.75)
-    prior = baselines.prior_mask(store(tmp_path, [mask] + [np.zeros_like(mask)] * 9), rule)
+    prior = best_prior(store(tmp_path, [mask] + [np.zeros_like(mask)] * 9), rule)
     assert (not prior.any()) == empty

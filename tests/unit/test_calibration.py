@@ -70,3 +70,14 @@ def test_the_sweep_follows_the_rule_for_empty_masks() -> None:
     }
     assert (by_rule["kaggle"][0.25], by_rule["kaggle"][0.5]) == (0, 1)
     assert by_rule["monai"].isna().all()
+
+
+def test_a_threshold_is_chosen_only_where_one_is_better() -> None:
+    pairs = frames(6)
+    sweep = calibration.sweep(histograms(pairs), "kaggle")
+    threshold, dice = calibration.best(sweep)
+    assert dice == sweep["dice"].max() == sweep.set_index("threshold").loc[threshold, "dice"]
+    blind = np.zeros((20, 30), np.float32)
+    assert calibration.best(calibration.sweep(histograms([(blind, pairs[0][1])]), "kaggle")) == (0.5, 0)
+    nothing = calibration.sweep(histograms([(blind, np.zeros_like(pairs[0][1]))]), "monai")
+    assert np.isnan(calibration.best(nothing)).all()

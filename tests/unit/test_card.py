@@ -2,9 +2,10 @@
 
 import json
 import socket
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,7 @@ SCHEMA = {
 }
 
 
-def metrics(subjects: int = 4, empty: bool = False) -> dict[str, Any]:
+def metrics(subjects: int = 4, empty: bool = False, split: Literal["test", "validation"] = "test") -> dict[str, Any]:
     """Those of ten frames a subject, whose Dice falls from subject to subject."""
     count = subjects * 10
     dice = np.linspace(0.9, 0.5, count)
@@ -65,20 +66,22 @@ def metrics(subjects: int = 4, empty: bool = False) -> dict[str, Any]:
             "overlap": 40,
             "empty_dice": 0.0,
             "prior_dice": 0.3,
+            "prior_half_dice": 0.2,
+            "cluster": range(count),
         }
     )
     evaluate = EvaluateParams(
-        split="test", empty="kaggle", nsd_tolerance=3.0, min_frames=5, resamples=200, overlays=1, seed=1
+        split=split, empty="kaggle", nsd_tolerance=3.0, min_frames=5, resamples=200, overlays=1, seed=1
     )
     histograms = np.ones((count, 4, 20))
     sweep = pd.DataFrame({"threshold": [0.5], "dice": [0.7]})
     return json.loads(json.dumps(scores.summary(scores.Scores(table, histograms), sweep, evaluate)))
 
 
-def made(with_mask: int = 60, shared_subjects: int = 0, **more: Any) -> Card:
+def made(with_mask: int = 60, shared_subjects: int = 0, sides: Sequence[str] = ("test", "train"), **more: Any) -> Card:
     splits = pd.DataFrame(
         {"frames": [40, 60], "subjects": [4, 6], "with_mask": [40, with_mask], "distinct": [38, 60]},
-        index=["test", "train"],
+        index=list(sides),
     )
     return card.record(SPEC, splits, shared_subjects, metrics(**more), "s3://bucket/nerves.zip", ORIGINS)
 
@@ -114,11 +117,15 @@ def test_every_form_shows_the_figures_with_their_intervals() -> None:
     text = card.markdown(record)
     assert f"| Dice, mean over frames | {found['test']['dice']:.4f} | {low:.4f} to {high:.4f} |" in text
     assert "| Dice of the mean training mask | 0.3000 | 0.3000 to 0.3000 |" in text
-    assert f"| Dice of the worst subject, p3 | {found['test']['worst_subject']:.4f} |" in text
+    worst, worst_low, worst_high = found["test"]["worst_subject"], *found["test"]["worst_subject_ci"]
+    assert f"| Dice of the worst subject, p3 | {worst:.4f} | {worst_low:.4f} to {worst_high:.4f} |" in text
+    assert "not of who is worst" in text
+    assert "| Dice of the mean training mask, cut at 0.5 | 0.2000 |" in text
     short = card.description(record)
     assert f"Dice {found['test']['dice']:.3f} ({low:.3f} to {high:.3f})" in short
     assert "40 test frames of 4 subjects" in short
-    assert f"worst subject, p3: {found['test']['worst_subject']:.3f}" in short
+    assert f"worst subject, p3: {worst:.3f} ({worst_low:.3f} to {worst_high:.3f})" in short
+    assert "not of who is worst" in short
     assert "mean training mask: 0.300" in short
     evaluated = card.bundle_metadata(record)["eval_metrics"]
     assert (evaluated["test.dice"], evaluated["test.dice_ci"]) == (found["test"]["dice"], [low, high])
@@ -134,6 +141,9 @@ def test_limits_are_said_only_where_they_hold() -> None:
     second = made(with_mask=30, shared_subjects=2, empty=True)
     assert not any(only_nerves in limit for limit in second.limits)
     assert "2 subjects are on both sides" in card.description(second)
+    assert "test frames exist and were not scored" in card.markdown(made(split="validation"))
+    untested = made(split="validation", sides=["validation", "train"])
+    assert "none were kept aside for testing" in card.markdown(untested)
     assert "| train | 60 | 60 | 6 | 30 |" in card.markdown(second)
 
 

@@ -156,6 +156,20 @@ def test_more_folds_than_subjects_is_a_clear_error() -> None:
         folds.assign(table(PEOPLE), split(folds=21, fold=0))
 
 
+def test_a_fold_that_would_be_empty_is_a_clear_error() -> None:
+    people = [str(person) for person, frames in enumerate([5, 4, 3, 7, 1, 1]) for _ in range(frames)]
+    frames = table(people).assign(mask_area=[int(person == "4") for person in people])
+    for fold in range(6):
+        with pytest.raises(NervesegError, match=r"Fold 3 of 6 would be empty.*Set another split.seed"):
+            folds.assign(frames, split(folds=6, fold=fold, seed=6765))
+
+
+def test_fewer_frames_of_either_kind_than_folds_is_a_clear_error() -> None:
+    frames = table(PEOPLE[:6]).assign(mask_area=[0, 0, 0, 1, 1, 1])
+    with pytest.raises(NervesegError, match="3 with a nerve and 3 without cannot be divided into 4 folds"):
+        folds.assign(frames, split(folds=4, fold=0))
+
+
 def test_frames_are_drawn_whoever_they_are_of_and_that_is_said() -> None:
     frames = table(PEOPLE * 5)
     assigned = folds.assign(frames, split(by="frame"))

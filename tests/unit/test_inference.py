@@ -1,9 +1,15 @@
 """The way from frames to masks."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from nerveseg.data.packed import Packed, Writer
+from nerveseg.errors import NervesegError
+from nerveseg.evaluation import inference
 from nerveseg.model.inference import BATCH, Segmenter
 from nerveseg.model.network import build
 from nerveseg.model.spec import ModelSpec
@@ -83,3 +89,15 @@ def test_masks_lie_where_the_network_sees_the_nerve() -> None:
         mask = Segmenter(Nine(), spec).mask(probability)
         truth = frame > 0
         assert (mask & truth).sum() / (mask | truth).sum() > 0.85
+
+
+def test_a_network_that_has_diverged_is_a_clear_error(segmenter: Segmenter, tmp_path: Path) -> None:
+    diverged = build(segmenter.spec)
+    with torch.no_grad():
+        next(diverged.parameters()).fill_(torch.nan)
+    with Writer(tmp_path) as writer:
+        for frame in frames(2):
+            writer.append(f"{frame.shape[1]}.png", "1", None, frame, np.zeros_like(frame))
+        writer.write_index(pd.Series(["test"] * 2), np.arange(2))
+    with pytest.raises(NervesegError, match=r"The network gives NaN on 64\.png.*Lower train\.learning_rate"):
+        inference.histograms(Packed.open(tmp_path), np.arange(2), Segmenter(diverged, segmenter.spec))

@@ -8,7 +8,7 @@ import pytest
 
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import calibration, outoffold
-from nerveseg.evaluation.scores import Scores
+from nerveseg.evaluation.scores import BASELINES, Scores
 from nerveseg.params import EvaluateParams
 
 SUBJECTS = [str(row // 4) for row in range(24)]
@@ -21,7 +21,7 @@ def params(**changes: Any) -> EvaluateParams:
 
 def scored(rows: list[int], dice: np.ndarray) -> Scores:
     table = pd.DataFrame({"row": rows, "image": [f"{row}.png" for row in rows]})
-    baselines = {f"{name}_dice": 0.0 for name in ("empty", "prior", "ellipse")}
+    baselines = {f"{name}_dice": 0.0 for name in BASELINES}
     table = table.assign(subject=[SUBJECTS[row] for row in rows], dice=dice[rows], iou=dice[rows] / 2, true_area=5)
     histograms = np.zeros((len(rows), 4, calibration.BINS))
     histograms[:, 0, 0] = rows

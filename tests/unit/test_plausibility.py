@@ -121,6 +121,14 @@ def test_frames_without_a_dice_are_left_out() -> None:
 
 
 def test_the_least_mistrusted_are_kept() -> None:
-    keep = plausibility.kept(np.array([0.9, 0.1, 0.5, 0.3, 0.2]))
-    assert keep.tolist() == [False, True, True, True, True]
-    assert plausibility.kept(np.array([0.9])).tolist() == [True]
+    assert plausibility.kept(np.array([0.9, 0.1, 0.5, 0.3, 0.2])).tolist() == [0, 1, 1, 1, 1]
+    assert plausibility.kept(np.array([0.9])).tolist() == [1]
+
+
+def test_equals_at_the_end_share_what_is_left() -> None:
+    assert plausibility.kept(np.array([0.9, 0.1, 0.9, 0.1, 0.9])).tolist() == pytest.approx([2 / 3, 1, 2 / 3, 1, 2 / 3])
+
+
+def test_who_is_not_known_takes_no_part() -> None:
+    assert plausibility.kept(np.array([np.nan, 0.1, 0.2])).tolist() == [0, 1, 1]
+    assert plausibility.kept(np.full(3, np.nan)).tolist() == [0, 0, 0]

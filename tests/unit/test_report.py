@@ -64,7 +64,14 @@ def test_the_page_holds_the_figures_of_the_metrics(trained: Workspace, html: str
     for rule, means in metrics["by_empty_rule"].items():
         assert f"{rule} {means['dice']:.4f} {means['iou']:.4f}" in text
     for row in pd.read_csv(trained.root / "reports" / "per_subject.csv").itertuples():
-        assert f"{row.subject} {row.frames} {row.dice:.3f}" in text
+        assert f"{row.subject} {row.frames} {row.dice:.3f} {row.dice_median:.3f} {row.dice_below_half:.0%}" in text
+    spread = " ".join(f"{test[f'iou_{place}']:.3f}" for place in ("p05", "p25", "median", "p75", "p95"))
+    low, high = test["iou_ci"]
+    assert f"IoU {test['iou']:.3f} ({low:.3f} to {high:.3f}) {spread} {test['frames']}" in text
+    low, high = test["pooled_dice_ci"]
+    assert f"Dice, pooled {test['pooled_dice']:.3f} ({low:.3f} to {high:.3f})" in text
+    low, high = test["worst_subject_ci"]
+    assert f"Worst subject {test['worst_subject']:.3f} ({low:.3f} to {high:.3f}) mean Dice of subject" in text
 
 
 def test_the_page_holds_the_verdict(trained: Workspace, html: str) -> None:

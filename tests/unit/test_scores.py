@@ -10,14 +10,17 @@ import pytest
 
 from nerveseg.data import rle
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import calibration, metrics, plausibility, scores
+from nerveseg.evaluation import calibration, headline, metrics, plausibility, scores
+from nerveseg.evaluation.baselines import Priors
 from nerveseg.evaluation.scores import Scores
+from nerveseg.model.spec import Plausibility
 from nerveseg.params import EvaluateParams
 
 HEIGHT, WIDTH = 60, 80
 EMPTY = np.zeros((HEIGHT, WIDTH), np.uint8)
 PRIOR = np.zeros((96, 128), np.float32)
 PRIOR[32:64, 32:80] = 1
+PRIORS = Priors(best=PRIOR, half=np.zeros_like(PRIOR))
 
 
 def rectangle(top: int, left: int, height: int = 20, width: int = 30) -> np.ndarray:
@@ -41,20 +44,24 @@ FRAMES = [
 ]
 
 
-def scored(frames: list[tuple[str, np.ndarray, np.ndarray]]) -> Scores:
+def scored(frames: list[tuple[str, np.ndarray, np.ndarray]], training: Plausibility | None = TRAINING) -> Scores:
     rows, histograms = [], []
     for number, (subject, truth, mask) in enumerate(frames):
         probability = np.where(mask, 0.9, 0.1).astype(np.float32)
-        figures = scores.of_frame(probability, mask, truth, PRIOR, TRAINING, 3)
-        rows.append({"row": number, "image": f"{subject}_{number}.png", "subject": subject, **figures})
+        figures = scores.of_frame(probability, mask, truth, PRIORS, training, 3)
+        named = {"row": number, "image": f"{subject}_{number}.png", "subject": subject, "cluster": number}
+        rows.append(named | figures)
         histograms.append(calibration.histogram(probability, truth))
     return Scores(pd.DataFrame(rows), np.stack(histograms))
 
 
 def summary(frames: list[tuple[str, np.ndarray, np.ndarray]] = FRAMES, **changes: Any) -> dict[str, Any]:
+    return of_scores(scored(frames), **changes)
+
+
+def of_scores(found: Scores, **changes: Any) -> dict[str, Any]:
     base = {"split": "test", "empty": "kaggle", "nsd_tolerance": 3.0, "min_frames": 2, "resamples": 1000}
     params = EvaluateParams.model_validate({**base, "overlays": 6, "seed": 70} | changes)
-    found = scored(frames)
     return scores.summary(found, calibration.sweep(found.histograms, params.empty), params)
 
 
@@ -69,6 +76,11 @@ def test_means_median_and_share_are_those_of_the_frames() -> None:
     assert test["dice_p25"] == pytest.approx(np.percentile(dice(), 25))
     assert test["dice_below_half"] == pytest.approx(np.mean(np.array(dice()) < 0.5))
     assert (test["frames"], test["subjects"]) == (8, 3)
+    table = scored(FRAMES).table
+    for name in ("iou", "nsd", "hd95", "centroid_error"):
+        assert test[f"{name}_median"] == pytest.approx(table[name].median())
+        for percent in (5, 25, 75, 95):
+            assert test[f"{name}_p{percent:02}"] == pytest.approx(np.nanpercentile(table[name], percent))
 
 
 def test_pooled_figures_are_those_of_all_pixels_at_once() -> None:
@@ -86,15 +98,42 @@ def test_subjects_with_few_frames_are_in_the_mean_and_are_not_the_worst() -> Non
     assert summary(min_frames=1)["test"]["worst_subject_name"] == "3"
     none = summary(min_frames=5)["test"]
     assert (none["worst_subject"], none["worst_subject_name"], none["subjects_ranked"]) == (None, None, 0)
+    assert none["worst_subject_ci"] is None
+
+
+def test_the_worst_subject_has_the_interval_of_its_own_mean() -> None:
+    """Drawn are its clusters: frames that repeat one view say no more than one of them."""
+    found = scored(FRAMES)
+    low, high = of_scores(found)["test"]["worst_subject_ci"]
+    drawn = np.random.default_rng(0).choice(dice()[:3], (100_000, 3)).mean(axis=1)
+    assert (low, high) == pytest.approx(np.percentile(drawn, (2.5, 97.5)), abs=0.02)
+    one_view = Scores(found.table.assign(cluster=0), found.histograms)
+    assert of_scores(one_view)["test"]["worst_subject_ci"] is None
+    others = found.table["subject"] != "1"
+    elsewhere = Scores(found.table.assign(iou=0.5, dice=found.table["dice"].where(~others, 1.0)), found.histograms)
+    assert of_scores(elsewhere)["test"]["worst_subject_ci"] == [low, high], "other people have no part in it"
 
 
 def test_frames_with_an_empty_mask_have_no_outline_and_are_counted() -> None:
     table = scored(FRAMES).table
-    assert table["nsd"].isna().tolist() == [False, False, True, True, True, False, False, True]
+    assert table["nsd"].fillna(-1).tolist() == pytest.approx([1, table["nsd"][1], 0, -1, 0, *table["nsd"][5:7], 0])
+    assert table["hd95"].isna().tolist() == [False, False, True, True, True, False, False, True]
     test = summary()["test"]
+    assert test["nsd"] == pytest.approx(table["nsd"].sum() / 7), "missed nerves count"
     assert test["without_outline"] == 4
     assert test["hd95"] == pytest.approx(table["hd95"].mean())
     assert test["centroid_error"] == pytest.approx((0 + 15 + 5 + 6) / 4)
+
+
+def test_the_terminal_says_on_how_many_frames_and_names_no_worst_subject_that_is_none() -> None:
+    def names(**changes: Any) -> list[str]:
+        found = summary(**changes) | {"ceiling": {"dice": 1.0, "conflicting_pairs": 0}}
+        return [str(cell) for cell in headline.table(found, "").columns[0].cells]
+
+    assert {"NSD, on 7 of 8 frames", "HD95, pixels, on 4 of 8 frames"} <= set(names())
+    assert "Dice of the worst subject, 1" in names()
+    assert "Dice of the worst subject, none has enough frames" in names(min_frames=5)
+    assert "NSD" in names(frames=FRAMES[:2] * 2)
 
 
 def test_presence_counts_frames() -> None:
@@ -150,6 +189,7 @@ def test_baselines_are_scored_beside_the_model() -> None:
     table = scored(FRAMES).table
     assert table.loc[0, "prior_dice"] == 1, "the prior is the very mask of this frame"
     assert found["baseline"]["prior"]["dice"] == pytest.approx(np.mean([1, 1, 1, 0, 0, 1, 1, 1]))
+    assert found["baseline"]["prior_half"]["dice"] == pytest.approx(2 / 8), "half of them agree on no pixel"
     assert 0.8 < table.loc[0, "ellipse_dice"] < 1, "an ellipse is no rectangle"
     for baseline in found["baseline"].values():
         assert baseline["gain"] == pytest.approx(found["test"]["dice"] - baseline["dice"])
@@ -173,10 +213,41 @@ def test_abstaining_gains_what_the_mistrusted_frames_cost() -> None:
     assert test["risk_coverage_area"] < 1 - test["dice"]
 
 
+def test_what_is_kept_is_that_of_the_risk_coverage_curve_in_any_order() -> None:
+    masks = [rectangle(20, 20), rectangle(20, 20), rectangle(0, 50), rectangle(0, 50), rectangle(0, 50)]
+    truths = [TRUTH, TRUTH, rectangle(0, 50), TRUTH, TRUTH]
+    frames = [(str(number), *pair) for number, pair in enumerate(zip(truths, masks, strict=True))]
+    for order in (frames, frames[::-1]):
+        found = scored(order)
+        curve = plausibility.risk_coverage(found.table["mistrust"].to_numpy(), found.table["dice"].to_numpy())
+        kept = of_scores(found)["test"]["dice_kept"]
+        assert kept == pytest.approx(1 - curve["risk"][3])
+        assert kept == pytest.approx((1 + 1 + 2 / 3 * sum(dice(frames)[2:])) / 4)
+
+
+def test_a_model_without_mistrust_gains_nothing_that_could_be_told() -> None:
+    test = of_scores(scored(FRAMES, None))["test"]
+    for name in ("dice_kept", "abstaining_gain", "dice_kept_ci", "abstaining_gain_ci", "risk_coverage_area"):
+        assert test[name] is None
+
+
 def test_the_threshold_is_that_of_the_best_validation_dice() -> None:
     validation = summary()["validation"]
     assert 0.1 < validation["best_threshold"] <= 0.9
     assert validation["dice_at_best_threshold"] == pytest.approx(np.mean(dice()))
+
+
+def test_choosing_the_threshold_is_advised_only_where_it_was_not_chosen() -> None:
+    found = summary(empty="nnunet")
+    best = found["validation"]["best_threshold"]
+    assert headline.better_threshold(found, best, False) == ""
+    given, chosen = (headline.better_threshold(found, 0.95, each) for each in (False, True))
+    assert f"by the rule nnunet for empty masks, a threshold of {best:g} has the best Dice" in given
+    assert "With model.threshold: validation" in given
+    assert "model.threshold" not in chosen
+    assert "which train chose by the rule kaggle" in chosen
+    undefined = {"validation": {"best_threshold": None}, "empty_rule": found["empty_rule"]}
+    assert headline.better_threshold(undefined, 0.5, False) == ""
 
 
 def test_it_is_json_without_nan() -> None:
@@ -188,7 +259,22 @@ def test_subjects_have_the_means_of_their_frames() -> None:
     assert table["frames"].to_dict() == {"1": 3, "2": 4, "3": 1}
     assert table.loc["1", "dice"] == pytest.approx(np.mean(dice()[:3]))
     assert table.loc["1", "centroid_error"] == pytest.approx(7.5)
-    assert np.isnan(table.loc["3", "nsd"])
+    assert table.loc["3", "nsd"] == 0
+    assert np.isnan(table.loc["3", "hd95"])
+    assert table.loc["2", "dice_median"] == pytest.approx(np.median(dice()[3:7]))
+    assert table["dice_below_half"].tolist() == pytest.approx(
+        [np.mean(np.array(part) < 0.5) for part in (dice()[:3], dice()[3:7], dice()[7:])]
+    )
+    kinds = ["true_positives", "false_positives", "false_negatives", "true_negatives"]
+    assert table.loc["2", kinds].tolist() == [2, 1, 0, 1]
+    assert table.loc["2", ["precision", "recall"]].tolist() == pytest.approx([2 / 3, 1])
+    assert np.isnan(table.loc["3", "precision"]), "it found none"
+    assert table.loc["3", "recall"] == 0
+
+
+def test_a_frame_that_the_rule_leaves_out_is_no_bad_one_of_its_subject() -> None:
+    table = scores.per_subject(scored(FRAMES).by_rule("monai").table).set_index("subject")
+    assert table.loc["2", "dice_below_half"] == 0, "those without a nerve are left out"
 
 
 def test_scores_come_back_from_their_file(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import surface_distance
 import torch
-from hypothesis import assume, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
@@ -16,6 +16,7 @@ from nerveseg.evaluation import surface
 
 HEIGHT, WIDTH = 120, 160
 shapes = npst.array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=14)
+SPOT, NOTHING = np.eye(4, dtype=np.uint8), np.zeros((4, 4), np.uint8)
 pairs = shapes.flatmap(lambda shape: st.tuples(*[npst.arrays(np.uint8, shape, elements=st.integers(0, 1))] * 2))
 
 
@@ -107,10 +108,15 @@ def test_a_mask_at_the_border_of_the_frame_has_an_outline_there() -> None:
 
 
 @given(pairs, st.sampled_from([0, 1, 1.5, 3]))
+@example((SPOT, NOTHING), 3)
+@example((NOTHING, SPOT), 3)
+@example((NOTHING, NOTHING), 3)
+@pytest.mark.filterwarnings("ignore:.*all 0")
 def test_agrees_with_monai(masks: tuple[np.ndarray, np.ndarray], tolerance: float) -> None:
-    assume(all(mask.any() for mask in masks))
     found = surface.compare(*masks, tolerance)
-    assert (found.nsd, found.hd95) == pytest.approx(by_monai(*masks, tolerance), abs=1e-5)
+    nsd, hd95 = by_monai(*masks, tolerance)
+    assert found.nsd == pytest.approx(nsd, abs=1e-5, nan_ok=True)
+    assert found.hd95 == pytest.approx(hd95 if all(mask.any() for mask in masks) else math.nan, abs=1e-5, nan_ok=True)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -123,9 +129,14 @@ def test_agrees_with_surface_distance_but_for_what_a_pixel_counts(seed: int) -> 
 
 
 @pytest.mark.parametrize(
-    "masks", [(rectangle(0, 0, 0, 0), blob(1)), (blob(1), rectangle(0, 0, 0, 0)), (rectangle(0, 0, 0, 0),) * 2]
+    ("masks", "nsd"), [((NOTHING, SPOT), 0.0), ((SPOT, NOTHING), 0.0), ((NOTHING, NOTHING), math.nan)]
 )
-def test_no_distance_to_an_empty_mask_is_made_up(masks: tuple[np.ndarray, np.ndarray]) -> None:
+def test_no_distance_to_an_empty_mask_is_made_up(masks: tuple[np.ndarray, np.ndarray], nsd: float) -> None:
     with warnings.catch_warnings(action="error"):
         found = surface.compare(*masks, 3)
-    assert all(math.isnan(value) for value in vars(found).values())
+    assert found.nsd == pytest.approx(nsd, nan_ok=True)
+    assert math.isnan(found.hd95)
+    assert math.isnan(found.centroid_error)
+    theirs = surface_distance.compute_surface_distances(*(mask.astype(bool) for mask in reversed(masks)), (1, 1))
+    with np.errstate(invalid="ignore"):
+        assert surface_distance.compute_surface_dice_at_tolerance(theirs, 3) == pytest.approx(nsd, nan_ok=True)

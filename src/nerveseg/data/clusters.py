@@ -20,7 +20,7 @@ def near_identical(hashes: Sequence[str], bits: int) -> np.ndarray:
     """
     if not len(hashes):
         return np.zeros(0, np.int64)
-    codes = np.array([list(bytes.fromhex(each)) for each in hashes], np.uint8).view(np.uint64)
+    codes = _codes(hashes)
     contrasts = np.flatnonzero(codes.any(axis=1))
     pairs = [(row, other) for row in contrasts for other in _near(codes[row], codes, contrasts, bits)]
     first, second = np.array(pairs, np.int64).reshape(-1, 2).T
@@ -31,6 +31,17 @@ def connected(first: np.ndarray, second: np.ndarray, number: int) -> np.ndarray:
     """The component of each of `number` nodes, int64, from 0 in their order; edges join `first` with `second`."""
     edges = coo_array((np.ones(len(first), bool), (first, second)), (number, number))
     return pd.factorize(connected_components(edges)[1])[0]
+
+
+def differences(hashes: Sequence[str]) -> np.ndarray:
+    """By how many bits any two hashes, as for `near_identical`, differ: int64 (n, n)."""
+    codes = _codes(hashes)
+    return np.bitwise_count(codes[:, None] ^ codes).sum(axis=2, dtype=np.int64)
+
+
+def _codes(hashes: Sequence[str]) -> np.ndarray:
+    """The bits of each hash: uint64 (n, 4)."""
+    return np.array([list(bytes.fromhex(each)) for each in hashes], np.uint8).view(np.uint64)
 
 
 def _near(code: np.ndarray, codes: np.ndarray, rows: np.ndarray, bits: int) -> np.ndarray:

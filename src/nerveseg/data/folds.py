@@ -84,10 +84,20 @@ def _in_folds(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
             f"Too few subjects: {len(units)} cannot be divided into {split.folds} folds. Lower split.folds, or bring "
             "more subjects." + _tied(units)
         )
-    dealer = StratifiedGroupKFold(split.folds, shuffle=True, random_state=split.seed)
     has_mask = frames["mask_area"].to_numpy() > 0
+    if max(has_mask.sum(), (~has_mask).sum()) < split.folds:
+        raise NervesegError(
+            f"Too few frames: {has_mask.sum()} with a nerve and {(~has_mask).sum()} without cannot be divided into "
+            f"{split.folds} folds. Lower split.folds, or bring more frames."
+        )
+    dealer = StratifiedGroupKFold(split.folds, shuffle=True, random_state=split.seed)
     with warnings.catch_warnings(action="ignore"):  # of a kind with fewer frames than folds
         dealt = [test for _, test in dealer.split(has_mask, has_mask, frames["subject"].map(units))]
+    if empty := [number for number, test in enumerate(dealt) if not len(test)]:
+        raise NervesegError(
+            f"Fold {empty[0]} of {split.folds} would be empty: {len(frames)} frames of {len(units)} subjects cannot be "
+            "balanced so. Set another split.seed, or lower split.folds." + _tied(units)
+        )
     sides = np.full(len(frames), "train", dtype=object)
     sides[dealt[split.fold]] = "test"
     sides[dealt[(split.fold + 1) % split.folds]] = "validation"

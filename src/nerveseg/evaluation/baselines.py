@@ -1,5 +1,7 @@
 """What a model must beat: scores that need no model."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from nerveseg.data.packed import Packed
@@ -11,14 +13,24 @@ _GRID = (96, 128)  # height, width in pixels at which masks of any size are aver
 _LEVELS = np.linspace(0.05, 0.95, 19)
 
 
-def prior_mask(packed: Packed, rule: EmptyRule) -> np.ndarray:
-    """The mean training mask, cut where its Dice is best on the training frames.
+@dataclass(frozen=True)
+class Priors:
+    """The mean training mask as masks: float32 (96, 128), 0 or 1; `at_size` brings them to a frame's size.
+
+    Attributes:
+        best: cut where its Dice is best on the training frames.
+        half: cut at 0.5, which leaves the pixels that half of the training masks or more hold.
+    """
+
+    best: np.ndarray
+    half: np.ndarray
+
+
+def priors(packed: Packed, rule: EmptyRule) -> Priors:
+    """The mean training mask.
 
     Args:
         rule: how a frame without a nerve scores. One that leaves all training frames out leaves the lowest cut.
-
-    Returns:
-        float32 (96, 128), 0 or 1; `at_size` brings it to a frame's size.
     """
     small = [resize(packed.mask(row).astype(np.float32), *_GRID) for row in packed.rows("train")]
     masks = np.stack(small) >= 0.5
@@ -26,7 +38,7 @@ def prior_mask(packed: Packed, rule: EmptyRule) -> np.ndarray:
     areas = masks.sum(axis=(1, 2)).astype(float)
     candidates = [mean >= level for level in _LEVELS]
     scores = [_mean_dice(prior, masks, areas, rule) for prior in candidates]
-    return candidates[int(np.argmax(scores))].astype(np.float32)
+    return Priors(best=candidates[int(np.argmax(scores))].astype(np.float32), half=(mean >= 0.5).astype(np.float32))
 
 
 def at_size(prior: np.ndarray, height: int, width: int) -> np.ndarray:

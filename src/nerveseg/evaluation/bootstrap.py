@@ -10,7 +10,8 @@ the truth with 35 subjects, 92 % with 20, 89 % with ten, 83 % with five. With on
 speaks of other subjects like these, not of other scanners, and not of another training.
 
 Only figures that are functions of sums over subjects are drawn: means and ratios. Of a median, a percentile or a
-minimum, such as the worst subject, the percentile bootstrap of few subjects says nothing that holds.
+minimum, such as which subject is the worst, the percentile bootstrap of few subjects says nothing that holds. How well
+the mean of one subject is known is another question: there the clusters of near-identical frames are drawn.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ class SubjectBootstrap:
     def __init__(self, subjects: Sequence[str], resamples: int, seed: int) -> None:
         """
         Args:
-            subjects: the subject of each frame.
+            subjects: the subject of each frame; within one subject, the cluster.
             resamples: how many; some thousands settle the second digit of an interval's width.
             seed: of PCG64.
         """
@@ -52,9 +53,9 @@ class SubjectBootstrap:
         # How often each resample holds each subject: (resamples, subjects).
         self._draws = draw(self._subjects, np.full(self._subjects, 1 / self._subjects), resamples).astype(np.float64)
 
-    def mean(self, values: np.ndarray) -> Estimate:
-        """The mean over frames, those that are NaN left out. `values` is float64 (frames,)."""
-        return self.ratio(*_mean(values))
+    def mean(self, values: np.ndarray, weights: np.ndarray | float = 1.0) -> Estimate:
+        """The mean over frames, those that are NaN left out. `values` and `weights`, >= 0, are float64 (frames,)."""
+        return self.ratio(*_mean(values, weights))
 
     def mean_of_subjects(self, values: np.ndarray) -> Estimate:
         """The mean of the subjects' means, in which subjects weigh alike; NaN left out. `values`: float64 (frames,)."""
@@ -67,10 +68,11 @@ class SubjectBootstrap:
         """sum(numerators) / sum(denominators) over the frames, both float64 (frames,)."""
         return self.of_sums(np.stack([numerators, denominators], axis=1), _ratio)
 
-    def difference(self, first: np.ndarray, second: np.ndarray) -> Estimate:
-        """The mean of `first` less that of `second`, both of the same frames and resamples, as for `mean`."""
+    def difference(self, first: np.ndarray, second: np.ndarray, weights: np.ndarray | float = 1.0) -> Estimate:
+        """The mean of `first`, with `weights`, less that of `second`, both of the same frames, as for `mean`."""
         return self.of_sums(
-            np.stack([*_mean(first), *_mean(second)], axis=1), lambda sums: _ratio(sums[:, :2]) - _ratio(sums[:, 2:])
+            np.stack([*_mean(first, weights), *_mean(second)], axis=1),
+            lambda sums: _ratio(sums[:, :2]) - _ratio(sums[:, 2:]),
         )
 
     def of_sums(self, columns: np.ndarray, figure: Callable[[np.ndarray], np.ndarray]) -> Estimate:
@@ -98,9 +100,9 @@ class SubjectBootstrap:
         return Estimate(value, float(low), float(high))
 
 
-def _mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean(values: np.ndarray, weights: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """A mean as numerators and denominators."""
-    return np.nan_to_num(values), ~np.isnan(values)
+    return np.nan_to_num(values) * weights, ~np.isnan(values) * weights
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from nerveseg.evaluation import empty, metrics
 from nerveseg.params import EmptyRule
 
 BINS = 20  # of equal width over [0, 1]; their edges are the thresholds of `sweep`
+_UNTOLD = 0.5  # threshold where none is better than another
 _PIXELS, _NERVE, _PROBABILITY, _ERROR = range(4)
 
 
@@ -84,9 +85,15 @@ def sweep(histograms: np.ndarray, rule: EmptyRule) -> pd.DataFrame:
 
 
 def best(sweep: pd.DataFrame) -> tuple[float, float]:
-    """The threshold with the best mean Dice, the lowest of equals, and that Dice. `sweep` is what `sweep` makes."""
-    row = sweep.loc[sweep["dice"].fillna(0).idxmax()]
-    return float(row["threshold"]), float(row["dice"])
+    """The threshold with the best mean Dice, the lowest of equals, and that Dice. `sweep` is what `sweep` makes.
+
+    0.5 where all thresholds are equal, as of a network that finds nothing; both NaN where no frame has a Dice.
+    """
+    dice = sweep["dice"].dropna()
+    if dice.empty:
+        return float("nan"), float("nan")
+    threshold = _UNTOLD if dice.nunique() == 1 else float(sweep.loc[dice.idxmax(), "threshold"])
+    return threshold, float(dice.max())
 
 
 def _mean(scores: np.ndarray) -> np.ndarray:

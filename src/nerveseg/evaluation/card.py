@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from nerveseg import paths
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import provenance
+from nerveseg.evaluation import plausibility, provenance
 from nerveseg.evaluation.provenance import Link, Origins, Record
 from nerveseg.files import read_json, replacing, write_json
 from nerveseg.model.spec import ModelSpec
@@ -32,17 +32,19 @@ _FIGURES = {  # by their names in metrics.json
     "test.presence.recall": "frames with a nerve, found",
     "test.presence.specificity": "frames without a nerve, left empty",
     "test.ece": "expected calibration error",
-    "test.abstaining_gain": "Dice gained by leaving the most mistrusted 20 % out",
+    "test.abstaining_gain": f"Dice gained by leaving the most mistrusted {1 - plausibility.KEPT:.0%} out",
 }
 _BASELINES = {
     "baseline.empty.dice": "Dice of nothing predicted",
     "baseline.prior.dice": "Dice of the mean training mask",
+    "baseline.prior_half.dice": "Dice of the mean training mask, cut at 0.5",
     "baseline.ellipse.dice": "Dice of the prediction's ellipse",
 }
 _FEW_SUBJECTS = 50  # below, a bootstrap's intervals are too narrow: docs/explanation.md
 _NETWORK_PACKAGES = ("opencv-python-headless", "safetensors", "segmentation-models-pytorch")
 _MONAI_ABSENT = "not installed"  # it is needed neither to train nor to score; the schema wants a text
 
+OF_THE_WORST = "that of the worst subject is of its own mean, by resampling its clusters of frames, not of who is worst"
 INTENDED_USE = (
     "Outlines a nerve in an ultrasound frame, for research and for building software that is validated on its own. It "
     "is no medical device."
@@ -80,7 +82,7 @@ class Scored(Record):
     """What was scored: which split, how many frames and subjects, by whose rule for empty masks.
 
     Attributes:
-        without_outline: frames with an empty mask, which NSD and HD95 leave out.
+        without_outline: frames with an empty mask, which HD95 leaves out.
     """
 
     split: str
@@ -235,8 +237,9 @@ def markdown(card: Card) -> str:
         "|---|---:|---:|",
         *(_row(one.name, one.value, one.interval) for one in card.baselines),
         "",
-        "Intervals by resampling subjects. NSD and HD95 are means over the frames on which both masks have an outline, "
-        f"{scored.frames - scored.without_outline} of {scored.frames}.",
+        f"Intervals by resampling subjects; {OF_THE_WORST}. HD95 is a mean over the frames on which both masks have an "
+        f"outline, {scored.frames - scored.without_outline} of {scored.frames}; NSD is 0 where one has, and leaves out "
+        "where none has.",
         "",
         "## Limits",
         "",
@@ -318,7 +321,7 @@ def description(card: Card) -> str:
     return "\n".join(
         [
             f"Dice {_short(dice)}, IoU {_short(iou)} on {scored.frames} {scored.split} frames of {scored.subjects} "
-            "subjects; in brackets 95 % by resampling subjects.",
+            f"subjects; in brackets 95 % by resampling subjects; {OF_THE_WORST}.",
             "",
             f"- {card.title}",
             f"- {by_subject.name}: {_short(by_subject)}; {worst.name}: {_short(worst)}",
@@ -336,6 +339,17 @@ def markdown_row(name: str, figures: dict, key: str) -> str:
 def figure(value: float | None) -> str:
     """A figure of metrics.json as people read it."""
     return "undefined" if value is None else f"{value:.4f}"
+
+
+def defined_on(test: dict[str, Any], key: str) -> str:
+    """`, on N of M frames` where some have no NSD, HD95 or centroid error; nothing where all have.
+
+    Args:
+        test: the section of metrics.json.
+        key: nsd, hd95 or centroid_error.
+    """
+    left_out = test["presence"]["true_negatives"] if key == "nsd" else test["without_outline"]
+    return f", on {test['frames'] - left_out} of {test['frames']} frames" if left_out else ""
 
 
 def interval(bounds: list[float] | tuple[float, float] | None) -> str:
@@ -388,7 +402,12 @@ def _limits(
     if shared_subjects:
         limits.append(f"{shared_subjects} subjects are on both sides of the split: the figures flatter it.")
     if scored.split == "validation":
-        limits.append("Scored on validation frames; none were kept aside for testing.")
+        kept = (
+            "test frames exist and were not scored"
+            if "test" in {one.name for one in sides}
+            else "none were kept aside for testing"
+        )
+        limits.append(f"Scored on validation frames; {kept}.")
     few = ", fewer than intervals by resampling need: they are too narrow" if scored.subjects < _FEW_SUBJECTS else ""
     limits.append(
         f"Scored on {scored.subjects} subjects{few}. The figures say little of other scanners, settings and body parts."

@@ -1,5 +1,8 @@
 """Near-identical frames with contradictory masks, and the best that anyone can score on such labels.
 
+Frames are near-identical where their hashes differ by a few bits at most. A cluster of the index also ties what is so
+only by way of others, to be safe in the split; here, every two frames that are compared or taken as one are.
+
 Whoever gives near-identical frames one and the same mask cannot agree with all of their true masks. For n frames with
 the true masks A_i of areas a_i, let that one mask hold m pixels. Its mean Dice is
 
@@ -20,14 +23,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
 
+from nerveseg.data import clusters
 from nerveseg.data.packed import Packed
 from nerveseg.evaluation import empty, metrics
 from nerveseg.evaluation.bootstrap import SubjectBootstrap
 from nerveseg.params import EmptyRule, EvaluateParams
 
-# Dice of two masks below which they contradict each other. Of 471 near-identical pairs of real frames, half agree by
-# 0.84 or more, and 35 by less than this.
+# Dice of two masks below which they contradict each other. Of 412 near-identical pairs of real frames, half agree by
+# 0.84 or more, and 31 by less than this.
 CONFLICT = 0.7
 COLUMNS = (
     *("row", "image", "subject", "split", "area"),
@@ -41,8 +47,11 @@ _PARTS = 8  # into which a range of sizes is divided
 _CELLS = 2_000_000  # weights held at once
 
 
-def find(packed: Packed) -> pd.DataFrame:
+def find(packed: Packed, bits: int) -> pd.DataFrame:
     """The pairs of near-identical frames of one size whose masks have a Dice below CONFLICT, the worst first.
+
+    Args:
+        bits: of 256 by which their hashes differ at most, those that made the clusters of the index.
 
     Returns:
         COLUMNS: row (in the index), image, subject, split and mask area in pixels of both frames, their cluster, the
@@ -51,52 +60,61 @@ def find(packed: Packed) -> pd.DataFrame:
     index = packed.index
     found = []
     for rows in _groups(index, np.arange(len(index))):
+        apart = _differences(index, rows)
         patterns, counts = _patterns(packed, rows)
         overlaps = (patterns.T * counts) @ patterns
         areas = overlaps.diagonal()
         dice = metrics.dice(overlaps, areas[:, None], areas[None])
         found += [
-            _pair(index.loc[rows[first]], index.loc[rows[second]], dice[first, second])
+            _pair(index.loc[rows[first]], index.loc[rows[second]], apart[first, second], dice[first, second])
             for first, second in combinations(range(len(rows)), 2)
-            if dice[first, second] < CONFLICT
+            if apart[first, second] <= bits and dice[first, second] < CONFLICT
         ]
     return pd.DataFrame(found, columns=list(COLUMNS)).sort_values("dice", kind="stable", ignore_index=True)
 
 
-def ceilings(packed: Packed, rows: np.ndarray, rule: EmptyRule) -> np.ndarray:
+def ceilings(packed: Packed, rows: np.ndarray, rule: EmptyRule, bits: int) -> np.ndarray:
     """What each frame scores at best where near-identical frames of `rows` get one and the same mask.
 
     Where a rule leaves a frame without a nerve out if nothing is predicted on it, such frames are left out.
 
     Args:
         rows: int64 (frames,), rows of the index.
+        bits: as for `find`.
 
     Returns:
-        Dice, float64 in [0, 1] (frames,): that of the best single mask of its cluster, 1 for a frame like no other, NaN
-        where left out.
+        Dice, float64 in [0, 1] (frames,): that of the best single mask of its group of frames that are all
+        near-identical to each other, 1 for a frame like no other, NaN where left out.
     """
     areas = packed.index["mask_area"].to_numpy()
     scores = empty.apply(np.ones(len(rows)), areas[rows], rule)
     place = pd.Series(np.arange(len(rows)), index=rows)
     for group in _groups(packed.index, rows[~np.isnan(scores)]):
-        scores[place[group]] = best_single(*_patterns(packed, group))
+        for alike in _all_alike(packed.index, group, bits):
+            scores[place[alike]] = best_single(*_patterns(packed, alike))
     return scores
 
 
-def summary(packed: Packed, rows: np.ndarray, pairs: pd.DataFrame, evaluate: EvaluateParams) -> dict[str, Any]:
+def summary(
+    packed: Packed, rows: np.ndarray, pairs: pd.DataFrame, evaluate: EvaluateParams, bits: int
+) -> dict[str, Any]:
     """The section `ceiling` of metrics.json; numbers, None where undefined.
 
     Args:
         rows: the scored frames, rows of the index.
         pairs: as `find` makes them.
+        bits: as for `find`.
     """
-    scores = ceilings(packed, rows, evaluate.empty)
+    scores = ceilings(packed, rows, evaluate.empty, bits)
     bootstrap = SubjectBootstrap(packed.index["subject"].iloc[rows], evaluate.resamples, evaluate.seed)
     dice = bootstrap.mean(scores)
     return {
         "dice": dice.value,
         "dice_ci": dice.interval,
-        "near_identical_frames": sum(len(group) for group in _groups(packed.index, rows)),
+        "near_identical_frames": sum(
+            int(((_differences(packed.index, group) <= bits).sum(axis=1) > 1).sum())  # one is the frame itself
+            for group in _groups(packed.index, rows)
+        ),
         "conflicting_pairs": len(pairs),
     }
 
@@ -151,13 +169,26 @@ def _heaviest(
 
 
 def _groups(index: pd.DataFrame, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Those of `rows` that are near-identical and of one size, together: int64 (2 to _TOGETHER,)."""
+    """Those of `rows` that are of one cluster and size, together: int64 (2 to _TOGETHER,)."""
     chosen = index.iloc[rows]
     for _, group in chosen.groupby(["cluster", "height", "width"], sort=False):
         for start in range(0, len(group), _TOGETHER):
             part = group.index[start : start + _TOGETHER].to_numpy()
             if len(part) > 1:
                 yield part
+
+
+def _all_alike(index: pd.DataFrame, rows: np.ndarray, bits: int) -> Iterator[np.ndarray]:
+    """Divides a group into parts in which every two frames are near-identical: int64 (2 or more,); single ones not."""
+    tree = linkage(squareform(_differences(index, rows)), method="complete")
+    parts = fcluster(tree, bits, criterion="distance")
+    yield from (
+        rows[parts == part] for part, size in zip(*np.unique(parts, return_counts=True), strict=True) if size > 1
+    )
+
+
+def _differences(index: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+    return clusters.differences(index["dhash"].iloc[rows].tolist())
 
 
 def _patterns(packed: Packed, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,12 +203,11 @@ def _patterns(packed: Packed, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return bits.astype(np.float64), counts.astype(np.float64)
 
 
-def _pair(frame: pd.Series, other: pd.Series, dice: float) -> dict[str, Any]:
+def _pair(frame: pd.Series, other: pd.Series, bits: int, dice: float) -> dict[str, Any]:
     sides = {"": frame, "other_": other}
     described = {
         f"{prefix}{name}": value
         for prefix, side in sides.items()
         for name, value in (("row", side.name), *side[["image", "subject", "split"]].items(), ("area", side.mask_area))
     }
-    bits = (int(frame["dhash"], 16) ^ int(other["dhash"], 16)).bit_count()
     return {**described, "cluster": frame["cluster"], "bits": bits, "dice": dice}

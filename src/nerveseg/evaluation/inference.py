@@ -6,6 +6,7 @@ import numpy as np
 
 from nerveseg.console import progress
 from nerveseg.data.packed import Packed
+from nerveseg.errors import NervesegError
 from nerveseg.evaluation import calibration
 from nerveseg.model.inference import BATCH, Segmenter
 
@@ -17,11 +18,21 @@ def probabilities(
 
     Args:
         description: of the progress bar.
+
+    Raises:
+        NervesegError: the network gives no number, as after a training that diverged.
     """
     with progress("batches") as bar:
         for start in bar.track(range(0, len(rows), BATCH), description=description):
             batch = rows[start : start + BATCH].tolist()
-            yield from zip(batch, segmenter.probabilities([packed.frame(row) for row in batch]), strict=True)
+            found = segmenter.probabilities([packed.frame(row) for row in batch])
+            for row, probability in zip(batch, found, strict=True):
+                if np.isnan(probability).any():
+                    raise NervesegError(
+                        f"The network gives NaN on {packed.index.at[row, 'image']}: its training has diverged. Lower "
+                        "train.learning_rate or set train.gradient_clip, and train again."
+                    )
+                yield row, probability
 
 
 def histograms(packed: Packed, rows: np.ndarray, segmenter: Segmenter) -> np.ndarray:

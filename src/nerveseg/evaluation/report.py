@@ -15,6 +15,7 @@ from nerveseg.data import packed as store
 from nerveseg.data import rle
 from nerveseg.data.packed import Packed
 from nerveseg.evaluation import calibration, charts, overlays, page, parity, plausibility
+from nerveseg.evaluation.card import defined_on
 from nerveseg.evaluation.conflicts import CONFLICT
 from nerveseg.evaluation.page import Block, Charts, Figure, Figures, Note, Pictures, Section, Table
 from nerveseg.evaluation.scores import Scores, per_subject
@@ -24,6 +25,13 @@ from nerveseg.params import EvaluateParams, Params
 _EXAMPLES = 10  # rows of a table that could be long
 _PAIRS = 4  # of conflicting frames that are shown
 _SPLITS = ("train", "validation", "test")
+_SPREAD = {  # figures of metrics.json: their names here, and digits
+    "dice": ("Dice", 3),
+    "iou": ("IoU", 3),
+    "nsd": ("NSD", 3),
+    "hd95": ("HD95, pixels", 1),
+    "centroid_error": ("centroid error, pixels", 1),
+}
 _TITLES = {"best": "Best", "worst": "Worst", "random": "Random", "mistrusted": "Most mistrusted"}
 
 
@@ -131,11 +139,22 @@ def summary(metrics: Mapping[str, Any], evaluate: EvaluateParams) -> Section:
         _headline("Dice, mean over subjects", test, "dice_by_subject", "every person weighs alike"),
         _headline("IoU, mean over frames", test, "iou", "stricter than Dice: 0.82 where Dice is 0.90"),
         _headline(
-            "Worst subject", test, "worst_subject", f"mean Dice of subject {worst}" if worst else "too few frames"
+            "Worst subject",
+            test,
+            "worst_subject",
+            f"mean Dice of subject {worst}; its interval draws this person's frames: how well the mean is known, not "
+            "who is worst"
+            if worst
+            else "too few frames",
         ),
         _headline("Frames with Dice below 0.5", test, "dice_below_half", "share that is more wrong than right"),
-        _headline("NSD", test, "nsd", f"share of the outlines at most {evaluate.nsd_tolerance:g} pixels apart"),
-        _headline("HD95", test, "hd95", "pixels; 95 % of the outline is nearer than this"),
+        _headline(
+            "NSD",
+            test,
+            "nsd",
+            f"share of the outlines at most {evaluate.nsd_tolerance:g} pixels apart{defined_on(test, 'nsd')}",
+        ),
+        _headline("HD95", test, "hd95", f"pixels; 95 % of the outline is nearer than this{defined_on(test, 'hd95')}"),
         _headline("Calibration error", test, "ece", "0: probabilities mean what they say"),
     ]
     rows = [
@@ -145,6 +164,7 @@ def summary(metrics: Mapping[str, Any], evaluate: EvaluateParams) -> Section:
             for name, key in (
                 ("nothing predicted", "empty"),
                 ("the mean training mask, always", "prior"),
+                ("the same, cut at 0.5 instead of where it is best", "prior_half"),
                 ("the ellipse of the prediction", "ellipse"),
             )
         ),
@@ -340,7 +360,7 @@ def subjects(table: pd.DataFrame, metrics: Mapping[str, Any]) -> Section:
     """How the Dice of frames is distributed, by subject and in all.
 
     Args:
-        table: of the scored frames, with the columns subject and dice.
+        table: of the scored frames, as `Scores` has it.
         metrics: the content of `metrics.json`.
     """
     test = metrics["test"]
@@ -349,8 +369,7 @@ def subjects(table: pd.DataFrame, metrics: Mapping[str, Any]) -> Section:
     text = (
         "Each dot is a frame, each bar the mean of a subject, the lowest on top; the worst subject with enough frames "
         "is in red. Frames of one person are alike, so a mean over frames hides a person on whom the model fails."
-        f"{cut} Half of the frames have a Dice of {_number(test['dice_median'])} or more, one in twenty has less than "
-        f"{_number(test['dice_p05'])}."
+        f"{cut}"
     )
     return Section(
         "Distribution by subject",
@@ -361,8 +380,35 @@ def subjects(table: pd.DataFrame, metrics: Mapping[str, Any]) -> Section:
                     charts.by_subject(table, test["worst_subject_name"], "Dice by subject"),
                     charts.histogram(table["dice"].to_numpy(), "Dice of all frames", "Dice"),
                 ]
-            )
+            ),
+            _distribution(table, test),
         ],
+    )
+
+
+def _distribution(table: pd.DataFrame, test: Mapping[str, Any]) -> Table:
+    """The spread of each figure over frames, and below it what all pixels together give."""
+    rows: list[tuple[str, ...]] = []
+    for key, (name, digits) in _SPREAD.items():
+        places = (f"{key}_p05", f"{key}_p25", f"{key}_median", f"{key}_p75", f"{key}_p95")
+        rows.append(
+            (
+                name,
+                _number(test[key], digits),
+                _interval(test[f"{key}_ci"], digits),
+                *(_number(test[place], digits) for place in places),
+                str(table[key].notna().sum()),
+            )
+        )
+    rows += [
+        (name, *_cells(test, key), *[""] * 6)
+        for name, key in (("Dice, pooled", "pooled_dice"), ("IoU, pooled", "pooled_iou"))
+    ]
+    return Table(
+        ("", "mean", "95 % interval", "5th", "25th", "median", "75th", "95th", "frames"),
+        rows,
+        caption="Mean, median and percentiles over frames, and of how many. Pooled is no mean over frames: all pixels "
+        "are taken as one frame, in which large nerves count more.",
     )
 
 
@@ -371,17 +417,25 @@ def subject_table(table: pd.DataFrame, metrics: Mapping[str, Any]) -> Section:
     rows = per_subject(table).sort_values("dice", kind="stable", ignore_index=True)
     worst = metrics["test"]["worst_subject_name"]
     text = (
-        "Means over each subject's frames, the lowest Dice first. A subject of few frames says little: the worst is "
+        "Means over each subject's frames, the lowest Dice first; beside it its median and the share of frames with a "
+        "Dice below 0.5. A subject of few frames says little: the worst is "
         "chosen among those with enough of them (evaluate.min_frames), and is in red. Pixels are those of a frame at "
         "its own size."
     )
     shown = Table(
-        ("subject", "frames", "Dice", "IoU", "NSD", "HD95, pixels", "centroid, pixels", "mistrust"),
+        (
+            *("subject", "frames", "Dice", "median", "below 0.5", "IoU", "NSD", "HD95, pixels", "centroid, pixels"),
+            "mistrust",
+        ),
         [
             (
                 str(row.subject),
                 str(row.frames),
-                *(_number(value) for value in (row.dice, row.iou, row.nsd)),
+                _number(row.dice),
+                _number(row.dice_median),
+                "undefined" if np.isnan(row.dice_below_half) else f"{row.dice_below_half:.0%}",
+                _number(row.iou),
+                _number(row.nsd),
                 *(_number(value, 1) for value in (row.hd95, row.centroid_error)),
                 _number(row.mistrust, 2),
             )
@@ -425,8 +479,12 @@ def thresholds(sweep: pd.DataFrame, threshold: float | str, metrics: Mapping[str
     best = metrics["validation"]
     used = "Each fold uses the best of its own" if isinstance(threshold, str) else f"The model uses {threshold:g}"
     marks = {} if isinstance(threshold, str) else {"used": threshold}
+    if best["best_threshold"] is not None:
+        marks["best here"] = best["best_threshold"]
+    rule = metrics["empty_rule"].partition(":")[0]
     text = (
-        "Dice and IoU of the validation frames for each probability from which a pixel is called nerve. "
+        "Dice and IoU of the validation frames for each probability from which a pixel is called nerve, by the rule "
+        f"{rule} for empty masks. "
         f"{used}; the best here is {_number(best['best_threshold'], 2)}, with a Dice of "
         f"{_number(best['dice_at_best_threshold'])}. A threshold is chosen on validation frames only: chosen on test "
         "frames, it would flatter them."
@@ -435,7 +493,7 @@ def thresholds(sweep: pd.DataFrame, threshold: float | str, metrics: Mapping[str
         {name: (sweep["threshold"], sweep[key]) for name, key in (("Dice", "dice"), ("IoU", "iou"))},
         "Validation frames by threshold",
         "threshold",
-        marks=marks | {"best here": best["best_threshold"]},
+        marks=marks,
     )
     return Section("Threshold", text, [Charts([drawn])])
 

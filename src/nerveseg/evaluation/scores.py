@@ -12,13 +12,15 @@ from scipy.stats import spearmanr
 from nerveseg.data import rle
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import baselines, calibration, empty, metrics, plausibility, shape, surface
+from nerveseg.evaluation.baselines import Priors
 from nerveseg.evaluation.bootstrap import Estimate, SubjectBootstrap
 from nerveseg.files import replacing
 from nerveseg.model.spec import Plausibility
 from nerveseg.params import EmptyRule, EvaluateParams
 
-BASELINES = ("empty", "prior", "ellipse")
-_MEANS = ("dice", "iou", "nsd", "hd95", "centroid_error", "mistrust")
+BASELINES = ("empty", "prior", "prior_half", "ellipse")
+_SPREAD = ("dice", "iou", "nsd", "hd95", "centroid_error")  # figures of which median and percentiles are given
+_MEANS = (*_SPREAD, "mistrust")
 _HISTOGRAM = "histogram"
 PER_IMAGE = ("image", "subject", *_MEANS, "confidence", "true_area", "predicted_area")
 
@@ -28,8 +30,8 @@ class Scores:
     """Scored frames.
 
     Attributes:
-        table: a row a frame, RangeIndex: row (in the packed index), image, subject, height, width, the figures of
-            `of_frame`, and rle_mask (the predicted mask).
+        table: a row a frame, RangeIndex: row (in the packed index), image, subject, cluster, height, width, the
+            figures of `of_frame`, and rle_mask (the predicted mask).
         histograms: float64 (frames, 4, BINS), as `calibration.histogram` makes them.
     """
 
@@ -72,7 +74,7 @@ def of_frame(
     probability: np.ndarray,
     mask: np.ndarray,
     truth: np.ndarray,
-    prior: np.ndarray,
+    priors: Priors,
     training: Plausibility | None,
     tolerance: float,
 ) -> dict[str, float | str]:
@@ -82,7 +84,7 @@ def of_frame(
         probability: float32 in [0, 1] (H, W).
         mask: the prediction, uint8 0/1 (H, W).
         truth: uint8 0/1 (H, W).
-        prior: as `baselines.prior_mask` makes it.
+        priors: as `baselines.priors` makes them.
         training: as `plausibility.fit` makes it; None: no mistrust.
         tolerance: of the normalised surface distance, in pixels.
 
@@ -91,7 +93,8 @@ def of_frame(
         predicted); true_area, predicted_area, overlap in pixels; the Dice of each baseline; rle_mask.
     """
     dice, iou = metrics.score(mask, truth)
-    guesses = (np.zeros_like(truth), baselines.at_size(prior, *truth.shape), shape.ellipse(mask))
+    best, half = (baselines.at_size(prior, *truth.shape) for prior in (priors.best, priors.half))
+    guesses = (np.zeros_like(truth), best, half, shape.ellipse(mask))
     return {
         "dice": dice,
         "iou": iou,
@@ -107,9 +110,31 @@ def of_frame(
 
 
 def per_subject(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a subject: subject, frames, and the means of its frames, those without a figure left out."""
-    grouped = table.groupby("subject", sort=False)
-    return pd.concat([grouped.size().rename("frames"), grouped[list(_MEANS)].mean()], axis=1).reset_index()
+    """One row a subject: subject, frames, and the figures of its frames, those without a figure left out.
+
+    Args:
+        table: with the columns PER_IMAGE.
+
+    Returns:
+        subject, frames; the means; of those of _SPREAD X_median; dice_below_half, the share of its frames; whether its
+        frames have a nerve, as true_positives, ... (frames), precision and recall, NaN where undefined.
+    """
+    below_half = table["dice"].lt(0.5).where(table["dice"].notna())
+    outcomes = pd.DataFrame(_outcomes(table)).set_axis(table.index)
+    extended = pd.concat([table, below_half.astype(float).rename("dice_below_half"), outcomes], axis=1)
+    grouped = extended.groupby("subject", sort=False)
+    counts = grouped[list(outcomes)].sum()
+    right = counts["true_positives"]
+    parts = [
+        grouped.size().rename("frames"),
+        grouped[list(_MEANS)].mean(),
+        grouped[list(_SPREAD)].median().add_suffix("_median"),
+        grouped["dice_below_half"].mean(),
+        counts,
+        (right / (right + counts["false_positives"])).rename("precision"),
+        (right / (right + counts["false_negatives"])).rename("recall"),
+    ]
+    return pd.concat(parts, axis=1).reset_index()
 
 
 def curves(scores: Scores, sweep: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -144,7 +169,7 @@ def summary(scores: Scores, sweep: pd.DataFrame, evaluate: EvaluateParams) -> di
             "split": evaluate.split,
             **_counts(ruled.table),
             **_overlap(ruled.table, bootstrap),
-            **_by_subject(ruled.table, bootstrap, evaluate.min_frames),
+            **_by_subject(ruled.table, bootstrap, evaluate),
             **_outlines(ruled.table, bootstrap),
             **_probability(ruled, bootstrap),
             **_abstaining(ruled.table, bootstrap),
@@ -166,7 +191,7 @@ def _counts(table: pd.DataFrame) -> dict[str, int]:
         "frames": len(table),
         "subjects": table["subject"].nunique(),
         "left_out": int(table["dice"].isna().sum()),
-        "without_outline": int(table["nsd"].isna().sum()),
+        "without_outline": int(table["hd95"].isna().sum()),
     }
 
 
@@ -176,32 +201,49 @@ def _overlap(table: pd.DataFrame, bootstrap: SubjectBootstrap) -> dict[str, Any]
     return {
         **_with_interval("dice", bootstrap.mean(dice)),
         **_with_interval("iou", bootstrap.mean(iou)),
-        "dice_median": table["dice"].median(),
-        **{f"dice_p{percent:02}": table["dice"].quantile(percent / 100) for percent in (5, 25, 75, 95)},
+        **_spread(table, "dice"),
+        **_spread(table, "iou"),
         **_with_interval("dice_below_half", bootstrap.mean(np.where(np.isnan(dice), np.nan, dice < 0.5))),
         **_with_interval("pooled_dice", bootstrap.ratio(2 * overlap, true + predicted)),
         **_with_interval("pooled_iou", bootstrap.ratio(overlap, true + predicted - overlap)),
     }
 
 
-def _by_subject(table: pd.DataFrame, bootstrap: SubjectBootstrap, min_frames: int) -> dict[str, Any]:
-    subjects = table.dropna(subset="dice").groupby("subject", sort=False)["dice"].agg(["size", "mean"])
-    ranked = subjects.loc[subjects["size"] >= min_frames, "mean"].sort_values(kind="stable")
+def _by_subject(table: pd.DataFrame, bootstrap: SubjectBootstrap, evaluate: EvaluateParams) -> dict[str, Any]:
+    defined = table.dropna(subset="dice")
+    subjects = defined.groupby("subject", sort=False)["dice"].agg(["size", "mean"])
+    ranked = subjects.loc[subjects["size"] >= evaluate.min_frames, "mean"].sort_values(kind="stable")
+    name = ranked.index[0] if len(ranked) else None
     return {
         **_with_interval("dice_by_subject", bootstrap.mean_of_subjects(table["dice"].to_numpy())),
         **_with_interval("iou_by_subject", bootstrap.mean_of_subjects(table["iou"].to_numpy())),
         "worst_subject": ranked.iloc[0] if len(ranked) else None,
-        "worst_subject_name": ranked.index[0] if len(ranked) else None,
+        "worst_subject_ci": _of_one_subject(defined[defined["subject"] == name], evaluate),
+        "worst_subject_name": name,
         "subjects_ranked": len(ranked),
     }
+
+
+def _of_one_subject(table: pd.DataFrame, evaluate: EvaluateParams) -> list[float] | None:
+    """How well the mean Dice of these frames of one subject is known: its clusters are drawn, as they repeat a view."""
+    if table.empty:
+        return None
+    clusters = SubjectBootstrap(table["cluster"], evaluate.resamples, evaluate.seed)
+    return clusters.mean(table["dice"].to_numpy()).interval
 
 
 def _outlines(table: pd.DataFrame, bootstrap: SubjectBootstrap) -> dict[str, Any]:
     record: dict[str, Any] = {}
     for name in ("nsd", "hd95", "centroid_error"):
         record |= _with_interval(name, bootstrap.mean(table[name].to_numpy()))
-        record[f"{name}_median"] = table[name].median()
+        record |= _spread(table, name)
     return record
+
+
+def _spread(table: pd.DataFrame, name: str) -> dict[str, float]:
+    """Median and percentiles of a column, frames without a figure left out."""
+    percentiles = {f"{name}_p{percent:02}": table[name].quantile(percent / 100) for percent in (5, 25, 75, 95)}
+    return {f"{name}_median": table[name].median(), **percentiles}
 
 
 def _probability(scores: Scores, bootstrap: SubjectBootstrap) -> dict[str, Any]:
@@ -215,31 +257,34 @@ def _probability(scores: Scores, bootstrap: SubjectBootstrap) -> dict[str, Any]:
 
 def _abstaining(table: pd.DataFrame, bootstrap: SubjectBootstrap) -> dict[str, Any]:
     dice = table["dice"].to_numpy()
-    defined = ~np.isnan(dice)
-    kept = np.full(len(dice), np.nan)
-    if defined.any():
-        places = np.flatnonzero(defined)[plausibility.kept(table["mistrust"].to_numpy()[defined])]
-        kept[places] = dice[places]
+    kept = plausibility.kept(table["mistrust"].where(table["dice"].notna()).to_numpy())
     return {
         "mistrust_dice_correlation": _rank_correlation(table, "mistrust"),
         "risk_coverage_area": plausibility.risk_coverage(table["mistrust"].to_numpy(), dice)["risk"].mean(),
-        **_with_interval("dice_kept", bootstrap.mean(kept)),
-        **_with_interval("abstaining_gain", bootstrap.difference(kept, dice)),
+        **_with_interval("dice_kept", bootstrap.mean(dice, kept)),
+        **_with_interval("abstaining_gain", bootstrap.difference(dice, dice, kept)),
     }
 
 
 def _presence(table: pd.DataFrame, bootstrap: SubjectBootstrap) -> dict[str, Any]:
     """Whether there is a nerve at all, frame by frame."""
-    is_there, is_found = table["true_area"].to_numpy() > 0, table["predicted_area"].to_numpy() > 0
-    right = is_there & is_found
+    right, wrong, missed, left = _outcomes(table).values()
     return {
-        **_with_interval("precision", bootstrap.ratio(right, is_found)),
-        **_with_interval("recall", bootstrap.ratio(right, is_there)),
-        **_with_interval("specificity", bootstrap.ratio(~is_there & ~is_found, ~is_there)),
-        "true_positives": int(right.sum()),
-        "false_positives": int((is_found & ~is_there).sum()),
-        "false_negatives": int((is_there & ~is_found).sum()),
-        "true_negatives": int((~is_there & ~is_found).sum()),
+        **_with_interval("precision", bootstrap.ratio(right, right | wrong)),
+        **_with_interval("recall", bootstrap.ratio(right, right | missed)),
+        **_with_interval("specificity", bootstrap.ratio(left, left | wrong)),
+        **{name: int(frames.sum()) for name, frames in _outcomes(table).items()},
+    }
+
+
+def _outcomes(table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Which frames have a nerve that was found, none that was, one that was not, none that was not: bool (frames,)."""
+    is_there, is_found = table["true_area"].to_numpy() > 0, table["predicted_area"].to_numpy() > 0
+    return {
+        "true_positives": is_there & is_found,
+        "false_positives": ~is_there & is_found,
+        "false_negatives": is_there & ~is_found,
+        "true_negatives": ~is_there & ~is_found,
     }
 
 

@@ -17,15 +17,17 @@ _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 @dataclass(frozen=True)
 class Outline:
-    """Figures of two outlines; all NaN where one mask is empty or both are: a distance to nothing is not defined.
+    """Figures of two outlines; NaN where undefined, as a distance to nothing is.
 
     Attributes:
         nsd: normalised surface distance in [0, 1], the share of both outlines that lies within the tolerance of the
             other one (Nikolov et al. 2018, https://arxiv.org/abs/1809.04430; here as Seidlitz et al. 2021,
-            https://arxiv.org/abs/2111.05408, count it).
+            https://arxiv.org/abs/2111.05408, count it). 0 where one mask is empty, as in MONAI and surface-distance;
+            NaN only where both are.
         hd95: 95 % Hausdorff distance in pixels, the larger of the 95th percentiles of the distances from either
             outline to the other (Huttenlocher et al. 1993, https://doi.org/10.1109/34.232073), interpolated linearly.
-        centroid_error: distance of the masks' centroids in pixels.
+            NaN where a mask is empty.
+        centroid_error: distance of the masks' centroids in pixels; NaN where a mask is empty.
     """
 
     nsd: float = float("nan")
@@ -40,7 +42,7 @@ def compare(prediction: np.ndarray, truth: np.ndarray, tolerance: float) -> Outl
         tolerance: of the normalised surface distance, in pixels.
     """
     if not prediction.any() or not truth.any():
-        return Outline()
+        return Outline(nsd=0.0) if prediction.any() or truth.any() else Outline()
     predicted, true = _outline(prediction), _outline(truth)
     away = KDTree(true).query(predicted)[0], KDTree(predicted).query(true)[0]
     return Outline(

@@ -59,11 +59,11 @@ def run(params: Params) -> None:
         else inference.histograms(packed, packed.rows("validation"), segmenter)
     )
     sweep = calibration.sweep(histograms, params.evaluate.empty)
-    contradictions = conflicts.find(packed)
+    contradictions = conflicts.find(packed, params.split.near_duplicate)
     summary = scores.summary(by_kaggle, sweep, params.evaluate)
     seen = set(packed.index["subject"].iloc[packed.rows("train")])
     summary["test"]["subjects_in_training"] = len(seen & set(scored.table["subject"]))
-    summary["ceiling"] = conflicts.summary(packed, rows, contradictions, params.evaluate)
+    summary["ceiling"] = conflicts.summary(packed, rows, contradictions, params.evaluate, params.split.near_duplicate)
     by_kaggle.write(paths.PREDICTIONS)
     _write_tables(scored, sweep, contradictions)
     with replacing_folder(paths.FIGURES) as folder:
@@ -85,14 +85,14 @@ def run(params: Params) -> None:
 
 
 def _score(packed: Packed, rows: np.ndarray, segmenter: Segmenter, evaluate: EvaluateParams) -> Scores:
-    prior = baselines.prior_mask(packed, evaluate.empty)
+    priors = baselines.priors(packed, evaluate.empty)
     found, histograms = [], []
     for row, probability in inference.probabilities(packed, rows, segmenter, "scoring"):
         truth = packed.mask(row)
-        frame = packed.index.loc[row, ["image", "subject", "height", "width"]].to_dict()
+        frame = packed.index.loc[row, ["image", "subject", "cluster", "height", "width"]].to_dict()
         mask = segmenter.mask(probability)
         training = segmenter.spec.plausibility
-        figures = scores.of_frame(probability, mask, truth, prior, training, evaluate.nsd_tolerance)
+        figures = scores.of_frame(probability, mask, truth, priors, training, evaluate.nsd_tolerance)
         found.append({"row": row, **frame, **figures})
         histograms.append(calibration.histogram(probability, truth))
     return Scores(pd.DataFrame(found), np.stack(histograms))
@@ -170,15 +170,11 @@ def _print_parity() -> None:
 
 
 def _print(summary: dict, threshold: float) -> None:
-    test, validation = summary["test"], summary["validation"]
+    test = summary["test"]
     console.print(headline.table(summary, f"{test['frames']} {test['split']} frames of {test['subjects']} subjects"))
-    if validation["best_threshold"] != threshold:
-        console.print(
-            f"On the validation frames, a threshold of {validation['best_threshold']:g} has the best Dice, "
-            f"{card.figure(validation['dice_at_best_threshold'])}; the model uses {threshold:g}. "
-            "With model.threshold: validation, train chooses the best one.",
-            soft_wrap=True,
-        )
+    chosen = read_json(paths.MODELS / "run.json")["params"]["model.threshold"] == "validation"
+    if remark := headline.better_threshold(summary, threshold, chosen):
+        console.print(remark, soft_wrap=True)
 
 
 if __name__ == "__main__":
