@@ -35,7 +35,7 @@ from mlflow.types import Schema, TensorSpec
 from rich.markup import escape
 from sqlalchemy.exc import SQLAlchemyError
 
-from nerveseg import paths
+from nerveseg import package, paths
 from nerveseg.console import console
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import read_json, write_json
@@ -84,9 +84,9 @@ def reachable(consequence: str) -> Iterator[None]:
 
 
 def git_tags() -> dict[str, str]:
-    """The commit that is checked out and whether tracked files differ from it; nothing outside a git repository.
+    """The commit that is checked out and whether tracked files, or the package that runs, differ from it.
 
-    params.yaml and dvc.lock are left out: register records them as they are.
+    Nothing outside a git repository. params.yaml and dvc.lock are left out: register records them as they are.
     """
     try:
         commit = _git("rev-parse", "HEAD")
@@ -97,6 +97,8 @@ def git_tags() -> dict[str, str]:
     return {"git_commit": commit, "git_changed": str(changed).lower(), "mlflow.source.git.commit": commit}
 
 
+        # The package also counts files that git does not track, and may be another one than lies here.
+        changed = changed or package.committed(commit) != package.running()
 class TrainingRun:
     """The MLflow run of a training, a context manager.
 
