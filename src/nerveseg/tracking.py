@@ -32,6 +32,7 @@ from mlflow.entities import LoggedModel, Metric, RunStatus
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from requests import RequestException
 from rich.markup import escape
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -59,7 +60,8 @@ SCORER_REQUIREMENTS = (
 )
 Record = dict[str, Any]
 _KEPT = "The training is whole and kept: once the server answers, `dvc repro` goes on from its end."
-_FAILURES = (MlflowException, SQLAlchemyError, OSError)
+_OF_SERVER = (MlflowException, SQLAlchemyError, RequestException, ConnectionError, TimeoutError)
+_FAILURES = (*_OF_SERVER, OSError)
 
 
 def connect() -> mlflow.MlflowClient:
@@ -72,13 +74,18 @@ def connect() -> mlflow.MlflowClient:
 def reachable(consequence: str) -> Iterator[None]:
     """Turns a failure of the tracking server into a NervesegError that ends with `consequence`.
 
-    It is a TransientError unless the server answered and refused.
+    It is a TransientError unless the server answered and refused. A file of this machine that cannot be read or written
+    is a NervesegError too, which says so.
     """
     try:
         yield
-    except _FAILURES as error:
+    except _OF_SERVER as error:
         refused = isinstance(error, RestException) and error.get_http_status_code() < 500
         refused = refused or getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+    except OSError as error:
+        raise NervesegError(
+            f"A file could not be read or written: {_first_line(error)}. Mend that and run the same again."
+        ) from error
         kind = NervesegError if refused else TransientError
         raise kind(f"The MLflow server of MLFLOW_TRACKING_URI failed: {_first_line(error)}\n{consequence}") from error
 
@@ -90,6 +97,8 @@ def git_tags() -> dict[str, str]:
     """
     try:
         commit = _git("rev-parse", "HEAD")
+        # The package also counts files that git does not track, and may be another one than lies here.
+        changed = changed or package.committed(commit) != package.running()
         recorded = (f":(exclude){paths.PARAMS}", f":(exclude){paths.DVC_LOCK}")
         changed = bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", *recorded))
     except (OSError, subprocess.CalledProcessError):
@@ -97,8 +106,6 @@ def git_tags() -> dict[str, str]:
     return {"git_commit": commit, "git_changed": str(changed).lower(), "mlflow.source.git.commit": commit}
 
 
-        # The package also counts files that git does not track, and may be another one than lies here.
-        changed = changed or package.committed(commit) != package.running()
 class TrainingRun:
     """The MLflow run of a training, a context manager.
 
