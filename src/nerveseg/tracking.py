@@ -221,6 +221,11 @@ def ensure_copy(record: Record, rows: list[dict[str, float]], folder: Path) -> R
         _describe_run(copy)
         copy["model_id"] = _complete_run(copy, rows, folder)
     return copy
+def has_version(run_id: str) -> bool:
+    """Whether the model of a run is registered."""
+    return bool(connect().search_model_versions(f"run_id = '{run_id}'", max_results=1))
+
+
 
 
 def log_evaluation(record: Record, metrics: dict[str, Any], figures: Path | None, tables: list[Path]) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from nerveseg import params
 from nerveseg.errors import NervesegError
+from nerveseg.registry import verification
+from nerveseg.registry.verification import Check
 from nerveseg.settings import settings
 from nerveseg.stages import evaluate, register
 from workspace import Workspace
@@ -55,6 +57,12 @@ def rewrite(path: Path, **changes: Any) -> None:
     content = json.loads(path.read_text())
     path.unlink()  # DVC may have linked it
     path.write_text(json.dumps({**content, **changes}))
+
+
+def verified(client: mlflow.MlflowClient, version: str, folder: Path) -> dict[str, Check]:
+    """The checks of what is recorded of a version, by name."""
+    folder.mkdir()
+    return {check.name: check for check in verification.of_record(client, version, folder)}
 
 
 def criteria(receipt: Any) -> dict[str, Any]:
@@ -134,6 +142,20 @@ def test_a_tampered_champion_is_an_error_and_nothing_is_registered(
     workspace: Workspace, client: mlflow.MlflowClient, mode: str
 ) -> None:
     of_another_run()
+def test_another_evaluation_reaches_a_version_by_register_alone(
+    workspace: Workspace, client: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    former = json.loads(Path("reports/metrics.json").read_text())["test"]["dice"]
+    rewrite(Path("models/model.json"), threshold=0.5)
+    evaluate.run(params.load())
+    dice = json.loads(Path("reports/metrics.json").read_text())["test"]["dice"]
+    assert dice > former
+    assert [check for check in verified(client, "3", tmp_path / "3").values() if not check.passed] == []
+    receipt = ask("off")
+    assert receipt["version"] == "3"
+    assert client.get_run(receipt["run_id"]).data.metrics["test.dice"] == dice
+
+
     before = Path("reports/registration.json").read_text()
     source = Path(str(client.get_model_version(NAME, "1").source).removeprefix("file://"))
     weights = source / "artifacts" / "model.safetensors"

@@ -10,6 +10,7 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 from rich.markup import escape
 
@@ -86,8 +87,7 @@ def settle(
     run_id, model_id = record["run_id"], record["model_id"]
     for key in outdated(client.get_run(run_id).data.tags, tags):
         client.delete_tag(run_id, key)
-    for key, value in tags.items():
-        client.set_tag(run_id, key, value)
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     if verdict.reasons:
         withdraw(client, model_id, tags)
         return None
