@@ -83,13 +83,13 @@ def register(members: Sequence[Member], root: Path, params: Params) -> None:
             client = tracking.connect()
             for member, part in zip(members, versions.recorded(len(members)), strict=True):
                 for path in (paths.PARAMS, paths.DVC_LOCK):
-                    client.log_artifact(run["run_id"], str(member.folder / path), f"{tracking.REPRODUCE}/{part}")
-            client.log_dict(run["run_id"], verdict.record, tracking.VERDICT)
+                    client.log_artifact(run["run_id"], str(member.folder / path), str(versions.REPRODUCE / part))
+            client.log_dict(run["run_id"], verdict.record, str(versions.VERDICT))
             tags = {
                 **_tags(members),
                 **verification.lineage([verification.read_lock(member.folder) for member in members]),
                 **versions.dataset_tags(source),
-                **versions.hashes(folder),
+                **versions.hashes(folder, [member.folder for member in members]),
             }
             version = versions.settle(client, run, verdict, tags, tracking.git_tags(), card.description(record))
     versions.print_outcome(verdict, version)

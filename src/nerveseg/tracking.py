@@ -43,8 +43,6 @@ from nerveseg.files import read_json, write_json
 from nerveseg.settings import settings
 
 ORIGIN = "nerveseg.run_id"  # the training run that a run is, or was made from
-REPRODUCE = "reproduce"  # folder of a run's artifacts: params.yaml, dvc.lock and the gate's verdict
-VERDICT = f"{REPRODUCE}/gate.json"
 SCORER = Path(__file__).parent / "registry" / "scorer.py"
 # What the code that travels with the model imports; pinned to this environment's versions when it is logged.
 SCORER_REQUIREMENTS = (
@@ -82,12 +80,12 @@ def reachable(consequence: str) -> Iterator[None]:
     except _OF_SERVER as error:
         refused = isinstance(error, RestException) and error.get_http_status_code() < 500
         refused = refused or getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        kind = NervesegError if refused else TransientError
+        raise kind(f"The MLflow server of MLFLOW_TRACKING_URI failed: {_first_line(error)}\n{consequence}") from error
     except OSError as error:
         raise NervesegError(
             f"A file could not be read or written: {_first_line(error)}. Mend that and run the same again."
         ) from error
-        kind = NervesegError if refused else TransientError
-        raise kind(f"The MLflow server of MLFLOW_TRACKING_URI failed: {_first_line(error)}\n{consequence}") from error
 
 
 def git_tags() -> dict[str, str]:
@@ -97,10 +95,10 @@ def git_tags() -> dict[str, str]:
     """
     try:
         commit = _git("rev-parse", "HEAD")
-        # The package also counts files that git does not track, and may be another one than lies here.
-        changed = changed or package.committed(commit) != package.running()
         recorded = (f":(exclude){paths.PARAMS}", f":(exclude){paths.DVC_LOCK}")
         changed = bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", *recorded))
+        # The package also counts files that git does not track, and may be another one than lies here.
+        changed = changed or package.committed(commit) != package.running()
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"git_commit": commit, "git_changed": str(changed).lower(), "mlflow.source.git.commit": commit}
@@ -221,11 +219,11 @@ def ensure_copy(record: Record, rows: list[dict[str, float]], folder: Path) -> R
         _describe_run(copy)
         copy["model_id"] = _complete_run(copy, rows, folder)
     return copy
+
+
 def has_version(run_id: str) -> bool:
     """Whether the model of a run is registered."""
     return bool(connect().search_model_versions(f"run_id = '{run_id}'", max_results=1))
-
-
 
 
 def log_evaluation(record: Record, metrics: dict[str, Any], figures: Path | None, tables: list[Path]) -> None:

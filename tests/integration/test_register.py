@@ -104,7 +104,9 @@ def test_an_equal_model_passes_beside_the_champion(workspace: Workspace, client:
     assert "may have been in its training" in found["detail"]
 
 
-def test_a_worse_model_is_refused_reported_or_let_in(workspace: Workspace, client: mlflow.MlflowClient) -> None:
+def test_a_worse_model_is_refused_reported_or_let_in(
+    workspace: Workspace, client: mlflow.MlflowClient, tmp_path: Path
+) -> None:
     of_another_run()
     rewrite(Path("models/model.json"), threshold=0.99)  # hardly a pixel is as sure
     evaluate.run(params.load())
@@ -125,6 +127,9 @@ def test_a_worse_model_is_refused_reported_or_let_in(workspace: Workspace, clien
     assert tags["gate"].startswith("reported: ")
     assert reason in tags["gate"]
     assert tags["gate.gain_over_champion"].endswith(">= -0.01 failed")
+    checks = verified(client, "3", tmp_path / "reported")
+    assert [check for check in checks.values() if not check.passed] == [], "what is only reported may be promoted"
+    assert checks["gate"].found == tags["gate"]
 
     client.set_registered_model_alias(NAME, "champion", "3")
     assert list(criteria(ask("report"))) == ABSOLUTE, "a model is not compared with itself"
@@ -137,11 +142,6 @@ def test_a_worse_model_is_refused_reported_or_let_in(workspace: Workspace, clien
     assert not [key for key in tags if key.startswith("gate.")], "no figures of an earlier verdict"
 
 
-@pytest.mark.parametrize("mode", ["report", "enforce"])
-def test_a_tampered_champion_is_an_error_and_nothing_is_registered(
-    workspace: Workspace, client: mlflow.MlflowClient, mode: str
-) -> None:
-    of_another_run()
 def test_another_evaluation_reaches_a_version_by_register_alone(
     workspace: Workspace, client: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
@@ -156,6 +156,11 @@ def test_another_evaluation_reaches_a_version_by_register_alone(
     assert client.get_run(receipt["run_id"]).data.metrics["test.dice"] == dice
 
 
+@pytest.mark.parametrize("mode", ["report", "enforce"])
+def test_a_tampered_champion_is_an_error_and_nothing_is_registered(
+    workspace: Workspace, client: mlflow.MlflowClient, mode: str
+) -> None:
+    of_another_run()
     before = Path("reports/registration.json").read_text()
     source = Path(str(client.get_model_version(NAME, "1").source).removeprefix("file://"))
     weights = source / "artifacts" / "model.safetensors"
