@@ -77,7 +77,7 @@ def register(members: Sequence[Member], root: Path, params: Params) -> None:
         record = _card(members, trainings, source, packed, metrics, params, folder)
         card.write(record, folder / paths.CARD_JSON, folder / paths.CARD, folder / paths.METADATA_JSON)
         with tracking.reachable("crossval/ is written: once the server answers, the same command registers."):
-            run = tracking.ensure_copy(_run(members, trainings[0], record), [], folder / paths.MODELS)
+            run = tracking.ensure_copy(_run(members, trainings, record), [], folder / paths.MODELS)
             verdict = _judge(run["model_id"], metrics, packed, params, folder)
             tracking.log_evaluation(run, flatten(metrics), None, sorted((folder / paths.REPORTS).iterdir()))
             client = tracking.connect()
@@ -174,18 +174,19 @@ def _shared(params: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if name.startswith(("model.", "train."))}
 
 
-def _run(members: Sequence[Member], training: dict[str, Any], record: Card) -> tracking.Record:
-    """The record of the ensemble's run, which is told from others by its weights."""
-    shared = _shared(training["params"])
+def _run(members: Sequence[Member], trainings: Sequence[dict[str, Any]], record: Card) -> tracking.Record:
+    """The record of the ensemble's run, which is told from others by its weights and the trainings that they are of."""
+    shared = _shared(trainings[0]["params"])
+    told = [*record.origins.weights.values(), *(training["run_id"] for training in trainings)]
     return {
-        "run_id": hashlib.sha256("".join(record.origins.weights.values()).encode()).hexdigest()[:32],
+        "run_id": hashlib.sha256("".join(told).encode()).hexdigest()[:32],
         "params": shared,
         "tags": {
             **record.origins.code.training,
             **_tags(members),
             "mlflow.runName": f"ensemble {shared['model.architecture']} {shared['model.encoder']}",
         },
-        "dataset": training["dataset"],
+        "dataset": trainings[0]["dataset"],
     }
 
 
