@@ -280,15 +280,22 @@ def test_tampered_weights_are_refused(
     stored.write_bytes(content)
 
 
-def test_a_tampered_hash_is_refused_and_a_mended_version_delivered(
-    deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket
+def test_a_tampered_hash_is_refused_and_a_mended_version_delivered_as_it_is_now(
+    deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket, reports: Path
 ) -> None:
     digest = client.get_model_version(NAME, NEXT).tags["sha256_weights"]
     client.set_model_version_tag(NAME, NEXT, "sha256_weights", "0" * 64)
     assert_refused(deliver, client, bucket, NEXT, f"the tag sha256_weights is {'0' * 64}")
     client.set_model_version_tag(NAME, NEXT, "sha256_weights", digest)
+    card = reports / "reports" / "card.json"
+    replace(card, card.read_bytes() + b"\n")  # as register does that meets another evaluation
+    tag(client, "card", card)
     promote(client, NEXT)
     assert deliver()[0] == "Completed"
+    assert read(bucket, f"{NEXT}/card.json") == card.read_bytes(), "not that of its first delivery"
+    sums = read(bucket, f"{NEXT}/SHA256SUMS")
+    assert hashlib.sha256(sums).hexdigest() == pointer(bucket)["sha256"]
+    assert f"{sha256(card)}  card.json" in sums.decode()
     assert client.get_model_version(NAME, NEXT).description.startswith("Dice")
     assert "refused" not in client.get_model_version(NAME, NEXT).description
     promote(client, GOOD)
