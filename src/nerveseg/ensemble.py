@@ -77,19 +77,19 @@ def register(members: Sequence[Member], root: Path, params: Params) -> None:
         record = _card(members, trainings, source, packed, metrics, params, folder)
         card.write(record, folder / paths.CARD_JSON, folder / paths.CARD, folder / paths.METADATA_JSON)
         with tracking.reachable("crossval/ is written: once the server answers, the same command registers."):
-            run = tracking.ensure_copy(_run(members, trainings[0], record), [], folder / paths.MODELS)
+            run = tracking.ensure_copy(_run(members, trainings, record), [], folder / paths.MODELS)
             verdict = _judge(run["model_id"], metrics, packed, params, folder)
             tracking.log_evaluation(run, flatten(metrics), None, sorted((folder / paths.REPORTS).iterdir()))
             client = tracking.connect()
             for member, part in zip(members, versions.recorded(len(members)), strict=True):
                 for path in (paths.PARAMS, paths.DVC_LOCK):
-                    client.log_artifact(run["run_id"], str(member.folder / path), f"{tracking.REPRODUCE}/{part}")
-            client.log_dict(run["run_id"], verdict.record, tracking.VERDICT)
+                    client.log_artifact(run["run_id"], str(member.folder / path), str(versions.REPRODUCE / part))
+            client.log_dict(run["run_id"], verdict.record, str(versions.VERDICT))
             tags = {
                 **_tags(members),
                 **verification.lineage([verification.read_lock(member.folder) for member in members]),
                 **versions.dataset_tags(source),
-                **versions.hashes(folder),
+                **versions.hashes(folder, [member.folder for member in members]),
             }
             version = versions.settle(client, run, verdict, tags, tracking.git_tags(), card.description(record))
     versions.print_outcome(verdict, version)
@@ -174,18 +174,19 @@ def _shared(params: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if name.startswith(("model.", "train."))}
 
 
-def _run(members: Sequence[Member], training: dict[str, Any], record: Card) -> tracking.Record:
-    """The record of the ensemble's run, which is told from others by its weights."""
-    shared = _shared(training["params"])
+def _run(members: Sequence[Member], trainings: Sequence[dict[str, Any]], record: Card) -> tracking.Record:
+    """The record of the ensemble's run, which is told from others by its weights and the trainings that they are of."""
+    shared = _shared(trainings[0]["params"])
+    told = [*record.origins.weights.values(), *(training["run_id"] for training in trainings)]
     return {
-        "run_id": hashlib.sha256("".join(record.origins.weights.values()).encode()).hexdigest()[:32],
+        "run_id": hashlib.sha256("".join(told).encode()).hexdigest()[:32],
         "params": shared,
         "tags": {
             **record.origins.code.training,
             **_tags(members),
             "mlflow.runName": f"ensemble {shared['model.architecture']} {shared['model.encoder']}",
         },
-        "dataset": training["dataset"],
+        "dataset": trainings[0]["dataset"],
     }
 
 

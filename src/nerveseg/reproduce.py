@@ -39,13 +39,13 @@ def reproduce(version: str, target: Path) -> None:
         with tracking.reachable("Nothing was restored."):
             client = tracking.connect()
             run_id, commit = versions.origin(client, version)
-            client.download_artifacts(run_id, tracking.REPRODUCE, recorded)
+            client.download_artifacts(run_id, str(versions.REPRODUCE), recorded)
         try:
             console.print(f"code of commit {commit[:12]}")
             workspace.clone(Path(), beside, commit)
             for path in (paths.PARAMS, paths.DVC_LOCK):
-                shutil.copy(Path(recorded) / tracking.REPRODUCE / path, beside / path)
-            verdict = Path(recorded) / tracking.VERDICT  # versions of before the gate's modes have none
+                shutil.copy(Path(recorded) / versions.REPRODUCE / path, beside / path)
+            verdict = Path(recorded) / versions.VERDICT  # versions of before the gate's modes have none
             receipt = versions.receipt(run_id, version, [], read_json(verdict) if verdict.exists() else None)
             _restore_outputs(beside, version, receipt)
             beside.replace(target)

@@ -32,18 +32,17 @@ from mlflow.entities import LoggedModel, Metric, RunStatus
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
+from requests import RequestException
 from rich.markup import escape
 from sqlalchemy.exc import SQLAlchemyError
 
-from nerveseg import paths
+from nerveseg import package, paths
 from nerveseg.console import console
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import read_json, write_json
 from nerveseg.settings import settings
 
 ORIGIN = "nerveseg.run_id"  # the training run that a run is, or was made from
-REPRODUCE = "reproduce"  # folder of a run's artifacts: params.yaml, dvc.lock and the gate's verdict
-VERDICT = f"{REPRODUCE}/gate.json"
 SCORER = Path(__file__).parent / "registry" / "scorer.py"
 # What the code that travels with the model imports; pinned to this environment's versions when it is logged.
 SCORER_REQUIREMENTS = (
@@ -59,7 +58,8 @@ SCORER_REQUIREMENTS = (
 )
 Record = dict[str, Any]
 _KEPT = "The training is whole and kept: once the server answers, `dvc repro` goes on from its end."
-_FAILURES = (MlflowException, SQLAlchemyError, OSError)
+_OF_SERVER = (MlflowException, SQLAlchemyError, RequestException, ConnectionError, TimeoutError)
+_FAILURES = (*_OF_SERVER, OSError)
 
 
 def connect() -> mlflow.MlflowClient:
@@ -72,26 +72,33 @@ def connect() -> mlflow.MlflowClient:
 def reachable(consequence: str) -> Iterator[None]:
     """Turns a failure of the tracking server into a NervesegError that ends with `consequence`.
 
-    It is a TransientError unless the server answered and refused.
+    It is a TransientError unless the server answered and refused. A file of this machine that cannot be read or written
+    is a NervesegError too, which says so.
     """
     try:
         yield
-    except _FAILURES as error:
+    except _OF_SERVER as error:
         refused = isinstance(error, RestException) and error.get_http_status_code() < 500
         refused = refused or getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
         kind = NervesegError if refused else TransientError
         raise kind(f"The MLflow server of MLFLOW_TRACKING_URI failed: {_first_line(error)}\n{consequence}") from error
+    except OSError as error:
+        raise NervesegError(
+            f"A file could not be read or written: {_first_line(error)}. Mend that and run the same again."
+        ) from error
 
 
 def git_tags() -> dict[str, str]:
-    """The commit that is checked out and whether tracked files differ from it; nothing outside a git repository.
+    """The commit that is checked out and whether tracked files, or the package that runs, differ from it.
 
-    params.yaml and dvc.lock are left out: register records them as they are.
+    Nothing outside a git repository. params.yaml and dvc.lock are left out: register records them as they are.
     """
     try:
         commit = _git("rev-parse", "HEAD")
         recorded = (f":(exclude){paths.PARAMS}", f":(exclude){paths.DVC_LOCK}")
         changed = bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", *recorded))
+        # The package also counts files that git does not track, and may be another one than lies here.
+        changed = changed or package.committed(commit) != package.running()
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"git_commit": commit, "git_changed": str(changed).lower(), "mlflow.source.git.commit": commit}
@@ -212,6 +219,11 @@ def ensure_copy(record: Record, rows: list[dict[str, float]], folder: Path) -> R
         _describe_run(copy)
         copy["model_id"] = _complete_run(copy, rows, folder)
     return copy
+
+
+def has_version(run_id: str) -> bool:
+    """Whether the model of a run is registered."""
+    return bool(connect().search_model_versions(f"run_id = '{run_id}'", max_results=1))
 
 
 def log_evaluation(record: Record, metrics: dict[str, Any], figures: Path | None, tables: list[Path]) -> None:

@@ -167,6 +167,7 @@ def test_an_ensemble_is_verified_but_not_reproduced(crossed: tuple[Workspace, st
     verified = " ".join(workspace.run("nerveseg", "verify", "1").split())
     assert "FAILED" not in verified
     assert "of each of 3 folds" in verified
+    assert "not compared" in verified, "there is no split of all folds here"
     refused = " ".join(workspace.run("nerveseg", "reproduce", "1", ok=False).split())
     assert "Version 1 is an ensemble of 3 networks" in refused
     assert "nerveseg crossval --ensemble" in refused

@@ -31,7 +31,7 @@ FILES = {
     *("model.onnx", "model.safetensors", "model.json", "reference.json"),
     *("card.json", "card.md", "metadata.json"),
 }
-CHAIN = {"chain", "dataset", "lineage", "params", "code", "weights", "figures", "logged figures"}
+CHAIN = {"chain", "dataset", "lineage", "params", "code", "weights", "figures", "logged figures", "gate"}
 HERE = {"dataset here", "split here", "code here"}
 
 
@@ -136,6 +136,19 @@ def weights_in_store(folder: Path, client: mlflow.MlflowClient, version: str) ->
     return folder / "mlflow" / "artifacts" / source / "artifacts" / "model.safetensors"
 
 
+@pytest.fixture
+def reports(folder: Path, client: mlflow.MlflowClient) -> Path:
+    """The artifacts of the second version's run, as the server keeps them."""
+    run = client.get_run(str(client.get_model_version(NAME, NEXT).run_id))
+    return folder / "mlflow" / "artifacts" / str(run.info.artifact_uri).removeprefix("mlflow-artifacts:/")
+
+
+def tag(client: mlflow.MlflowClient, name: str, file: Path) -> None:
+    """Says of the second version, and on its run, that a file has the hash that it has."""
+    client.set_model_version_tag(NAME, NEXT, f"sha256_{name}", sha256(file))
+    client.set_tag(str(client.get_model_version(NAME, NEXT).run_id), f"sha256_{name}", sha256(file))
+
+
 def read(bucket: Bucket, name: str) -> bytes:
     content: bytes = bucket.client.get_object(Bucket=bucket.name, Key=f"bundles/{name}")["Body"].read()
     return content
@@ -195,6 +208,7 @@ def test_a_promoted_version_is_delivered(
     assert checks["dataset here"] == "data/raw/dataset.zip is what the card says"
     assert checks["split here"] == "data/packed is what the card says"
     assert checks["code here"].endswith("is what made the figures")
+    assert checks["gate"] == "off"
     assert client.get_model_version(NAME, GOOD).tags["delivery"].startswith("delivered 20")
     assert aliases(client)["champion"] == GOOD
 
@@ -266,26 +280,26 @@ def test_tampered_weights_are_refused(
     stored.write_bytes(content)
 
 
-def test_a_tampered_hash_is_refused_and_a_mended_version_delivered(
-    deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket
+def test_a_tampered_hash_is_refused_and_a_mended_version_delivered_as_it_is_now(
+    deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket, reports: Path
 ) -> None:
     digest = client.get_model_version(NAME, NEXT).tags["sha256_weights"]
     client.set_model_version_tag(NAME, NEXT, "sha256_weights", "0" * 64)
     assert_refused(deliver, client, bucket, NEXT, f"the tag sha256_weights is {'0' * 64}")
     client.set_model_version_tag(NAME, NEXT, "sha256_weights", digest)
+    card = reports / "reports" / "card.json"
+    replace(card, card.read_bytes() + b"\n")  # as register does that meets another evaluation
+    tag(client, "card", card)
     promote(client, NEXT)
     assert deliver()[0] == "Completed"
+    assert read(bucket, f"{NEXT}/card.json") == card.read_bytes(), "not that of its first delivery"
+    sums = read(bucket, f"{NEXT}/SHA256SUMS")
+    assert hashlib.sha256(sums).hexdigest() == pointer(bucket)["sha256"]
+    assert f"{sha256(card)}  card.json" in sums.decode()
     assert client.get_model_version(NAME, NEXT).description.startswith("Dice")
     assert "refused" not in client.get_model_version(NAME, NEXT).description
     promote(client, GOOD)
     assert deliver()[0] == "Completed"
-
-
-@pytest.fixture
-def reports(folder: Path, client: mlflow.MlflowClient) -> Path:
-    """The artifacts of the second version's run, as the server keeps them."""
-    run = client.get_run(str(client.get_model_version(NAME, NEXT).run_id))
-    return folder / "mlflow" / "artifacts" / str(run.info.artifact_uri).removeprefix("mlflow-artifacts:/")
 
 
 @pytest.fixture
@@ -310,8 +324,11 @@ def found(inside: None) -> Callable[[], set[str]]:
         ("reports/metrics.json", b'"dice"', b'"dice" ', {"figures"}),
         ("reports/per_image.csv", b"0.", b"1.", {"figures"}),
         ("reports/card.json", b'"apache-2.0"', b'"other"', {"hash of card.json"}),
-        ("reproduce/dvc.lock", b"path: models\n", b"path: other\n", {"lineage"}),
-        ("reproduce/params.yaml", b"epochs: 6", b"epochs: 7", {"params"}),
+        ("reproduce/dvc.lock", b"path: models\n", b"path: other\n", {"hash of dvc.lock", "lineage"}),
+        ("reproduce/dvc.lock", b"validation: 0.15", b"validation: 0.25", {"hash of dvc.lock", "params"}),
+        ("reproduce/params.yaml", b"epochs: 6", b"epochs: 7", {"hash of params.yaml", "params"}),
+        ("reproduce/params.yaml", b"prior_margin: 0.0", b"prior_margin: 0.1", {"hash of params.yaml"}),
+        ("reproduce/gate.json", b'"off"', b'"report"', {"gate"}),
     ],
 )
 def test_a_tampered_artifact_is_named(
@@ -338,18 +355,38 @@ def test_a_tampered_value_in_mlflow_is_named(
     client.set_model_version_tag(NAME, NEXT, "dataset_sha256", "0" * 64)
     assert found() == {"dataset"}
     client.set_model_version_tag(NAME, NEXT, "dataset_sha256", version.tags["dataset_sha256"])
+    for tag in ("gate", "gate.scorer"):
+        client.set_model_version_tag(NAME, NEXT, tag, "passed")
+        assert found() == {"gate"}
+    client.delete_model_version_tag(NAME, NEXT, "gate.scorer")
+    client.set_model_version_tag(NAME, NEXT, "gate", version.tags["gate"])
+
+
+@pytest.mark.parametrize(
+    ("former", "new"),
+    [
+        (b"subjects: 8", b"subjects: 9"),
+        (b"frames: nonempty", b"frames: all"),
+        (b"near_duplicate: 6", b"near_duplicate: 7"),
+        (b"\nsplit:", b"\nother:"),
+        (b"\nevaluate:", b"\nevaluate: {}\nother:"),
+    ],
+)
+def test_params_are_held_against_dvcs_record_where_their_tags_were_forged(
+    found: Callable[[], set[str]], client: mlflow.MlflowClient, reports: Path, former: bytes, new: bytes
+) -> None:
+    stored = reports / "reproduce" / "params.yaml"
+    with changed(stored, lambda content: content.replace(former, new, 1)):
+        tag(client, "params", stored)
+        assert found() == {"params"}
+    tag(client, "params", stored)
+    assert found() == set()
 
 
 def test_a_card_whose_tags_were_forged_too_is_found_by_its_links(
     found: Callable[[], set[str]], client: mlflow.MlflowClient, reports: Path
 ) -> None:
     """Whoever may write to MLflow can change a file and its hash; what else follows from it still tells."""
-    version = client.get_model_version(NAME, NEXT)
-
-    def tag(digest: str) -> None:
-        client.set_model_version_tag(NAME, NEXT, "sha256_card", digest)
-        client.set_tag(str(version.run_id), "sha256_card", digest)
-
     stored = reports / "reports" / "card.json"
     code = Card.model_validate_json(stored.read_bytes()).origins.code.model_copy(update={"source": "0" * 64})
     for changes, link in (
@@ -359,9 +396,9 @@ def test_a_card_whose_tags_were_forged_too_is_found_by_its_links(
         (lambda content: forge(content, code=code), "code here"),
     ):
         with changed(stored, changes):
-            tag(sha256(stored))
+            tag(client, "card", stored)
             assert found() == {link}
-    tag(version.tags["sha256_card"])
+    tag(client, "card", stored)
     assert found() == set()
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from nerveseg import params
 from nerveseg.errors import NervesegError
+from nerveseg.registry import verification
+from nerveseg.registry.verification import Check
 from nerveseg.settings import settings
 from nerveseg.stages import evaluate, register
 from workspace import Workspace
@@ -57,6 +59,12 @@ def rewrite(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**content, **changes}))
 
 
+def verified(client: mlflow.MlflowClient, version: str, folder: Path) -> dict[str, Check]:
+    """The checks of what is recorded of a version, by name."""
+    folder.mkdir()
+    return {check.name: check for check in verification.of_record(client, version, folder)}
+
+
 def criteria(receipt: Any) -> dict[str, Any]:
     return {one["name"]: one for one in receipt["gate"]["criteria"]}
 
@@ -96,7 +104,9 @@ def test_an_equal_model_passes_beside_the_champion(workspace: Workspace, client:
     assert "may have been in its training" in found["detail"]
 
 
-def test_a_worse_model_is_refused_reported_or_let_in(workspace: Workspace, client: mlflow.MlflowClient) -> None:
+def test_a_worse_model_is_refused_reported_or_let_in(
+    workspace: Workspace, client: mlflow.MlflowClient, tmp_path: Path
+) -> None:
     of_another_run()
     rewrite(Path("models/model.json"), threshold=0.99)  # hardly a pixel is as sure
     evaluate.run(params.load())
@@ -117,6 +127,9 @@ def test_a_worse_model_is_refused_reported_or_let_in(workspace: Workspace, clien
     assert tags["gate"].startswith("reported: ")
     assert reason in tags["gate"]
     assert tags["gate.gain_over_champion"].endswith(">= -0.01 failed")
+    checks = verified(client, "3", tmp_path / "reported")
+    assert [check for check in checks.values() if not check.passed] == [], "what is only reported may be promoted"
+    assert checks["gate"].found == tags["gate"]
 
     client.set_registered_model_alias(NAME, "champion", "3")
     assert list(criteria(ask("report"))) == ABSOLUTE, "a model is not compared with itself"
@@ -127,6 +140,20 @@ def test_a_worse_model_is_refused_reported_or_let_in(workspace: Workspace, clien
     tags = client.get_model_version(NAME, "3").tags
     assert tags["gate"] == "off"
     assert not [key for key in tags if key.startswith("gate.")], "no figures of an earlier verdict"
+
+
+def test_another_evaluation_reaches_a_version_by_register_alone(
+    workspace: Workspace, client: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    former = json.loads(Path("reports/metrics.json").read_text())["test"]["dice"]
+    rewrite(Path("models/model.json"), threshold=0.5)
+    evaluate.run(params.load())
+    dice = json.loads(Path("reports/metrics.json").read_text())["test"]["dice"]
+    assert dice > former
+    assert [check for check in verified(client, "3", tmp_path / "3").values() if not check.passed] == []
+    receipt = ask("off")
+    assert receipt["version"] == "3"
+    assert client.get_run(receipt["run_id"]).data.metrics["test.dice"] == dice
 
 
 @pytest.mark.parametrize("mode", ["report", "enforce"])

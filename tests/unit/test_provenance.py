@@ -1,7 +1,5 @@
 """The chain of hashes from dataset to figures."""
 
-import io
-import tarfile
 from hashlib import sha256
 from typing import Any
 
@@ -56,17 +54,3 @@ def test_the_link_that_does_not_follow_is_named(changed: str) -> None:
     forged = [*links[:place], links[place].model_copy(update={"chain": "f" * 64}), *links[place + 1 :]]
     assert provenance.differences(forged, ORIGINS)[0].startswith(f"the chain's value at {changed}")
     assert provenance.differences(links[:place] + links[place + 1 :], ORIGINS)
-
-
-def test_a_commits_source_is_that_of_the_package() -> None:
-    files = {"a.py": b"1", "part/b.py": b"2"}
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for name, content in {**files, "page.css": b"3"}.items():
-            member = tarfile.TarInfo(f"{provenance.PACKAGE}/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    digest = provenance.archived_source(archive.getvalue())
-    assert digest == provenance.source_digest(dict(reversed(files.items())))
-    assert digest != provenance.source_digest({**files, "a.py": b"2"})
-    assert digest != provenance.source_digest({"a.py": b"1", "part/c.py": b"2"})

@@ -1,19 +1,16 @@
 """Where a model's figures come from: dataset, split, params, code, weights and figures as one chain of hashes."""
 
 import hashlib
-import io
 import json
-import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-import nerveseg
+from nerveseg import package
 from nerveseg.files import sha256
 
-PACKAGE = "src/nerveseg"  # the package in the repository
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # SHA-256
 
 
@@ -29,7 +26,7 @@ class Code(Record):
     Attributes:
         training: `git_commit` and `git_changed` ("true", "false") of the training; empty outside a git repository.
         evaluation: the same of the evaluation, which may have come later.
-        source: `source_digest` of the package that evaluated.
+        source: `package.source_digest` of the package that evaluated.
     """
 
     training: dict[str, str]
@@ -39,7 +36,7 @@ class Code(Record):
     @classmethod
     def of(cls, training: Mapping[str, str], evaluation: Mapping[str, str]) -> Self:
         """By the tags of a training's run and those of this process, which evaluates."""
-        return cls(training=_of_git(training), evaluation=_of_git(evaluation), source=running_source())
+        return cls(training=_of_git(training), evaluation=_of_git(evaluation), source=package.running())
 
 
 class Origins(Record):
@@ -124,27 +121,9 @@ def hashes(files: Iterable[Path]) -> dict[str, str]:
     return {path.name: sha256(path) for path in files}
 
 
-def source_digest(files: Mapping[str, bytes]) -> str:
-    """The SHA-256 of the Python files of a package, content by path below it; the order does not matter."""
-    return _digest("".join(f"{_digest(files[name])}  {name}\n" for name in sorted(files) if name.endswith(".py")))
-
-
-def running_source() -> str:
-    """`source_digest` of the package that this process runs."""
-    root = Path(nerveseg.__file__).parent
-    return source_digest({path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.py")})
-
-
-def archived_source(archive: bytes) -> str:
-    """`source_digest` of the package in a tar of the repository, as `git archive` makes it."""
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        members = [(member.name, tar.extractfile(member)) for member in tar if member.isfile()]
-        return source_digest({name.removeprefix(f"{PACKAGE}/"): file.read() for name, file in members if file})
-
-
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _digest(content: str | bytes) -> str:
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

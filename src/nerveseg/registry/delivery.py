@@ -38,10 +38,7 @@ LOG = "promotions/"
 _LONGEST = 5000  # characters of a version's description in MLflow's database
 TAG = "delivery"  # on a version: DELIVERED or refused, when and why
 DELIVERED = "delivered"
-_FILES = (
-    *("model.onnx", "model.safetensors", "model.json", "reference.json"),
-    *("card.json", "card.md", "metadata.json"),
-)
+_VERIFIED = ("model.safetensors", "model.json", "reference.json", "card.json", "card.md", "metadata.json")
 # Whose architectures or weights are in the network, beside our own.
 _LICENSED = ("segmentation-models-pytorch", "timm", "torchvision")
 _REFUSAL = "\n\n**Delivery refused**"  # begins the paragraph of a version's description that says why
@@ -53,7 +50,10 @@ def is_complete(storage: Storage, pointer: Pointer) -> bool:
 
 
 def publish(storage: Storage, version: str, folder: Path) -> str:
-    """Writes the bundle of a verified version and reads it back; one that is there and whole stays as it is.
+    """Writes the bundle of a verified version and reads it back.
+
+    One that is there and whole stays as it is, unless it holds other files than were verified: those of the version
+    before it was registered anew.
 
     Args:
         folder: holds the version's files and `model.onnx`.
@@ -66,14 +66,15 @@ def publish(storage: Storage, version: str, folder: Path) -> str:
         TransientError: what was read back is not what was written.
     """
     _add_licences(folder / "licences")
-    names = [*_FILES, *sorted(f"licences/{path.name}" for path in (folder / "licences").iterdir())]
+    names = ["model.onnx", *_VERIFIED, *sorted(f"licences/{path.name}" for path in (folder / "licences").iterdir())]
     sums = {name: sha256(folder / name) for name in names}
-    if found := _published(storage, version):
-        if found.get("model.safetensors") != sums["model.safetensors"]:
-            raise NervesegError(
-                f"{storage.uri}/{version} is a bundle of other weights: another registry delivers there. Give each its "
-                "own delivery.uri."
-            )
+    found = _published(storage, version) or {}
+    if found and found.get("model.safetensors") != sums["model.safetensors"]:
+        raise NervesegError(
+            f"{storage.uri}/{version} is a bundle of other weights: another registry delivers there. Give each its "
+            "own delivery.uri."
+        )
+    if all(found.get(name) == sums[name] for name in _VERIFIED):
         sums = found
     else:
         for name in names:

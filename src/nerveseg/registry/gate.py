@@ -7,7 +7,7 @@ are compared, of their difference paired by subject: `docs/explanation.md`, The 
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from rich.markup import escape
 from rich.table import Table
@@ -101,6 +101,18 @@ class Verdict:
         """What `registration.json` holds as `gate`."""
         criteria = [asdict(one) for one in self.criteria]
         return {"mode": self.mode, "passed": self.passed, "criteria": criteria, "note": self.note}
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Self:
+        """The verdict whose `record` this is. Raises ValueError where it is none."""
+        try:
+            found = cls(record["mode"], tuple(Criterion(**one) for one in record["criteria"]), record["note"])
+            whole = found.record == record
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no verdict of the gate: {error}") from None
+        if not whole:
+            raise ValueError("it contradicts itself")
+        return found
 
     @property
     def _failed(self) -> list[str]:

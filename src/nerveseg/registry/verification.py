@@ -17,11 +17,13 @@ from nerveseg.evaluation import card, metrics, provenance, smoke
 from nerveseg.evaluation.card import Card
 from nerveseg.files import read_json, sha256
 from nerveseg.params import flatten, read_yaml
-from nerveseg.registry import versions
-from nerveseg.registry.versions import FILES, Model
+from nerveseg.registry import gate, versions
+from nerveseg.registry.gate import Verdict
+from nerveseg.registry.versions import FILES, RECORDED, Model
 
 Stages = dict[str, dict[str, Any]]  # of a dvc.lock, by name
 _OUTS = {"dvc_data": paths.DATASET_ZIP, "dvc_split": paths.PACKED, "dvc_model": paths.MODELS}
+_ON_CARD = ("model", "train", "evaluate")  # the sections of params.yaml that a card names
 MIN_AGREEMENT = 0.98  # Dice with the masks of the evaluation, which may have run on another device
 MIN_EXPORT_AGREEMENT = 0.998  # Dice with the network's own masks; the scorer may compute in bf16
 
@@ -48,7 +50,7 @@ def of_record(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
     """
     try:
         model = versions.locate(client, wanted)
-        untagged = [f"sha256_{name}" for name in FILES if f"sha256_{name}" not in model.tags]
+        untagged = [f"sha256_{name}" for name in (*FILES, *RECORDED) if f"sha256_{name}" not in model.tags]
         if untagged:
             raise NervesegError(
                 f"has no tag {', '.join(untagged)}: it was not registered by the pipeline, or by an older one. "
@@ -64,7 +66,13 @@ def of_record(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
         return [Check("registration", False, f"its run or model is gone: {error.message}")]
     if not any((folder / file.name).exists() for file in FILES.values()):
         raise TransientError(f"MLflow's artifact store shows no file of version {model.version}: is it mounted?")
-    return [*_hashes(model, run.tags, folder, FILES), *_chain(model, run.tags, run.metrics, folder)]
+    trainings = [folder / part for part in versions.recorded(model.members)]
+    return [
+        *_hashes(model, run.tags, {name: [folder / path.name] for name, path in FILES.items()}),
+        *_hashes(model, run.tags, {name: [part / path for part in trainings] for name, path in RECORDED.items()}),
+        *_chain(model, run.tags, run.metrics, folder, trainings),
+        checked("gate", lambda: _gate(model.tags, folder / versions.VERDICT.name)),
+    ]
 
 
 def of_network(folder: Path) -> list[Check]:
@@ -87,31 +95,33 @@ def of_network(folder: Path) -> list[Check]:
 def require_recorded(client: MlflowClient, model: Model, folder: Path) -> None:
     """Raises NervesegError where a fetched file that predictions depend on is not what was recorded."""
     run_tags = client.get_run(model.run_id).data.tags
-    needed = {name: FILES[name] for name in ("weights", "spec", "reference")}
-    if reason := failures(_hashes(model, run_tags, folder, needed)):
+    needed = {name: [folder / FILES[name].name] for name in ("weights", "spec", "reference")}
+    if reason := failures(_hashes(model, run_tags, needed)):
         raise NervesegError(f"Model {model.label} is not used: {reason}.")
 
 
-def _hashes(model: Model, run_tags: dict[str, str], folder: Path, files: dict[str, Path]) -> list[Check]:
-    """Each file of a model against the hash on the version, and that against the one on its run."""
-    return [_hash(name, folder / file.name, model.tags, run_tags) for name, file in files.items()]
+def _hashes(model: Model, run_tags: dict[str, str], files: dict[str, list[Path]]) -> list[Check]:
+    """Each file of a model, or of each of its trainings, against the version's tag, and that against its run's."""
+    return [_hash(name, parts, model.tags, run_tags) for name, parts in files.items()]
 
 
-def _hash(name: str, path: Path, tags: dict[str, str], run_tags: dict[str, str]) -> Check:
-    title, tag = f"hash of {path.name}", f"sha256_{name}"
+def _hash(name: str, parts: list[Path], tags: dict[str, str], run_tags: dict[str, str]) -> Check:
+    title, tag = f"hash of {parts[0].name}", f"sha256_{name}"
     if tag not in tags:
         return Check(title, False, f"it has no tag {tag}")
     if tags[tag] != run_tags.get(tag):
         return Check(title, False, f"the tag {tag} is {tags[tag]}, but its run says {run_tags.get(tag, 'nothing')}")
-    if not path.exists():
-        return Check(title, False, f"{path.name} is missing in MLflow's artifact store")
-    digest = sha256(path)
+    if not all(path.exists() for path in parts):
+        return Check(title, False, f"{parts[0].name} is missing in MLflow's artifact store")
+    digest = versions.digest(parts)
     if digest != tags[tag]:
-        return Check(title, False, f"{path.name} has SHA-256 {digest}, but the tag {tag} says {tags[tag]}")
+        return Check(title, False, f"{parts[0].name} has SHA-256 {digest}, but the tag {tag} says {tags[tag]}")
     return Check(title, True, digest)
 
 
-def _chain(model: Model, run_tags: dict[str, str], run_metrics: dict[str, float], folder: Path) -> list[Check]:
+def _chain(
+    model: Model, run_tags: dict[str, str], run_metrics: dict[str, float], folder: Path, trainings: list[Path]
+) -> list[Check]:
     """The chain of the card, then each of its links against what the registry has of it."""
     try:
         record = card.read(folder / FILES["card"].name)
@@ -120,8 +130,8 @@ def _chain(model: Model, run_tags: dict[str, str], run_metrics: dict[str, float]
     checks: dict[str, Callable[[], str]] = {
         "chain": lambda: _links(record),
         "dataset": lambda: _dataset(record, model.tags),
-        "lineage": lambda: _lineage(model, folder),
-        "params": lambda: _params(record, [folder / part / paths.PARAMS for part in versions.recorded(model.members)]),
+        "lineage": lambda: _lineage(model.tags, trainings),
+        "params": lambda: _params(record, trainings),
         "code": lambda: _code(record, run_tags),
         "weights": lambda: _files(record.origins.weights, folder),
         "figures": lambda: _files(record.origins.figures, folder),
@@ -155,14 +165,12 @@ def _dataset(record: Card, tags: dict[str, str]) -> str:
     return recorded
 
 
-def _lineage(model: Model, folder: Path) -> str:
+def _lineage(tags: dict[str, str], trainings: list[Path]) -> str:
     """DVC's hashes of data, split and model on the version, and between stages, against every dvc.lock of the run."""
-    locks = [read_lock(folder / part) for part in versions.recorded(model.members)]
+    locks = [read_lock(folder) for folder in trainings]
     for tag, recorded in lineage(locks).items():
-        if model.tags.get(tag) != recorded:
-            raise NervesegError(
-                f"the tag {tag} is {model.tags.get(tag)}, but its dvc.lock says {recorded} for {_OUTS[tag]}"
-            )
+        if tags.get(tag) != recorded:
+            raise NervesegError(f"the tag {tag} is {tags.get(tag)}, but its dvc.lock says {recorded} for {_OUTS[tag]}")
     for stages in locks:
         outs = locked_outs(stages)
         for name in ("split", "train", "evaluate"):
@@ -190,15 +198,45 @@ def lineage(locks: Sequence[Stages]) -> dict[str, str]:
     return found
 
 
-def _params(record: Card, files: list[Path]) -> str:
-    """The recorded params, but for what the training counted, against every params.yaml of the run."""
-    for path in files:
+def _params(record: Card, trainings: list[Path]) -> str:
+    """What the card and dvc.lock say that the stages were given, against every params.yaml of the run."""
+    on_card = {name: value for name, value in record.origins.params.items() if name.partition(".")[0] in _ON_CARD}
+    for folder in trainings:
+        path = folder / paths.PARAMS
         _require(path)
-        given = flatten(read_yaml(path))
-        sections = {name.partition(".")[0] for name in given}
-        recorded = {name: value for name, value in record.origins.params.items() if name.partition(".")[0] in sections}
-        _require_same(recorded, given, path.name)
-    return f"{len(recorded)} as in {path.name} of its run"
+        given, locked = flatten(read_yaml(path)), _locked_params(read_lock(folder))
+        _require_same(on_card, given, path.name)
+        _require_same(locked, given, path.name)
+    return f"{len(on_card | locked)} as in {paths.PARAMS} of its run"
+
+
+def _locked_params(stages: Stages) -> dict[str, Any]:
+    """The params, dotted, that all stages up to the figures were given.
+
+    Raises:
+        NervesegError: those of a stage are not recorded.
+    """
+    found: dict[str, Any] = {}
+    try:
+        phantom = any(dep["path"] == str(paths.PHANTOM_ZIP) for dep in stages["download"]["deps"])
+        for name in (*["phantom"] * phantom, "download", "split", "train", "evaluate"):
+            found |= flatten(stages[name]["params"][str(paths.PARAMS)])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise NervesegError(f"its dvc.lock lacks {error} of what the stages were given") from None
+    return found
+
+
+def _gate(tags: dict[str, str], path: Path) -> str:
+    """The gate's verdict, as the version's tags and its run have it; that they agree, whatever it is."""
+    _require(path)
+    try:
+        verdict = Verdict.of(read_json(path))
+    except ValueError as error:
+        raise NervesegError(f"{path.name}: {error}") from None
+    tagged = {key: value for key, value in tags.items() if key.partition(".")[0] == gate.TAG}
+    _require_same(tagged, verdict.tags, path.name)
+    _require_same(verdict.tags, tagged, "the version's tag")
+    return verdict.line
 
 
 def _code(record: Card, run_tags: dict[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,6 +10,7 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 from rich.markup import escape
 
@@ -32,8 +33,10 @@ FILES = {  # as the stages leave them, by the name of the tag `sha256_NAME` that
     "metadata": paths.METADATA_JSON,
 }
 FIGURES = (paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV)  # their hashes are in the card
+RECORDED = {"params": paths.PARAMS, "lock": paths.DVC_LOCK}  # of each training; by the name of their tag, as FILES
+REPRODUCE = Path("reproduce")  # folder of a run's artifacts: RECORDED and the gate's verdict
+VERDICT = REPRODUCE / "gate.json"
 ENSEMBLE = "ensemble"  # tag of an ensemble: how many networks it has
-_REPRODUCE = Path("reproduce")  # folder of a run's artifacts
 _RUN_ID = re.compile("[0-9a-f]{32}")
 
 
@@ -86,8 +89,7 @@ def settle(
     run_id, model_id = record["run_id"], record["model_id"]
     for key in outdated(client.get_run(run_id).data.tags, tags):
         client.delete_tag(run_id, key)
-    for key, value in tags.items():
-        client.set_tag(run_id, key, value)
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     if verdict.reasons:
         withdraw(client, model_id, tags)
         return None
@@ -103,13 +105,21 @@ def print_outcome(verdict: Verdict, version: str | None) -> None:
         console.print(f"[bold green]registered[/] {NAME} version {version}, alias {CHALLENGER}")
 
 
-def hashes(root: Path) -> dict[str, str]:
+def hashes(root: Path, trainings: Sequence[Path]) -> dict[str, str]:
     """Tags by which `nerveseg verify` knows that a version's files are those that were evaluated.
 
     Args:
         root: holds FILES as the stages leave them.
+        trainings: folders that hold RECORDED of each training; their hashes are separated by spaces.
     """
-    return {f"sha256_{name}": sha256(root / path) for name, path in FILES.items()}
+    files = {name: [root / path] for name, path in FILES.items()}
+    files |= {name: [folder / path for folder in trainings] for name, path in RECORDED.items()}
+    return {f"sha256_{name}": digest(parts) for name, parts in files.items()}
+
+
+def digest(files: Sequence[Path]) -> str:
+    """The value of a tag `sha256_NAME`: the hash of its file, or the hashes of several, separated by spaces."""
+    return " ".join(map(sha256, files))
 
 
 def dataset_tags(source: dict[str, Any]) -> dict[str, str]:
@@ -186,17 +196,17 @@ def holder(client: MlflowClient, alias: str) -> tuple[str, str] | None:
 def fetch(client: MlflowClient, model: Model, folder: Path) -> None:
     """Brings a model's files into `folder`, as far as they are there.
 
-    They are FILES and FIGURES by their names, and params.yaml and dvc.lock of its run, of an ensemble those of every
-    fold in `fold-N/`; `verification` tells whether they are what was recorded.
+    They are FILES, FIGURES and VERDICT by their names, and RECORDED, of an ensemble those of every fold in `fold-N/`;
+    `verification` tells whether they are what was recorded.
     """
     logged = f"{model.source}/artifacts"
     names = {path.name for path in FILES.values() if path.parent == paths.MODELS}
     for artifact in mlflow.artifacts.list_artifacts(artifact_uri=logged) or []:
         if (name := PurePosixPath(artifact.path).name) in names:
             mlflow.artifacts.download_artifacts(artifact_uri=f"{logged}/{name}", dst_path=str(folder))
-    of_run = {path: Path(path.name) for path in (*FILES.values(), *FIGURES) if path.parent != paths.MODELS}
+    of_run = {path: Path(path.name) for path in (*FILES.values(), *FIGURES, VERDICT) if path.parent != paths.MODELS}
     for training in recorded(model.members):
-        of_run |= {_REPRODUCE / training / path: training / path for path in (paths.PARAMS, paths.DVC_LOCK)}
+        of_run |= {REPRODUCE / training / path: training / path for path in RECORDED.values()}
     for part in sorted({path.parent for path in of_run}):
         for artifact in client.list_artifacts(model.run_id, part.as_posix()):
             if target := of_run.get(Path(artifact.path)):
@@ -218,7 +228,7 @@ def origin(client: MlflowClient, version: str) -> tuple[str, str]:
         raise NervesegError(
             f"Version {version} is an ensemble of {found.tags[ENSEMBLE]} networks, which no single run of the pipeline "
             f"makes: check out its commit, {found.tags['git_commit']}, and run `nerveseg crossval --ensemble`. The "
-            f"params.yaml and dvc.lock of each fold are on its run, {found.run_id}, in {_REPRODUCE}/."
+            f"params.yaml and dvc.lock of each fold are on its run, {found.run_id}, in {REPRODUCE}/."
         )
     if found.tags.get("git_changed") == "true":
         raise NervesegError(

@@ -38,6 +38,8 @@ from nerveseg.stages import main
 def run(params: Params) -> None:
     """Scores `models/` on `data/packed`, writes `reports/` and adds figures and pictures to the training's run.
 
+    The run of a registered version stays as its card says until register renews both.
+
     Raises:
         NervesegError: missing or damaged inputs, no frames to score, or a tracking server that failed.
     """
@@ -75,13 +77,14 @@ def run(params: Params) -> None:
     _print(summary, segmenter.spec.threshold)
     _print_parity()
     with tracking.reachable("reports/ is written: once the server answers, `dvc repro` evaluates again."):
-        tracking.log_evaluation(
-            tracking.ensure_run(paths.MODELS),
-            flatten(summary),
-            paths.FIGURES,
-            # The others go with their hashes, in register: a version that exists must stay what its tags say.
-            [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON],
-        )
+        record = tracking.ensure_run(paths.MODELS)
+        if not tracking.has_version(record["run_id"]):
+            tracking.log_evaluation(
+                record,
+                flatten(summary),
+                paths.FIGURES,
+                [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON],
+            )
 
 
 def _score(packed: Packed, rows: np.ndarray, segmenter: Segmenter, evaluate: EvaluateParams) -> Scores:

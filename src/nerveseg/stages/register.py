@@ -50,10 +50,10 @@ def run(params: Params) -> None:
             ],
         )
         for path in (paths.DVC_LOCK, paths.PARAMS):
-            client.log_artifact(record["run_id"], str(path), tracking.REPRODUCE)
-        client.log_dict(record["run_id"], verdict.record, tracking.VERDICT)
+            client.log_artifact(record["run_id"], str(path), str(versions.REPRODUCE))
+        client.log_dict(record["run_id"], verdict.record, str(versions.VERDICT))
         # The commit is that of the recorded dvc.lock; the training's own, which may be older, is on the run.
-        tags = lineage | versions.hashes(Path())
+        tags = lineage | versions.hashes(Path(), [Path()])
         version = versions.settle(client, record, verdict, tags, tracking.git_tags(), description)
         receipt = versions.receipt(record["run_id"], version, verdict.reasons, verdict.record)
         page = report.render(receipt, params.evaluate, packed, scores, paths.MODELS, paths.REPORT.parent)

@@ -1,0 +1,38 @@
+"""The Python source of this package as one digest: as it runs, and as a commit has it."""
+
+import hashlib
+import io
+import subprocess
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import nerveseg
+
+_FOLDER = "src/nerveseg"  # in the repository
+
+
+def source_digest(files: Mapping[str, bytes]) -> str:
+    """The SHA-256 of the Python files of a package, content by path below it; the order does not matter."""
+    return _digest("".join(f"{_digest(files[name])}  {name}\n" for name in sorted(files) if name.endswith(".py")))
+
+
+def running() -> str:
+    """`source_digest` of the package that this process runs."""
+    root = Path(nerveseg.__file__).parent
+    return source_digest({path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.py")})
+
+
+def committed(commit: str) -> str | None:
+    """`source_digest` of the package at a commit of the repository here; None where that is not to be had."""
+    command = ("git", "archive", "--format=tar", commit, "--", _FOLDER)
+    done = subprocess.run(command, capture_output=True)
+    if done.returncode:
+        return None
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        members = [(member.name, tar.extractfile(member)) for member in tar if member.isfile()]
+        return source_digest({name.removeprefix(f"{_FOLDER}/"): file.read() for name, file in members if file})
+
+
+def _digest(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
