@@ -6,8 +6,6 @@ what was trained before is restored, what was killed goes on, and the checkout s
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,10 +75,11 @@ def crossval(folds: int | None, *, leakage: bool, ensemble: bool) -> None:
         NervesegError: this is not the root of a git repository, params.yaml does not fit, or a fold failed.
     """
     here = Path.cwd()
-    given = _params(folds)
+    _params(Path(), folds)  # what does not fit is said at once
     _require_repository(here)
     workspace.keep_outside(here)
     with workspace.alone_in(here / _LOCK, "another cross-validation", console.print) as lock, _clone(here) as root:
+        given = _params(root, folds)  # params.yaml may have changed while this waited for the lock
         by_subject = _run_folds(root, "subject", given, lock, root / _MEMBERS if ensemble else None)
         by_frame = _run_folds(root, "frame", given, lock) if leakage else []
         packed = Packed.open(root / paths.PACKED)  # the frames are the same in every fold
@@ -89,9 +88,9 @@ def crossval(folds: int | None, *, leakage: bool, ensemble: bool) -> None:
             register([fold.member for fold in by_subject if fold.member], root, given)
 
 
-def _params(folds: int | None) -> Params:
-    """The params of fold 0; as the user has them but for the split."""
-    given = params.load()
+def _params(root: Path, folds: int | None) -> Params:
+    """The params of fold 0; as a workspace has them but for the split."""
+    given = params.load(root / paths.PARAMS)
     number = folds or given.split.folds or _FOLDS
     if given.evaluate.split != "test":
         raise NervesegError("evaluate.split is validation, but a cross-validation scores test frames: set it to test.")
@@ -119,17 +118,13 @@ def _require_repository(here: Path) -> None:
 
 @contextmanager
 def _clone(here: Path) -> Iterator[Path]:
-    workspace.remove_leftovers(here / _CLONES)
-    root = here / _CLONES / str(os.getpid())
-    try:
+    with workspace.scratch(here / _CLONES) as root:
         workspace.clone(here, root)
         workspace.bring_state(here, root)
         workspace.link_dataset(here, root)
         for name, value in (("name", "nerveseg"), ("email", "nerveseg@localhost")):
             workspace.run(root, "git", "config", f"user.{name}", value)  # an experiment is a commit
         yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def _run_folds(root: Path, by: By, given: Params, lock: BinaryIO, keep: Path | None = None) -> list[Fold]:
