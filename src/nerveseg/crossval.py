@@ -46,7 +46,6 @@ class Fold:
         scores: of its test frames, by Kaggle's rule.
         metrics: the content of its `reports/metrics.json`.
         sweep: of its validation frames.
-        validation_frames: how many.
         validation_dice: of the last epoch, at the size that the network sees.
         member: its network, where an ensemble is asked for.
     """
@@ -58,7 +57,6 @@ class Fold:
     scores: Scores
     metrics: dict[str, Any]
     sweep: pd.DataFrame
-    validation_frames: int
     validation_dice: float
     member: Member | None
 
@@ -185,7 +183,6 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
         scores=Scores.read(root / paths.PREDICTIONS),
         metrics=read_json(root / paths.METRICS_JSON),
         sweep=pd.read_csv(root / paths.CURVES / "thresholds.csv"),
-        validation_frames=len(Packed.open(root / paths.PACKED).rows("validation")),
         validation_dice=float(pd.read_csv(root / paths.MODELS / "curve.csv")["validation_dice"].iloc[-1]),
         member=None if keep is None else Member.keep(root, keep / str(number), record["run_id"]),
     )
@@ -193,7 +190,7 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
 
 def _conclude(given: Params, packed: Packed, by_subject: list[Fold], by_frame: list[Fold], commit: str) -> None:
     pooled = outoffold.pool([fold.scores for fold in by_subject], len(packed))
-    sweep = outoffold.sweep([fold.sweep for fold in by_subject], [fold.validation_frames for fold in by_subject])
+    sweep = outoffold.sweep([fold.sweep for fold in by_subject])
     pairs = conflicts.find(packed)
     metrics = {
         "folds": len(by_subject),
