@@ -23,15 +23,11 @@ from nerveseg.evaluation.scores import Scores
 from nerveseg.files import read_json, write_json
 from nerveseg.model.spec import ModelSpec, read_spec
 from nerveseg.params import Params, flatten
-from nerveseg.registry import comparison, gate, verification, versions
-from nerveseg.registry.gate import Verdict
+from nerveseg.registry import comparison, verification, versions
+from nerveseg.registry.comparison import Candidate
 from nerveseg.settings import settings
 
 _OUT_OF_FOLD = "out-of-fold"  # in place of `test`: the frames that the figures are of
-_NO_CHAMPION = (
-    "Not compared with the champion, which has seen most of these frames. The figures are those of the members, out of "
-    "fold."
-)
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ def register(members: Sequence[Member], root: Path, params: Params) -> None:
         root: a workspace where one of the folds ran: its frames are those of all of them.
 
     Raises:
-        NervesegError: members of different kinds, or a tracking server that failed.
+        NervesegError: members of different kinds, a champion that cannot be loaded, or a tracking server that failed.
     """
     console.rule(f"ensemble of {len(members)} networks", align="left")
     packed = Packed.open(root / paths.PACKED)
@@ -78,19 +74,22 @@ def register(members: Sequence[Member], root: Path, params: Params) -> None:
         card.write(record, folder / paths.CARD_JSON, folder / paths.CARD, folder / paths.METADATA_JSON)
         with tracking.reachable("crossval/ is written: once the server answers, the same command registers."):
             run = tracking.ensure_copy(_run(members, trainings[0], record), [], folder / paths.MODELS)
-            verdict = _judge(run["model_id"], metrics, packed, params, folder)
-            tracking.log_evaluation(run, flatten(metrics), None, sorted((folder / paths.REPORTS).iterdir()))
             client = tracking.connect()
-            for member, part in zip(members, versions.recorded(len(members)), strict=True):
-                for path in (paths.PARAMS, paths.DVC_LOCK):
-                    client.log_artifact(run["run_id"], str(member.folder / path), f"{tracking.REPRODUCE}/{part}")
-            client.log_dict(run["run_id"], verdict.record, tracking.VERDICT)
             tags = {
                 **_tags(members),
                 **verification.lineage([verification.read_lock(member.folder) for member in members]),
                 **versions.dataset_tags(source),
                 **versions.hashes(folder),
             }
+            everything = np.arange(len(packed))
+            candidate = Candidate.read(run["model_id"], tags, packed, everything, folder / paths.PER_IMAGE_CSV)
+            models, device = folder / paths.MODELS, settings().device
+            verdict = comparison.judge(client, candidate, metrics, models, params.evaluate, params.registration, device)
+            tracking.log_evaluation(run, flatten(metrics), None, sorted((folder / paths.REPORTS).iterdir()))
+            for member, part in zip(members, versions.recorded(len(members)), strict=True):
+                for path in (paths.PARAMS, paths.DVC_LOCK):
+                    client.log_artifact(run["run_id"], str(member.folder / path), f"{tracking.REPRODUCE}/{part}")
+            client.log_dict(run["run_id"], verdict.record, tracking.VERDICT)
             version = versions.settle(client, run, verdict, tags, tracking.git_tags(), card.description(record))
     versions.print_outcome(verdict, version)
 
@@ -187,12 +186,3 @@ def _run(members: Sequence[Member], training: dict[str, Any], record: Card) -> t
         },
         "dataset": training["dataset"],
     }
-
-
-def _judge(model_id: str, metrics: dict[str, Any], packed: Packed, params: Params, folder: Path) -> Verdict:
-    """The verdict on out-of-fold figures and the logged scorer."""
-    mode = params.registration.gate
-    if mode == "off":
-        return Verdict(mode)
-    scorer = comparison.with_logged(tracking.connect(), model_id, folder / paths.MODELS, packed, np.arange(len(packed)))
-    return Verdict(mode, (*gate.absolute(metrics, params.registration), scorer), _NO_CHAMPION)

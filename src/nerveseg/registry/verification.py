@@ -92,6 +92,15 @@ def require_recorded(client: MlflowClient, model: Model, folder: Path) -> None:
         raise NervesegError(f"Model {model.label} is not used: {reason}.")
 
 
+def require_figures(client: MlflowClient, model: Model, folder: Path) -> None:
+    """Raises NervesegError where the fetched card, or a table that it holds the hash of, is not what was recorded."""
+    run_tags = client.get_run(model.run_id).data.tags
+    recorded = _hashes(model, run_tags, folder, {"card": FILES["card"]})
+    if reason := failures(recorded):
+        raise NervesegError(f"The figures of model {model.label} are not used: {reason}.")
+    _files(card.read(folder / FILES["card"].name).origins.figures, folder)
+
+
 def _hashes(model: Model, run_tags: dict[str, str], folder: Path, files: dict[str, Path]) -> list[Check]:
     """Each file of a model against the hash on the version, and that against the one on its run."""
     return [_hash(name, folder / file.name, model.tags, run_tags) for name, file in files.items()]
