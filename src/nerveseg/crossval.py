@@ -6,9 +6,10 @@ what was trained before is restored, what was killed goes on, and the checkout s
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -81,9 +82,9 @@ def crossval(folds: int | None, *, leakage: bool, ensemble: bool) -> None:
         by_subject = _run_folds(root, "subject", given, lock, root / _MEMBERS if ensemble else None)
         by_frame = _run_folds(root, "frame", given, lock) if leakage else []
         packed = Packed.open(root / paths.PACKED)  # the frames are the same in every fold
-        _conclude(given, packed, by_subject, by_frame, workspace.run(root, "git", "rev-parse", "HEAD"))
+        render = _conclude(given, packed, by_subject, by_frame, workspace.run(root, "git", "rev-parse", "HEAD"))
         if ensemble:
-            register([fold.member for fold in by_subject if fold.member], root, given)
+            register([fold.member for fold in by_subject if fold.member], root, given, render)
 
 
 def _params(root: Path, folds: int | None) -> Params:
@@ -188,7 +189,10 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
     )
 
 
-def _conclude(given: Params, packed: Packed, by_subject: list[Fold], by_frame: list[Fold], commit: str) -> None:
+def _conclude(
+    given: Params, packed: Packed, by_subject: list[Fold], by_frame: list[Fold], commit: str
+) -> Callable[[Mapping[str, Any]], str]:
+    """Writes and logs `crossval/`; returns what renders its page anew for the receipt of an ensemble."""
     pooled = outoffold.pool([fold.scores for fold in by_subject], len(packed))
     sweep = outoffold.sweep([fold.sweep for fold in by_subject])
     pairs = conflicts.find(packed)
@@ -207,8 +211,8 @@ def _conclude(given: Params, packed: Packed, by_subject: list[Fold], by_frame: l
         folds = _table([*by_subject, *by_frame])
         folds.to_csv(folder / "folds.csv", index=False, float_format="%.6f")
         pairs.to_csv(folder / "conflicts.csv", index=False, float_format="%.6f")
-        page = report.render_crossval(metrics, given, packed, pooled, sweep, folds, pairs)
-        (folder / "index.html").write_text(page, encoding="utf-8")
+        render = partial(report.render_crossval, metrics, given, packed, pooled, sweep, folds, pairs)
+        (folder / "index.html").write_text(render(None), encoding="utf-8")
     _print(metrics)
     with tracking.reachable("crossval/ is written: once the server answers, the same command logs it."):
         run_id = tracking.log_crossval(
@@ -226,6 +230,7 @@ def _conclude(given: Params, packed: Packed, by_subject: list[Fold], by_frame: l
     console.print(
         f"{paths.CROSSVAL}/ holds all of it, index.html first, and so does the MLflow run {run_id}", soft_wrap=True
     )
+    return render
 
 
 def _write(folder: Path, pooled: Scores, sweep: pd.DataFrame, given: Params, metrics: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ from nerveseg.data.packed import Packed, counts
 from nerveseg.evaluation import card, plausibility, provenance, smoke
 from nerveseg.evaluation.card import Card
 from nerveseg.evaluation.scores import Scores
-from nerveseg.files import read_json, write_json
+from nerveseg.files import read_json, replacing, write_json
 from nerveseg.model.spec import ModelSpec, read_spec
 from nerveseg.params import Params, flatten
 from nerveseg.registry import comparison, verification, versions
@@ -53,12 +53,15 @@ class Member:
         return cls(folder, run_id, Packed.open(root / paths.PACKED).digest())
 
 
-def register(members: Sequence[Member], root: Path, params: Params) -> None:
+def register(members: Sequence[Member], root: Path, params: Params, render: Callable[[Mapping[str, Any]], str]) -> None:
     """Makes one model of the members, asks the gate with the figures of `crossval/`, and registers it, once.
+
+    `crossval/registration.json` and the page, which is on the ensemble's run too, say what became of it.
 
     Args:
         members: of all folds, in order.
         root: a workspace where one of the folds ran: its frames are those of all of them.
+        render: from what `crossval/registration.json` is about to hold to the page.
 
     Raises:
         NervesegError: members of different kinds, a champion that cannot be loaded, or a tracking server that failed.
@@ -91,6 +94,12 @@ def register(members: Sequence[Member], root: Path, params: Params) -> None:
                     client.log_artifact(run["run_id"], str(member.folder / path), f"{tracking.REPRODUCE}/{part}")
             client.log_dict(run["run_id"], verdict.record, tracking.VERDICT)
             version = versions.settle(client, run, verdict, tags, tracking.git_tags(), card.description(record))
+            receipt = versions.receipt(run["run_id"], version, verdict.reasons, verdict.record)
+            page = render(receipt)
+            client.log_text(run["run_id"], page, str(paths.REPORT))
+    with replacing(paths.CROSSVAL / paths.REPORT.name) as beside:
+        beside.write_text(page, encoding="utf-8")
+    write_json(paths.CROSSVAL / paths.REGISTRATION_JSON.name, receipt)
     versions.print_outcome(verdict, version)
 
 
