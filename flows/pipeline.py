@@ -3,8 +3,6 @@
 DVC decides what a stage has to do and restores what it knows; so nothing is cached or persisted by Prefect.
 """
 
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,17 +102,13 @@ def _workspace(overrides: dict[str, Any], revision: str) -> Iterator[Path]:
         params.load()
         yield here
         return
-    workspace.remove_leftovers(here / CLONES)
-    root = here / CLONES / str(os.getpid())
-    try:
+    with workspace.scratch(here / CLONES) as root:
         workspace.clone(here, root, revision or "HEAD")
         if not revision:
             workspace.bring_state(here, root)
         profiles.override(overrides, root / paths.PARAMS)
         workspace.link_dataset(here, root)
         yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 if __name__ == "__main__":

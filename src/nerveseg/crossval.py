@@ -6,11 +6,10 @@ what was trained before is restored, what was killed goes on, and the checkout s
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -48,7 +47,6 @@ class Fold:
         scores: of its test frames, by Kaggle's rule.
         metrics: the content of its `reports/metrics.json`.
         sweep: of its validation frames.
-        validation_frames: how many.
         validation_dice: of the last epoch, at the size that the network sees.
         member: its network, where an ensemble is asked for.
     """
@@ -60,7 +58,6 @@ class Fold:
     scores: Scores
     metrics: dict[str, Any]
     sweep: pd.DataFrame
-    validation_frames: int
     validation_dice: float
     member: Member | None
 
@@ -77,21 +74,22 @@ def crossval(folds: int | None, *, leakage: bool, ensemble: bool) -> None:
         NervesegError: this is not the root of a git repository, params.yaml does not fit, or a fold failed.
     """
     here = Path.cwd()
-    given = _params(folds)
+    _params(Path(), folds)  # what does not fit is said at once
     _require_repository(here)
     workspace.keep_outside(here)
     with workspace.alone_in(here / _LOCK, "another cross-validation", console.print) as lock, _clone(here) as root:
+        given = _params(root, folds)  # params.yaml may have changed while this waited for the lock
         by_subject = _run_folds(root, "subject", given, lock, root / _MEMBERS if ensemble else None)
         by_frame = _run_folds(root, "frame", given, lock) if leakage else []
         packed = Packed.open(root / paths.PACKED)  # the frames are the same in every fold
-        _conclude(given, packed, by_subject, by_frame, workspace.run(root, "git", "rev-parse", "HEAD"))
+        render = _conclude(given, packed, by_subject, by_frame, workspace.run(root, "git", "rev-parse", "HEAD"))
         if ensemble:
-            register([fold.member for fold in by_subject if fold.member], root, given)
+            register([fold.member for fold in by_subject if fold.member], root, given, render)
 
 
-def _params(folds: int | None) -> Params:
-    """The params of fold 0; as the user has them but for the split."""
-    given = params.load()
+def _params(root: Path, folds: int | None) -> Params:
+    """The params of fold 0; as a workspace has them but for the split."""
+    given = params.load(root / paths.PARAMS)
     number = folds or given.split.folds or _FOLDS
     if given.evaluate.split != "test":
         raise NervesegError("evaluate.split is validation, but a cross-validation scores test frames: set it to test.")
@@ -119,17 +117,13 @@ def _require_repository(here: Path) -> None:
 
 @contextmanager
 def _clone(here: Path) -> Iterator[Path]:
-    workspace.remove_leftovers(here / _CLONES)
-    root = here / _CLONES / str(os.getpid())
-    try:
+    with workspace.scratch(here / _CLONES) as root:
         workspace.clone(here, root)
         workspace.bring_state(here, root)
         workspace.link_dataset(here, root)
         for name, value in (("name", "nerveseg"), ("email", "nerveseg@localhost")):
             workspace.run(root, "git", "config", f"user.{name}", value)  # an experiment is a commit
         yield root
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def _run_folds(root: Path, by: By, given: Params, lock: BinaryIO, keep: Path | None = None) -> list[Fold]:
@@ -190,15 +184,17 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
         scores=Scores.read(root / paths.PREDICTIONS),
         metrics=read_json(root / paths.METRICS_JSON),
         sweep=pd.read_csv(root / paths.CURVES / "thresholds.csv"),
-        validation_frames=len(Packed.open(root / paths.PACKED).rows("validation")),
         validation_dice=float(pd.read_csv(root / paths.MODELS / "curve.csv")["validation_dice"].iloc[-1]),
         member=None if keep is None else Member.keep(root, keep / str(number), record["run_id"]),
     )
 
 
-def _conclude(given: Params, packed: Packed, by_subject: list[Fold], by_frame: list[Fold], commit: str) -> None:
+def _conclude(
+    given: Params, packed: Packed, by_subject: list[Fold], by_frame: list[Fold], commit: str
+) -> Callable[[Mapping[str, Any]], str]:
+    """Writes and logs `crossval/`; returns what renders its page anew for the receipt of an ensemble."""
     pooled = outoffold.pool([fold.scores for fold in by_subject], len(packed))
-    sweep = outoffold.sweep([fold.sweep for fold in by_subject], [fold.validation_frames for fold in by_subject])
+    sweep = outoffold.sweep([fold.sweep for fold in by_subject])
     bits = given.split.near_duplicate
     pairs = conflicts.find(packed, bits)
     metrics = {
@@ -216,8 +212,8 @@ def _conclude(given: Params, packed: Packed, by_subject: list[Fold], by_frame: l
         folds = _table([*by_subject, *by_frame])
         folds.to_csv(folder / "folds.csv", index=False, float_format="%.6f")
         pairs.to_csv(folder / "conflicts.csv", index=False, float_format="%.6f")
-        page = report.render_crossval(metrics, given, packed, pooled, sweep, folds, pairs)
-        (folder / "index.html").write_text(page, encoding="utf-8")
+        render = partial(report.render_crossval, metrics, given, packed, pooled, sweep, folds, pairs)
+        (folder / "index.html").write_text(render(None), encoding="utf-8")
     _print(metrics)
     with tracking.reachable("crossval/ is written: once the server answers, the same command logs it."):
         run_id = tracking.log_crossval(
@@ -235,6 +231,7 @@ def _conclude(given: Params, packed: Packed, by_subject: list[Fold], by_frame: l
     console.print(
         f"{paths.CROSSVAL}/ holds all of it, index.html first, and so does the MLflow run {run_id}", soft_wrap=True
     )
+    return render
 
 
 def _write(folder: Path, pooled: Scores, sweep: pd.DataFrame, given: Params, metrics: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,18 +20,14 @@ from nerveseg.data.packed import Packed, counts
 from nerveseg.evaluation import card, plausibility, provenance, smoke
 from nerveseg.evaluation.card import Card
 from nerveseg.evaluation.scores import Scores
-from nerveseg.files import read_json, write_json
+from nerveseg.files import read_json, replacing, write_json
 from nerveseg.model.spec import ModelSpec, read_spec
 from nerveseg.params import Params, flatten
-from nerveseg.registry import comparison, gate, verification, versions
-from nerveseg.registry.gate import Verdict
+from nerveseg.registry import comparison, verification, versions
+from nerveseg.registry.comparison import Candidate
 from nerveseg.settings import settings
 
 _OUT_OF_FOLD = "out-of-fold"  # in place of `test`: the frames that the figures are of
-_NO_CHAMPION = (
-    "Not compared with the champion, which has seen most of these frames. The figures are those of the members, out of "
-    "fold."
-)
 
 
 @dataclass(frozen=True)
@@ -57,15 +53,18 @@ class Member:
         return cls(folder, run_id, Packed.open(root / paths.PACKED).digest())
 
 
-def register(members: Sequence[Member], root: Path, params: Params) -> None:
+def register(members: Sequence[Member], root: Path, params: Params, render: Callable[[Mapping[str, Any]], str]) -> None:
     """Makes one model of the members, asks the gate with the figures of `crossval/`, and registers it, once.
+
+    `crossval/registration.json` and the page, which is on the ensemble's run too, say what became of it.
 
     Args:
         members: of all folds, in order.
         root: a workspace where one of the folds ran: its frames are those of all of them.
+        render: from what `crossval/registration.json` is about to hold to the page.
 
     Raises:
-        NervesegError: members of different kinds, or a tracking server that failed.
+        NervesegError: members of different kinds, a champion that cannot be loaded, or a tracking server that failed.
     """
     console.rule(f"ensemble of {len(members)} networks", align="left")
     packed = Packed.open(root / paths.PACKED)
@@ -78,20 +77,29 @@ def register(members: Sequence[Member], root: Path, params: Params) -> None:
         card.write(record, folder / paths.CARD_JSON, folder / paths.CARD, folder / paths.METADATA_JSON)
         with tracking.reachable("crossval/ is written: once the server answers, the same command registers."):
             run = tracking.ensure_copy(_run(members, trainings, record), [], folder / paths.MODELS)
-            verdict = _judge(run["model_id"], metrics, packed, params, folder)
-            tracking.log_evaluation(run, flatten(metrics), None, sorted((folder / paths.REPORTS).iterdir()))
             client = tracking.connect()
-            for member, part in zip(members, versions.recorded(len(members)), strict=True):
-                for path in (paths.PARAMS, paths.DVC_LOCK):
-                    client.log_artifact(run["run_id"], str(member.folder / path), str(versions.REPRODUCE / part))
-            client.log_dict(run["run_id"], verdict.record, str(versions.VERDICT))
             tags = {
                 **_tags(members),
                 **verification.lineage([verification.read_lock(member.folder) for member in members]),
                 **versions.dataset_tags(source),
                 **versions.hashes(folder, [member.folder for member in members]),
             }
+            everything = np.arange(len(packed))
+            candidate = Candidate.read(run["model_id"], tags, packed, everything, folder / paths.PER_IMAGE_CSV)
+            models, device = folder / paths.MODELS, settings().device
+            verdict = comparison.judge(client, candidate, metrics, models, params.evaluate, params.registration, device)
+            tracking.log_evaluation(run, flatten(metrics), None, sorted((folder / paths.REPORTS).iterdir()))
+            for member, part in zip(members, versions.recorded(len(members)), strict=True):
+                for path in (paths.PARAMS, paths.DVC_LOCK):
+                    client.log_artifact(run["run_id"], str(member.folder / path), str(versions.REPRODUCE / part))
+            client.log_dict(run["run_id"], verdict.record, str(versions.VERDICT))
             version = versions.settle(client, run, verdict, tags, tracking.git_tags(), card.description(record))
+            receipt = versions.receipt(run["run_id"], version, verdict.reasons, verdict.record)
+            page = render(receipt)
+            client.log_text(run["run_id"], page, str(paths.REPORT))
+    with replacing(paths.CROSSVAL / paths.REPORT.name) as beside:
+        beside.write_text(page, encoding="utf-8")
+    write_json(paths.CROSSVAL / paths.REGISTRATION_JSON.name, receipt)
     versions.print_outcome(verdict, version)
 
 
@@ -188,12 +196,3 @@ def _run(members: Sequence[Member], trainings: Sequence[dict[str, Any]], record:
         },
         "dataset": trainings[0]["dataset"],
     }
-
-
-def _judge(model_id: str, metrics: dict[str, Any], packed: Packed, params: Params, folder: Path) -> Verdict:
-    """The verdict on out-of-fold figures and the logged scorer."""
-    mode = params.registration.gate
-    if mode == "off":
-        return Verdict(mode)
-    scorer = comparison.with_logged(tracking.connect(), model_id, folder / paths.MODELS, packed, np.arange(len(packed)))
-    return Verdict(mode, (*gate.absolute(metrics, params.registration), scorer), _NO_CHAMPION)

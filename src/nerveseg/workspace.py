@@ -6,12 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
-
-import psutil
 
 from nerveseg import params, paths
 from nerveseg.errors import NervesegError, TransientError
@@ -19,6 +18,7 @@ from nerveseg.settings import settings
 from nerveseg.storage import Storage, open_storage
 
 _SUPERVISE = Path(__file__).with_name("supervise.py")
+_EMBEDDED = "sqlite:///"  # and the path of a file: a tracking store without a server
 _STATUS = re.compile(r"exited with (-?\d+)")
 # What DVC says itself where a network fails before a stage has started, or while it pushes.
 _NETWORK = re.compile(
@@ -208,17 +208,37 @@ def _fetch(source: Path, target: Path, revision: str) -> str:
 def keep_outside(here: Path) -> None:
     """Lets stages that run in a clone leave what outlives it with `here`: runs in MLflow, and checkpoints.
 
-    Settings of the user's own come first.
+    A relative setting of the user's own is one of `here` too.
     """
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{here}/mlflow.db")
-    os.environ.setdefault("NERVESEG_CHECKPOINTS", str(here / settings().checkpoints))
+    embedded = settings().tracking_uri.removeprefix(_EMBEDDED)
+    if embedded != settings().tracking_uri:
+        os.environ["MLFLOW_TRACKING_URI"] = f"{_EMBEDDED}{here / embedded}"
+    os.environ["NERVESEG_CHECKPOINTS"] = str(here / settings().checkpoints)
 
 
-def remove_leftovers(clones: Path) -> None:
-    """Removes the clones of processes that were killed; a clone is named by its process."""
-    for clone in clones.glob("*"):
-        if not psutil.pid_exists(int(clone.name)):
-            shutil.rmtree(clone, ignore_errors=True)
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """A missing path below `folder` for a clone. It goes at the end, and so does what killed processes left there.
+
+    A lock says who is alive: in containers, the ids of processes repeat.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        with _locked(folder / "lock"):
+            for other in folder.glob("*/"):
+                with suppress(OSError), _locked(other / "lock", fcntl.LOCK_NB):  # it is in use, or just gone
+                    shutil.rmtree(other, ignore_errors=True)
+            own = Path(tempfile.mkdtemp(dir=folder))
+            held.enter_context(_locked(own / "lock"))
+        held.callback(shutil.rmtree, own, ignore_errors=True)
+        yield own / "clone"
+
+
+@contextmanager
+def _locked(path: Path, options: int = 0) -> Iterator[None]:
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | options)
+        yield
 
 
 def bring_state(source: Path, clone: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from nerveseg.data.packed import Packed
 from nerveseg.evaluation.scores import Scores
+from nerveseg.workspace import alone_in
 from workspace import Workspace, wait_for
 
 NAME = "nerve-segmentation"
@@ -31,7 +32,8 @@ def state(workspace: Workspace) -> list[bytes]:
 @pytest.fixture(scope="module")
 def crossed(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str, str]:
     """A workspace after a cross-validation that was killed in its first fold, what the next one said, and what a third
-    one, with the leakage audit and a gate that no network passes."""
+    one, with the leakage audit and a gate that no network passes. The ensemble was the champion of a single network
+    meanwhile, and that one is its champion now."""
     workspace = trained.copy(tmp_path_factory.mktemp("crossval") / "project")
     workspace.set(**{"split.by": "fold", "split.validation_fold": 0, "split.test_fold": 1})
     workspace.set(**{"train.epochs": 2, "evaluate.overlays": 1, "evaluate.resamples": 200, "register.gate": "report"})
@@ -46,6 +48,10 @@ def crossed(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tup
     first = workspace.run(*COMMAND)
     assert state(workspace) == before, "the checkout stays as it is"
     assert not workspace.git("stash", "list")
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    client.set_registered_model_alias(NAME, "champion", "1")
+    workspace.stage("register")
+    client.set_registered_model_alias(NAME, "champion", "2")
     workspace.set(**{"register.gate": "enforce", "register.min_dice": 1.0})
     return workspace, first, workspace.run(*COMMAND, "--leakage")
 
@@ -65,11 +71,12 @@ def test_a_killed_fold_goes_on_and_finished_ones_are_restored(crossed: tuple[Wor
     experiment = client.get_experiment_by_name("nerveseg")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
+    alone = client.get_model_version(NAME, "2").run_id
     trainings = {
         run.info.run_id
         for run in runs
         if "train.epochs" in run.data.params and "split.by" not in run.data.params and "ensemble" not in run.data.tags
-    }
+    } - {alone}
     assert trainings == {run for said in ends for _, run in said}, "each fold has one run, however often it was killed"
 
 
@@ -133,12 +140,12 @@ def test_the_networks_of_the_folds_are_one_version(crossed: tuple[Workspace, str
     workspace, first, second = crossed
     client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
     assert f"registered {NAME} version 1, alias challenger" in first
-    assert all(criterion in first for criterion in ("dice_lower_bound", "worst_subject", "scorer", "out of fold"))
+    assert all(criterion in first for criterion in ("dice_lower_bound", "worst_subject", "scorer"))
     assert "not registered: mean Dice" in second, "the gate of the second call enforces what none reaches"
-    (version,) = client.search_model_versions(f"name = '{NAME}'")
-    assert not client.get_registered_model(NAME).aliases
+    version = client.get_model_version(NAME, "1")
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 2
+    assert "1" not in client.get_registered_model(NAME).aliases.values()
     assert version.tags["gate"].startswith("refused: mean Dice")
-    assert "gate.gain_over_champion" not in version.tags
     folds = pd.read_csv(workspace.root / "crossval/folds.csv").head(3)
     assert version.tags["ensemble"] == "3"
     assert [version.tags[f"member_{number}"] for number in range(3)] == folds["run_id"].tolist()
@@ -159,6 +166,37 @@ def test_the_networks_of_the_folds_are_one_version(crossed: tuple[Workspace, str
     members = [np.stack(network(run_id).probabilities(frames)) for run_id in folds["run_id"]]
     assert np.ptp(members, axis=0).max() > 0.01, "they differ"
     assert np.allclose(found, np.mean(members, axis=0), atol=1e-4)
+
+
+def test_an_ensemble_and_a_champion_are_compared_on_what_neither_has_learnt(
+    crossed: tuple[Workspace, str, str],
+) -> None:
+    workspace, *_ = crossed
+    out_of_fold, single = (
+        pd.read_csv(workspace.root / path).set_index("image")["dice"]
+        for path in ("crossval/per_image.csv", "reports/per_image.csv")
+    )
+    gain = (single - out_of_fold).dropna()
+    assert len(gain) == len(single) < len(out_of_fold)
+    for path, champion, difference in (("reports", 1, gain.mean()), ("crossval", 2, -gain.mean())):
+        receipt = json.loads((workspace.root / path / "registration.json").read_text())
+        (found,) = [one for one in receipt["gate"]["criteria"] if one["name"] == "gain_over_champion"]
+        assert f"of the champion, version {champion}, out of fold on {len(gain)} frames" in found["detail"]
+        assert float(re.findall(r"difference (-?[\d.]+)", found["detail"])[0]) == pytest.approx(difference, abs=1e-4)
+        assert found["passed"]
+
+
+def test_the_page_shows_the_verdict_on_the_ensemble(crossed: tuple[Workspace, str, str]) -> None:
+    workspace, *_ = crossed
+    page, receipt = ((workspace.root / "crossval" / name).read_text() for name in ("index.html", "registration.json"))
+    refused = json.loads(receipt)
+    assert not refused["registered"]
+    assert f"Not registered: {refused['reasons'][0]}" in page
+    client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    version = client.get_model_version(NAME, "1")
+    assert refused["run_id"] == version.run_id
+    (logged,) = workspace.root.glob(f"mlruns/*/{version.run_id}/artifacts/reports/index.html")
+    assert logged.read_text() == page
 
 
 def test_an_ensemble_is_verified_but_not_reproduced(crossed: tuple[Workspace, str, str]) -> None:
@@ -191,8 +229,14 @@ def test_what_cannot_be_crossed_is_refused_clearly(crossed: tuple[Workspace, str
         return output
 
     assert "fold 1 of 50 by subject: Too few subjects: 8 cannot be divided into 50 folds" in refused("--folds", "50")
-    workspace.set(**{"evaluate.split": "validation"})
-    assert "evaluate.split is validation, but a cross-validation scores test frames" in refused()
+    with alone_in(workspace.root / ".dvc/tmp/crossval.lock", "nobody", print):
+        log = tmp_path / "waiting.log"
+        with log.open("w") as output:
+            waiting = subprocess.Popen(COMMAND, cwd=workspace.root, env=workspace.env, stdout=output, stderr=output)
+        wait_for("it waits", lambda: "another cross-validation uses this workspace" in log.read_text(), waiting)
+        workspace.set(**{"evaluate.split": "validation"})
+    assert waiting.wait() == 1
+    assert "evaluate.split is validation, but a cross-validation scores test" in log.read_text(), "as it is by then"
     bare = Workspace.of(tmp_path, workspace.env)
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).write_bytes((workspace.root / name).read_bytes())

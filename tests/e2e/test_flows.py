@@ -276,7 +276,7 @@ def test_a_training_that_is_cancelled_killed_and_killed_again_is_trained_once(
     )
     assert prefect.tasks(retried)["train"]["run_count"] == 2, "a training that a signal ended is retried"
 
-    assert list((workspace.root / ".dvc" / "tmp" / "flows").iterdir()) == [], "the killed run's clone is gone too"
+    assert not [*(workspace.root / ".dvc" / "tmp" / "flows").glob("*/")], "the killed run's clone is gone too"
     assert "epoch   1 " not in prefect.log(killed, "train"), "it goes on after the last whole epoch"
     assert "epoch   3 " not in prefect.log(retried, "train")
     assert [run.info.status for run in mlflow_runs(client)] == ["FINISHED", "FINISHED"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 import pytest
 
 from nerveseg import params
@@ -172,3 +173,25 @@ def test_a_tampered_champion_is_an_error_and_nothing_is_registered(
     assert "register.gate: off" in str(error.value)
     assert Path("reports/registration.json").read_text() == before
     assert len(client.search_model_versions(f"name = '{NAME}'")) == 3
+
+
+def test_a_champion_that_has_learnt_from_all_frames_is_held_by_what_is_recorded_of_it(
+    workspace: Workspace, client: mlflow.MlflowClient
+) -> None:
+    client.set_model_version_tag(NAME, "1", "ensemble", "1")
+    version = client.get_model_version(NAME, "1")
+    frames = len(pd.read_csv("reports/per_image.csv"))
+    found = criteria(ask("report"))["gain_over_champion"]
+    assert f"of the champion, version 1, out of fold on {frames} frames" in found["detail"]
+
+    client.set_model_version_tag(NAME, "1", "dataset_sha256", "0" * 64)
+    client.set_model_version_tag(NAME, "1", "dvc_split", "0" * 32)
+    elsewhere = criteria(ask("report"))["gain_over_champion"]
+    assert elsewhere["value"] == pytest.approx(found["value"], abs=1e-5), "its network scores these frames anew"
+    assert f"on the same {frames} frames (trained on all frames of another dataset" in elsewhere["detail"]
+    client.set_model_version_tag(NAME, "1", "dataset_sha256", version.tags["dataset_sha256"])
+
+    (table,) = workspace.root.glob(f"mlruns/*/{version.run_id}/artifacts/reports/per_image.csv")
+    table.write_text(table.read_text().replace("0.", "0.9"))
+    with pytest.raises(NervesegError, match=r"The champion, version 1, cannot be loaded.*per_image.csv has SHA-256"):
+        ask("report")

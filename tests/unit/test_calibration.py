@@ -59,17 +59,20 @@ def test_the_sweep_scores_as_cutting_at_each_threshold_does() -> None:
     sweep = calibration.sweep(histograms(pairs), "kaggle").set_index("threshold")
     for threshold in (0.25, 0.5, 0.75):
         scores = np.array([metrics.score(p >= threshold, y) for p, y in pairs])
-        assert sweep.loc[threshold].tolist() == pytest.approx(scores.mean(axis=0).tolist())
+        assert sweep.loc[threshold, ["dice", "iou"]].tolist() == pytest.approx(scores.mean(axis=0).tolist())
+    assert (sweep["frames"] == 6).all()
 
 
 def test_the_sweep_follows_the_rule_for_empty_masks() -> None:
     empty = np.full((20, 30), 0.3, np.float32), np.zeros((20, 30), np.uint8)
     by_rule = {
-        rule: calibration.sweep(histograms([empty]), rule).set_index("threshold")["dice"]
-        for rule in ("kaggle", "monai")
+        rule: calibration.sweep(histograms([empty]), rule).set_index("threshold")
+        for rule in ("kaggle", "nnunet", "monai")
     }
-    assert (by_rule["kaggle"][0.25], by_rule["kaggle"][0.5]) == (0, 1)
-    assert by_rule["monai"].isna().all()
+    assert by_rule["kaggle"]["dice"][[0.25, 0.5]].tolist() == [0, 1]
+    assert by_rule["nnunet"]["frames"][[0.25, 0.5]].tolist() == [1, 0]
+    assert by_rule["monai"]["dice"].isna().all()
+    assert not by_rule["monai"]["frames"].any()
 
 
 def test_a_threshold_is_chosen_only_where_one_is_better() -> None:

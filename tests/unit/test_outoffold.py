@@ -54,10 +54,11 @@ def test_a_frame_that_is_missing_or_tested_twice_is_an_error(rows: list[list[int
 
 
 def test_sweeps_are_averaged_by_their_frames() -> None:
-    first = pd.DataFrame({"threshold": [0.3, 0.6], "dice": [0.2, 0.8], "iou": [0.1, 0.6]})
-    second = pd.DataFrame({"threshold": [0.3, 0.6], "dice": [0.6, np.nan], "iou": [0.5, np.nan]})
-    found = outoffold.sweep([first, second], [10, 30])
+    first = pd.DataFrame({"threshold": [0.3, 0.6], "frames": [10, 8], "dice": [0.2, 0.8], "iou": [0.1, 0.6]})
+    second = pd.DataFrame({"threshold": [0.3, 0.6], "frames": [30, 0], "dice": [0.6, np.nan], "iou": [0.5, np.nan]})
+    found = outoffold.sweep([first, second])
     assert found["threshold"].tolist() == [0.3, 0.6]
+    assert found["frames"].tolist() == [40, 8]
     assert found["dice"].tolist() == pytest.approx([0.5, 0.8])
     assert found["iou"].tolist() == pytest.approx([0.4, 0.6])
 

@@ -17,6 +17,7 @@ from nerveseg.evaluation.page import Note, Pictures, Section, Table
 from nerveseg.evaluation.scores import Scores
 from nerveseg.params import load
 from nerveseg.registry import versions
+from nerveseg.registry.gate import Verdict
 from workspace import Workspace
 
 LIMIT = 8 * 2**20
@@ -224,7 +225,7 @@ def test_a_cross_validation_has_a_page_too(trained: Workspace) -> None:
         }
     )
 
-    def text(metrics: dict[str, Any]) -> str:
+    def text(metrics: dict[str, Any], receipt: dict[str, Any] | None = None) -> str:
         return Parsed(
             report.render_crossval(
                 metrics,
@@ -234,6 +235,7 @@ def test_a_cross_validation_has_a_page_too(trained: Workspace) -> None:
                 pd.read_csv(root / "reports" / "curves" / "thresholds.csv"),
                 folds,
                 pd.read_csv(root / "reports" / "conflicts.csv"),
+                receipt,
             )
         ).text
 
@@ -241,4 +243,7 @@ def test_a_cross_validation_has_a_page_too(trained: Workspace) -> None:
     assert "Optimism in Dice 0.0312 (0.0101 to 0.0523)" in audited
     assert f"3 by frame 41 8 0.740 0.640 0.900 {'b' * 32}" in audited
     assert "Verdict" not in audited
-    assert "Optimism" not in text(metrics)
+    judged = text(metrics, versions.receipt("c" * 32, "4", [], Verdict("off").record))
+    assert "Optimism" not in judged
+    assert f"Registered as {versions.NAME} version 4." in judged
+    assert f"MLflow run {'c' * 32}" in judged

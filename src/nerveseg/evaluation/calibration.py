@@ -70,7 +70,9 @@ def curve(histograms: np.ndarray) -> pd.DataFrame:
 
 
 def sweep(histograms: np.ndarray, rule: EmptyRule) -> pd.DataFrame:
-    """Mean Dice and IoU over frames at each threshold 1 / BINS, 2 / BINS, ...: threshold, dice, iou.
+    """Mean Dice and IoU over frames at each threshold 1 / BINS, 2 / BINS, ...: threshold, frames, dice, iou.
+
+    `frames` counts those that the rule does not leave out there.
 
     Args:
         histograms: (frames, 4, BINS), of validation frames: a threshold chosen on test frames would flatter them.
@@ -80,7 +82,12 @@ def sweep(histograms: np.ndarray, rule: EmptyRule) -> pd.DataFrame:
     areas = at_least[:, _NERVE, 1:], at_least[:, _PIXELS, 1:], true
     dice, iou = (empty.apply(score(*areas), true, rule) for score in (metrics.dice, metrics.iou))
     return pd.DataFrame(
-        {"threshold": np.arange(1, BINS) / BINS, "dice": _mean(dice), "iou": _mean(iou)},
+        {
+            "threshold": np.arange(1, BINS) / BINS,
+            "frames": np.count_nonzero(~np.isnan(dice), axis=0),
+            "dice": _mean(dice),
+            "iou": _mean(iou),
+        }
     )
 
 

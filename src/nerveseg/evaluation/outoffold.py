@@ -37,21 +37,12 @@ def pool(folds: Sequence[Scores], frames: int) -> Scores:
     return Scores(table, np.concatenate([scores.histograms for scores in folds])[order])
 
 
-def sweep(sweeps: Sequence[pd.DataFrame], frames: Sequence[int]) -> pd.DataFrame:
-    """The validation sweeps of the folds as one, a mean by their numbers of frames: threshold, dice, iou.
-
-    Args:
-        sweeps: as `calibration.sweep` makes them; a fold without a Dice at a threshold is left out there.
-        frames: validation frames of each.
-    """
-    stacked = pd.concat([one.assign(frames=number) for one, number in zip(sweeps, frames, strict=True)])
-
-    def weighted(name: str) -> pd.Series:
-        defined = stacked.dropna(subset=name)
-        sums = (defined[name] * defined["frames"]).groupby(defined["threshold"]).sum()
-        return sums / defined.groupby("threshold")["frames"].sum()
-
-    return pd.DataFrame({name: weighted(name) for name in ("dice", "iou")}).reset_index()
+def sweep(sweeps: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The validation sweeps of the folds, as `calibration.sweep` makes them, as one: means over all their frames."""
+    stacked = pd.concat(sweeps)
+    means = ["dice", "iou"]
+    sums = stacked.assign(**{name: stacked[name] * stacked["frames"] for name in means}).groupby("threshold").sum()
+    return sums.assign(**{name: sums[name] / sums["frames"] for name in means}).reset_index()
 
 
 def leakage(by_subject: Scores, by_frame: Scores, evaluate: EvaluateParams) -> dict[str, Any]:

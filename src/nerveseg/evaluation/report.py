@@ -91,6 +91,7 @@ def render_crossval(
     sweep: pd.DataFrame,
     folds: pd.DataFrame,
     pairs: pd.DataFrame,
+    receipt: Mapping[str, Any] | None,
 ) -> str:
     """The report of a cross-validation, as HTML.
 
@@ -101,11 +102,13 @@ def render_crossval(
         sweep: of the validation frames of all folds.
         folds: what `crossval/folds.csv` holds.
         pairs: as `conflicts.find` makes them.
+        receipt: what `crossval/registration.json` is about to hold of the ensemble; None: none was asked for.
     """
     scored, model = pooled.by_rule(params.evaluate.empty), params.model
     chosen = overlays.choose(scored.table, params.evaluate.overlays, params.evaluate.seed)
     sections = [
         summary(metrics, params.evaluate),
+        *([verdict(receipt)] if receipt else []),
         fold_table(folds),
         *([leakage(metrics)] if "leakage" in metrics else []),
         subjects(scored.table, metrics),
@@ -123,6 +126,8 @@ def render_crossval(
         f"pixels: each of {test['frames']} frames of {test['subjects']} subjects is scored by the one that has not "
         "seen its subject, at the frame's own size. Figures are of the configuration, not of one model."
     )
+    if receipt:
+        lead += f" By them the gate judged the ensemble of the networks, MLflow run {receipt['run_id']}."
     return page.render("How well the configuration finds nerves, by cross-validation", lead, sections)
 
 

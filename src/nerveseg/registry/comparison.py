@@ -1,11 +1,15 @@
 """The candidate beside the champion on the same frames, and as MLflow serves it beside the trained network.
 
-Figures that stand on the champion are of its own frames and rules. So its network scores the candidate's frames.
+Figures that stand on the champion are of its own frames and rules. So its network scores the candidate's frames. An
+ensemble has learnt from all of them, so that it is held by what its members scored out of fold.
 """
 
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
@@ -13,13 +17,18 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from nerveseg import paths
 from nerveseg.data.packed import Packed
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import empty, metrics
 from nerveseg.evaluation.bootstrap import SubjectBootstrap
-from nerveseg.params import EvaluateParams, RegisterParams
+from nerveseg.params import EmptyRule, EvaluateParams, RegisterParams
 from nerveseg.registry import gate, verification, versions
-from nerveseg.registry.versions import CHAMPION, Model
+from nerveseg.registry.gate import Verdict
+from nerveseg.registry.versions import CHAMPION, ENSEMBLE, Model
+
+if TYPE_CHECKING:
+    from nerveseg.model.inference import Segmenter
 
 _SCORER_FRAMES = 4
 
@@ -30,39 +39,70 @@ class Candidate:
 
     Attributes:
         model_id: of its logged model.
-        split: DVC's hash of the packed frames.
+        tags: of its version: its lineage, and `ensemble` if it is one.
         packed: the frames.
         rows: those that are scored, int64.
-        dice: its Dice on them by `evaluate.empty`, float64; NaN where that leaves a frame out.
+        dice: its Dice on them by `evaluate.empty`, of an ensemble out of fold, float64; NaN where that leaves a frame
+            out.
     """
 
     model_id: str
-    split: str
+    tags: Mapping[str, str]
     packed: Packed
     rows: np.ndarray
     dice: np.ndarray
 
     @classmethod
     def read(
-        cls, model_id: str, split: str, packed: Packed, per_image: pd.DataFrame, evaluate: EvaluateParams
+        cls, model_id: str, tags: Mapping[str, str], packed: Packed, rows: np.ndarray, per_image: Path
     ) -> "Candidate":
-        """The candidate with the scores of `per_image.csv`.
+        """The candidate with the scores of a `per_image.csv`.
 
         Raises:
             NervesegError: those are of other frames.
         """
-        rows = packed.rows(evaluate.split)
-        if packed.index["image"].iloc[rows].tolist() != per_image["image"].tolist():
-            raise NervesegError(
-                f"reports/per_image.csv is not of the {evaluate.split} frames of data/packed: run `dvc repro`."
-            )
-        return cls(model_id, split, packed, rows, per_image["dice"].to_numpy(np.float64))
+        scored = _read(per_image)
+        if packed.index["image"].iloc[rows].tolist() != scored["image"].tolist():
+            raise NervesegError(f"{per_image} is not of the scored frames of data/packed: run `dvc repro`.")
+        return cls(model_id, tags, packed, rows, scored["dice"].to_numpy(np.float64))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The scored frames: image, subject, dice."""
+        return self.packed.index[["image", "subject"]].iloc[self.rows].assign(dice=self.dice)
+
+
+def judge(
+    client: MlflowClient,
+    candidate: Candidate,
+    figures: dict[str, Any],
+    models: Path,
+    evaluate: EvaluateParams,
+    register: RegisterParams,
+    device: str,
+) -> Verdict:
+    """The verdict on a candidate: what every model must reach, the logged scorer, the champion beside it.
+
+    Args:
+        figures: the content of its `metrics.json`.
+        models: holds its `model.safetensors` and `model.json`.
+        device: `cpu`, `cuda`, `mps` or `auto`.
+
+    Raises:
+        NervesegError: as `with_champion` does.
+    """
+    if register.gate == "off":
+        return Verdict("off")
+    beside, note = with_champion(client, candidate, evaluate, register, device)
+    scorer = with_logged(client, candidate.model_id, models, candidate.packed, candidate.rows)
+    criteria = (*gate.absolute(figures, register), scorer)
+    return Verdict(register.gate, (*criteria, beside) if beside else criteria, note)
 
 
 def with_champion(
     client: MlflowClient, candidate: Candidate, evaluate: EvaluateParams, register: RegisterParams, device: str
 ) -> tuple[gate.Criterion | None, str]:
-    """Scores the champion on the candidate's frames and holds the two against each other.
+    """Holds the candidate against the champion: on its frames, or where one is an ensemble, on frames out of fold.
 
     Args:
         device: `cpu`, `cuda`, `mps` or `auto`.
@@ -73,34 +113,70 @@ def with_champion(
     Raises:
         NervesegError: there is a champion that cannot be loaded, or no such device.
     """
+    from nerveseg.model.device import device_name  # they import torch
+    from nerveseg.model.inference import Segmenter
+
     held = versions.holder(client, CHAMPION)
     if held is None:
         return None, f"No version is {CHAMPION}: there is none to compare with."
     version, _ = held
     own = client.get_logged_model(candidate.model_id).artifact_location
-    with tempfile.TemporaryDirectory() as folder:
-        try:
+    name = device_name(device)
+    with tempfile.TemporaryDirectory() as part:
+        folder = Path(part)
+        with _usable(version):
             model = versions.locate(client, version)
             if model.source == own:
                 return None, f"This model is the {CHAMPION}, version {version}: there is no other to compare with."
-            dice = _champion_dice(client, model, Path(folder), candidate, evaluate, device)
-        except MlflowException as error:
-            if not versions.is_missing(error):
-                raise
-            raise _unusable(version, f"its run or model is gone ({error.message})") from None
-    bootstrap = SubjectBootstrap(
-        candidate.packed.index["subject"].iloc[candidate.rows].tolist(), evaluate.resamples, evaluate.seed
-    )
-    other_split = model.tags.get("dvc_split") != candidate.split
+            versions.fetch(client, model, folder)
+            verification.require_recorded(client, model, folder)
+            segmenter = Segmenter.load(folder, name)  # also where it need not score: it must be of use
+            if recorded := _is_recorded(candidate, model):
+                verification.require_figures(client, model, folder)
+        if recorded:
+            scored = by_rule(_read(folder / paths.PER_IMAGE_CSV.name), evaluate.empty)
+            return out_of_fold(candidate.table, scored, version, evaluate, register), ""
+        dice = _network_dice(segmenter, candidate, evaluate.empty)
+    bootstrap = SubjectBootstrap(candidate.table["subject"], evaluate.resamples, evaluate.seed)
     criterion = gate.over_champion(
         float(np.nanmean(candidate.dice)),
         float(np.nanmean(dice)),
         bootstrap.difference(candidate.dice, dice),
         register,
         f"the {CHAMPION}, version {version}, on the same {len(candidate.rows)} frames",
-        " (trained on another split: these frames may have been in its training, which favours it)" * other_split,
+        _remark(candidate, model),
     )
     return criterion, ""
+
+
+def out_of_fold(
+    candidate: pd.DataFrame, champion: pd.DataFrame, version: str, evaluate: EvaluateParams, register: RegisterParams
+) -> gate.Criterion:
+    """The two by what is recorded of each: Dice of frames that a network had not seen when it scored them.
+
+    Args:
+        candidate: image, subject, dice.
+        champion: image, dice, of the same dataset and by the same rule.
+    """
+    both = candidate.merge(champion[["image", "dice"]], on="image", suffixes=("", "_champion"))
+    first, second = (both[name].to_numpy(np.float64) for name in ("dice", "dice_champion"))
+    who = f"the {CHAMPION}, version {version}, out of fold"
+    if np.isnan(first).all() or np.isnan(second).all():
+        return gate.nothing_in_common(register, who)
+    return gate.over_champion(
+        float(np.nanmean(first)),
+        float(np.nanmean(second)),
+        SubjectBootstrap(both["subject"], evaluate.resamples, evaluate.seed).difference(first, second),
+        register,
+        f"{who} on {len(both)} frames, each scored by networks that had not seen it",
+    )
+
+
+def by_rule(per_image: pd.DataFrame, rule: EmptyRule) -> pd.DataFrame:
+    """A recorded `per_image.csv` by another rule for empty masks than it was written by."""
+    true = per_image["true_area"].to_numpy()
+    by_kaggle = np.where(true > 0, per_image["dice"], per_image["predicted_area"] == 0)
+    return per_image.assign(dice=empty.apply(by_kaggle, true, rule))
 
 
 def with_logged(client: MlflowClient, model_id: str, models: Path, packed: Packed, rows: np.ndarray) -> gate.Criterion:
@@ -134,29 +210,47 @@ def with_logged(client: MlflowClient, model_id: str, models: Path, packed: Packe
     return gate.same_probabilities(largest, len(frames))
 
 
-def _champion_dice(
-    client: MlflowClient, model: Model, folder: Path, candidate: Candidate, evaluate: EvaluateParams, device: str
-) -> np.ndarray:
-    from nerveseg.evaluation import inference  # they import torch
-    from nerveseg.model.device import device_name
-    from nerveseg.model.inference import Segmenter
+def _is_recorded(candidate: Candidate, champion: Model) -> bool:
+    """Whether the two are held by what is recorded: one has learnt from all frames, and both are of one dataset."""
+    ensemble = ENSEMBLE in candidate.tags or ENSEMBLE in champion.tags
+    return ensemble and candidate.tags["dataset_sha256"] == champion.tags.get("dataset_sha256")
 
-    name = device_name(device)
-    try:
-        versions.fetch(client, model, folder)
-        verification.require_recorded(client, model, folder)
-        segmenter = Segmenter.load(folder, name)
-    except NervesegError as error:
-        raise _unusable(model.label, str(error)) from None
+
+def _remark(candidate: Candidate, champion: Model) -> str:
+    if champion.tags.get("dvc_split") == candidate.tags["dvc_split"]:
+        return ""
+    on = "all frames of another dataset" if ENSEMBLE in champion.tags else "another split"
+    return f" (trained on {on}: these frames may have been in its training, which favours it)"
+
+
+def _network_dice(segmenter: "Segmenter", candidate: Candidate, rule: EmptyRule) -> np.ndarray:
+    from nerveseg.evaluation import inference  # it imports torch
+
     packed, rows = candidate.packed, candidate.rows
     predicted = inference.probabilities(packed, rows, segmenter, f"scoring the {CHAMPION}")
     found = [metrics.score(segmenter.mask(probability), packed.mask(row))[0] for row, probability in predicted]
     areas = packed.index["mask_area"].iloc[rows].to_numpy()
-    return empty.apply(np.array(found), areas, evaluate.empty)
+    return empty.apply(np.array(found), areas, rule)
 
 
-def _unusable(version: str, reason: str) -> NervesegError:
-    return NervesegError(
+def _read(per_image: Path) -> pd.DataFrame:
+    return pd.read_csv(per_image, dtype={"image": str, "subject": str})
+
+
+@contextmanager
+def _usable(version: str) -> Iterator[None]:
+    """Turns what is wrong with the champion into an error that says what it prevents and how to mend it."""
+    try:
+        yield
+    except NervesegError as error:
+        reason = str(error)
+    except MlflowException as error:
+        if not versions.is_missing(error):
+            raise
+        reason = f"its run or model is gone ({error.message})"
+    else:
+        return
+    raise NervesegError(
         f"The {CHAMPION}, version {version}, cannot be loaded, so that nothing is registered: {reason.rstrip('.')}. "
         f"Mend it, give the alias {CHAMPION} to another version or to none, or set register.gate: off."
     )

@@ -195,15 +195,16 @@ def over_champion(
         remark: what to keep in mind of the comparison.
     """
     bounds = difference.interval
-    return _judge(
-        "gain_over_champion",
-        _low(bounds),
-        ">=",
-        0 - register.champion_margin,
+    facts = (
         f"mean Dice {candidate:.4f} against {champion:.4f} of {who}{remark}, "
-        f"difference {difference.value:.4f}{_interval(bounds)}",
-        f"{0 - register.champion_margin:g} (register.champion_margin)",
+        f"difference {difference.value:.4f}{_interval(bounds)}"
     )
+    return _beside(_low(bounds), register, facts)
+
+
+def nothing_in_common(register: RegisterParams, who: str) -> Criterion:
+    """The candidate beside a champion with which it has no scored frame in common; arguments as of `over_champion`."""
+    return _beside(None, register, f"mean Dice against that of {who}", undefined="no frame has a Dice of both")
 
 
 def same_probabilities(difference: float | None, frames: int, trouble: str = "") -> Criterion:
@@ -232,6 +233,12 @@ def _gain(
     bounds = baseline["gain_ci"]
     facts = f"mean Dice {dice:.4f} against {baseline['dice']:.4f} {of}, gain {baseline['gain']:.4f}{_interval(bounds)}"
     return _judge(name, _low(bounds), relation, threshold, facts, demand)
+
+
+def _beside(value: float | None, register: RegisterParams, facts: str, **undefined: str) -> Criterion:
+    margin = 0 - register.champion_margin
+    demand = f"{margin:g} (register.champion_margin)"
+    return _judge("gain_over_champion", value, ">=", margin, facts, demand, **undefined)
 
 
 def _judge(

@@ -100,6 +100,15 @@ def require_recorded(client: MlflowClient, model: Model, folder: Path) -> None:
         raise NervesegError(f"Model {model.label} is not used: {reason}.")
 
 
+def require_figures(client: MlflowClient, model: Model, folder: Path) -> None:
+    """Raises NervesegError where the fetched card, or a table that it holds the hash of, is not what was recorded."""
+    run_tags = client.get_run(model.run_id).data.tags
+    path = folder / FILES["card"].name
+    if reason := failures(_hashes(model, run_tags, {"card": [path]})):
+        raise NervesegError(f"The figures of model {model.label} are not used: {reason}.")
+    _files(card.read(path).origins.figures, folder)
+
+
 def _hashes(model: Model, run_tags: dict[str, str], files: dict[str, list[Path]]) -> list[Check]:
     """Each file of a model, or of each of its trainings, against the version's tag, and that against its run's."""
     return [_hash(name, parts, model.tags, run_tags) for name, parts in files.items()]

@@ -1,9 +1,6 @@
 """register: the evaluated model becomes a version in the registry, or a receipt says why not."""
 
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from nerveseg import paths, tracking
 from nerveseg.data.packed import Packed
@@ -12,8 +9,8 @@ from nerveseg.evaluation import card, report
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import read_json, replacing, write_json
 from nerveseg.params import Params, flatten
-from nerveseg.registry import comparison, gate, verification, versions
-from nerveseg.registry.gate import Verdict
+from nerveseg.registry import comparison, verification, versions
+from nerveseg.registry.comparison import Candidate
 from nerveseg.settings import settings
 from nerveseg.stages import main
 
@@ -39,7 +36,11 @@ def run(params: Params) -> None:
     with tracking.reachable("Nothing is lost: once the server answers, `dvc repro` registers."):
         client = tracking.connect()
         record = tracking.ensure_run(paths.MODELS)
-        verdict = _judge(record["model_id"], metrics, packed, lineage["dvc_split"], params)
+        rows = packed.rows(params.evaluate.split)
+        candidate = Candidate.read(record["model_id"], lineage, packed, rows, paths.PER_IMAGE_CSV)
+        verdict = comparison.judge(
+            client, candidate, metrics, paths.MODELS, params.evaluate, params.registration, settings().device
+        )
         tracking.log_evaluation(
             record,
             flatten(metrics),
@@ -62,19 +63,6 @@ def run(params: Params) -> None:
         beside.write_text(page, encoding="utf-8")
     write_json(paths.REGISTRATION_JSON, receipt)
     versions.print_outcome(verdict, version)
-
-
-def _judge(model_id: str, metrics: dict[str, Any], packed: Packed, split: str, params: Params) -> Verdict:
-    """The verdict on `models/`: what every model must reach, the logged scorer, the champion on the same frames."""
-    register = params.registration
-    if register.gate == "off":
-        return Verdict("off")
-    client = tracking.connect()
-    candidate = comparison.Candidate.read(model_id, split, packed, pd.read_csv(paths.PER_IMAGE_CSV), params.evaluate)
-    beside, note = comparison.with_champion(client, candidate, params.evaluate, register, settings().device)
-    scorer = comparison.with_logged(client, model_id, paths.MODELS, packed, candidate.rows)
-    criteria = [*gate.absolute(metrics, register), scorer]
-    return Verdict(register.gate, (*criteria, beside) if beside else tuple(criteria), note)
 
 
 def _lineage() -> dict[str, str]:

@@ -1,0 +1,56 @@
+"""Clones of the pipeline: what outlives them, and what becomes of those that were killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nerveseg import workspace
+from nerveseg.settings import settings
+
+NAMES = ("MLFLOW_TRACKING_URI", "NERVESEG_CHECKPOINTS")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("", ""), ("sqlite:////here/mlflow.db", "/here/checkpoints")),
+        (("sqlite:///runs/mlflow.db", "kept"), ("sqlite:////here/runs/mlflow.db", "/here/kept")),
+        (("sqlite:////srv/mlflow.db", "/srv/kept"), ("sqlite:////srv/mlflow.db", "/srv/kept")),
+        (("https://mlflow.example.org", "kept"), ("https://mlflow.example.org", "/here/kept")),
+    ],
+)
+def test_what_stages_in_a_clone_leave_is_not_in_the_clone(
+    given: tuple[str, str], expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in zip(NAMES, given, strict=True):
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    workspace.keep_outside(Path("/here"))
+    settings.cache_clear()
+    assert tuple(os.environ[name] for name in NAMES) == expected
+
+
+def test_a_clone_goes_with_its_process_even_where_another_has_its_id(tmp_path: Path) -> None:
+    for name in (str(os.getpid()), "1", "no-number"):  # as of killed processes, whose ids others have now
+        (tmp_path / name / "clone").mkdir(parents=True)
+    code = (
+        "import sys, time, pathlib\nfrom nerveseg import workspace\n"
+        "with workspace.scratch(pathlib.Path(sys.argv[1])) as root:\n"
+        "    root.mkdir(); print(root, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        theirs = Path(other.stdout.readline().strip())
+        with workspace.scratch(tmp_path) as ours:
+            assert not ours.exists()
+            ours.mkdir()
+            left = {path for path in tmp_path.iterdir() if path.is_dir()}
+            assert left == {theirs.parent, ours.parent}, "one that is in use stays"
+        assert not ours.parent.exists()
+        other.send_signal(signal.SIGKILL)
+    with workspace.scratch(tmp_path):
+        assert not theirs.parent.exists()
