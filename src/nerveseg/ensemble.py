@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -103,6 +103,18 @@ def register(members: Sequence[Member], root: Path, params: Params, render: Call
     versions.print_outcome(verdict, version)
 
 
+def run_id(weights: Iterable[str], trainings: Sequence[str]) -> str:
+    """The id of an ensemble's run, 32 hex digits.
+
+    Weights alone would not do: those of a training at another commit may be the same, but a run names its commit.
+
+    Args:
+        weights: SHA-256 of each file of them.
+        trainings: ids of the members' training runs, in order.
+    """
+    return hashlib.sha256("".join((*weights, *trainings)).encode()).hexdigest()[:32]
+
+
 def _training(member: Member) -> dict[str, Any]:
     record: dict[str, Any] = read_json(member.folder / paths.MODELS / "run.json")
     return record
@@ -183,11 +195,9 @@ def _shared(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(members: Sequence[Member], trainings: Sequence[dict[str, Any]], record: Card) -> tracking.Record:
-    """The record of the ensemble's run, which is told from others by its weights and the trainings that they are of."""
     shared = _shared(trainings[0]["params"])
-    told = [*record.origins.weights.values(), *(training["run_id"] for training in trainings)]
     return {
-        "run_id": hashlib.sha256("".join(told).encode()).hexdigest()[:32],
+        "run_id": run_id(record.origins.weights.values(), [training["run_id"] for training in trainings]),
         "params": shared,
         "tags": {
             **record.origins.code.training,
