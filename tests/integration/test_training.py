@@ -157,7 +157,8 @@ def test_a_server_that_is_down_loses_nothing(workspace: Workspace, tmp_path: Pat
 
 
 def test_the_threshold_is_the_best_one_on_the_validation_frames(workspace: Workspace) -> None:
-    workspace.set(**{"train.epochs": 1, "model.encoder": "resnet18", "model.threshold": "validation", "model.flips": True})
+    workspace.set(**{"train.epochs": 1, "model.encoder": "resnet18"})
+    workspace.set(**{"model.threshold": "validation", "model.flips": True})
     output = workspace.stage("train")
     segmenter = Segmenter.load(workspace.root / "models")
     packed = Packed.open(workspace.root / "data" / "packed")
