@@ -268,12 +268,13 @@ def _abstaining(table: pd.DataFrame, bootstrap: SubjectBootstrap) -> dict[str, A
 
 def _presence(table: pd.DataFrame, bootstrap: SubjectBootstrap) -> dict[str, Any]:
     """Whether there is a nerve at all, frame by frame."""
-    right, wrong, missed, left = _outcomes(table).values()
+    outcomes = _outcomes(table)
+    right, wrong, missed, left = outcomes.values()
     return {
         **_with_interval("precision", bootstrap.ratio(right, right | wrong)),
         **_with_interval("recall", bootstrap.ratio(right, right | missed)),
         **_with_interval("specificity", bootstrap.ratio(left, left | wrong)),
-        **{name: int(frames.sum()) for name, frames in _outcomes(table).items()},
+        **{name: int(frames.sum()) for name, frames in outcomes.items()},
     }
 
 
