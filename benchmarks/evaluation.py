@@ -17,11 +17,14 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from nerveseg.data import phantom
-from nerveseg.data.packed import Packed, Writer
-from nerveseg.evaluation import baselines, calibration, conflicts, overlays, page, plausibility, report, scores
+from nerveseg.data.frame_store import FrameStore, Writer
+from nerveseg.evaluation import baselines, calibration, conflicts, scores
 from nerveseg.evaluation.bootstrap import SubjectBootstrap
+from nerveseg.model import plausibility
 from nerveseg.params import load
+from nerveseg.phantom import dataset as phantom
+from nerveseg.report import overlays, page
+from nerveseg.report import sections as report
 
 FRAMES, SUBJECTS = 629, 35
 EVALUATION_LIMIT, INTERVAL_LIMIT = 60, 3  # seconds
@@ -30,7 +33,7 @@ PER_CLUSTER = 24
 ALL_BITS = 256  # all frames of a cluster count as near-identical, the most work there can be
 
 
-def packed(folder: Path) -> Packed:
+def synthetic(folder: Path) -> FrameStore:
     """The phantom's frames, half of which count as training as well."""
     params = load().phantom.model_copy(
         update={"subjects": SUBJECTS, "frames_per_subject": -(-FRAMES // SUBJECTS), "height": 420, "width": 580}
@@ -41,7 +44,7 @@ def packed(folder: Path) -> Packed:
                 writer.append(f"{subject}_{number}.png", str(subject), None, frame, mask)
         count = len(writer.frames())
         writer.write_index(pd.Series(np.where(np.arange(count) % 2, "train", "test")), np.arange(count) // PER_CLUSTER)
-    return Packed.open(folder)
+    return FrameStore.open(folder)
 
 
 def probability(truth: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -58,7 +61,7 @@ def timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[name] = time.perf_counter() - begun
 
 
-def evaluate(store: Packed) -> dict[str, float]:
+def evaluate(store: FrameStore) -> dict[str, float]:
     """Seconds of each part."""
     params = load().evaluate
     random = np.random.default_rng(0)
@@ -96,7 +99,7 @@ def evaluate(store: Packed) -> dict[str, float]:
             report.subject_table(scored.table, summary),
             report.reliability(scored, summary),
             report.thresholds(sweep, 0.5, summary),
-            report.abstaining(scored.table, summary),
+            report.selective_prediction(scored.table, summary),
             report.frames(store, scored.table, overlays.choose(scored.table, params.overlays, params.seed)),
             report.empty_rules(summary),
             report.label_conflicts(store, pairs, summary),
@@ -112,7 +115,7 @@ def evaluate(store: Packed) -> dict[str, float]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        seconds = evaluate(packed(Path(folder)))
+        seconds = evaluate(synthetic(Path(folder)))
     for name, taken in seconds.items():
         print(f"{name}: {taken:.2f} s")
     interval = seconds.pop("one interval")

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from nerveseg import paths
-from nerveseg.data.packed import Packed
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation import metrics
 from nerveseg.model.frames import normalise, resize
 from nerveseg.model.inference import Segmenter
@@ -26,7 +26,7 @@ from nerveseg.prediction import batch as batches
 from nerveseg.prediction.batch import Batch
 from nerveseg.prediction.export import export
 from nerveseg.prediction.inputs import select
-from nerveseg.prediction.scorer import ONNX_FILE, Scorer
+from nerveseg.prediction.openvino import ONNX_FILE, OpenVinoScorer
 from nerveseg.storage import open_storage
 
 CPUS = os.cpu_count() or 1
@@ -40,14 +40,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         network, spec = load(paths.MODELS)
-        packed = Packed.open(paths.PACKED)
-        rows = packed.rows("test")
-        frames = [resize(packed.frame(rows[number % len(rows)]), SIDE, SIDE) for number in range(FRAMES)]
+        store = FrameStore.open(paths.PACKED)
+        rows = store.rows("test")
+        frames = [resize(store.frame(rows[number % len(rows)]), SIDE, SIDE) for number in range(FRAMES)]
         spec = spec.model_copy(update={"height": SIDE, "width": SIDE})
         segmenter = Segmenter(network, spec)
         model = save(folder / "model", segmenter)
         scorers(model, segmenter, frames)
-        accuracy(packed, rows, folder)
+        accuracy(store, rows, folder)
         batch_prediction(model, frames, folder)
         small = spec.model_copy(update={"height": SMALL, "width": SMALL})
         memory(save(folder / "small", Segmenter(network, small)), frames, folder)
@@ -69,7 +69,7 @@ def scorers(model: Path, segmenter: Segmenter, frames: list[np.ndarray]) -> None
             inputs = np.stack([normalise(frame, segmenter.spec) for frame in frames[first : first + size]])
             torch.sigmoid(network(torch.from_numpy(inputs)[:, None]))
 
-    one, all_ = Scorer(model, streams=1, threads=CPUS), Scorer(model, streams=CPUS, threads=CPUS)
+    one, all_ = OpenVinoScorer(model, streams=1, threads=CPUS), OpenVinoScorer(model, streams=CPUS, threads=CPUS)
     with ThreadPoolExecutor(CPUS) as pool:
         for size, score in (
             (1, lambda: [one.probability(frame) for frame in frames]),
@@ -79,12 +79,12 @@ def scorers(model: Path, segmenter: Segmenter, frames: list[np.ndarray]) -> None
             print(f"scorer, {size} at a time: {ours:.1f} images/s, eager fp32 torch {peer:.1f}: {ours / peer:.2f} x")
 
 
-def accuracy(packed: Packed, rows: np.ndarray, folder: Path) -> None:
+def accuracy(store: FrameStore, rows: np.ndarray, folder: Path) -> None:
     segmenter = Segmenter.load(paths.MODELS)  # at its own size
-    scorer = Scorer(save(folder / "own", segmenter), streams=1, threads=CPUS)
+    scorer = OpenVinoScorer(save(folder / "own", segmenter), streams=1, threads=CPUS)
     dice: list[tuple[float, float]] = []
     for row in rows:
-        frame, truth = packed.frame(row), packed.mask(row)
+        frame, truth = store.frame(row), store.mask(row)
         masks = segmenter.mask(segmenter.probabilities([frame])[0]), scorer.mask(scorer.probability(frame))
         dice.append((metrics.score(masks[0], truth)[0], metrics.score(masks[1], truth)[0]))
     torch_dice, scorer_dice = np.mean(dice, axis=0)
@@ -92,7 +92,7 @@ def accuracy(packed: Packed, rows: np.ndarray, folder: Path) -> None:
 
 
 def batch_prediction(model: Path, frames: list[np.ndarray], folder: Path) -> None:
-    scorer = Scorer(model, streams=CPUS, threads=CPUS)
+    scorer = OpenVinoScorer(model, streams=CPUS, threads=CPUS)
     repeated = frames * 4
     with ThreadPoolExecutor(CPUS) as pool:
         bare = rate(lambda: list(pool.map(scorer.probability, repeated)), len(repeated))

@@ -24,9 +24,9 @@ from nerveseg.data.archive import decode_grey
 from nerveseg.model.network import build, save
 from nerveseg.model.spec import ModelSpec
 from nerveseg.prediction.export import export
-from nerveseg.prediction.scorer import Scorer
-from nerveseg.predictor.champion import CPUS
+from nerveseg.prediction.openvino import OpenVinoScorer
 from nerveseg.registry import delivery
+from nerveseg.serving.champion import CPUS
 from nerveseg.storage import FolderStorage
 
 SPEC = ModelSpec(architecture="Unet", encoder="resnet34", height=256, width=256, threshold=0.5)
@@ -41,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         deliver(folder / "model", FolderStorage(folder / "delivery"))
-        scorer = Scorer(folder / "model", streams=1, threads=CPUS)
+        scorer = OpenVinoScorer(folder / "model", streams=1, threads=CPUS)
         png = frame()
 
         def bare() -> None:

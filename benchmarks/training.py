@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nerveseg.data.packed import Packed, Writer
+from nerveseg.data.frame_store import FrameStore, Writer
 from nerveseg.model.device import device_name
 from nerveseg.model.losses import BceDice
 from nerveseg.model.network import build
@@ -25,7 +25,7 @@ FRAMES, STEPS = 160, 10
 HEIGHT, WIDTH = 420, 580  # native size of the frames, pixels
 
 
-def packed(folder: Path) -> Packed:
+def synthetic(folder: Path) -> FrameStore:
     """Frames of noise with an ellipse as mask: `FRAMES` to train on, one batch to validate."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
@@ -35,10 +35,10 @@ def packed(folder: Path) -> Packed:
             frame = random.integers(0, 256, (HEIGHT, WIDTH), np.uint8)
             writer.append(f"{number}_1.png", str(number), None, frame, mask)
         writer.write_index(pd.Series(["train"] * FRAMES + ["validation"] * 16), np.arange(FRAMES + 16))
-    return Packed.open(folder)
+    return FrameStore.open(folder)
 
 
-def nerveseg_rate(store: Packed, spec: ModelSpec, folder: Path) -> float:
+def nerveseg_rate(store: FrameStore, spec: ModelSpec, folder: Path) -> float:
     """Images/s of the second epoch, waiting for data included."""
     params = load()
     train = params.train.model_copy(update={"epochs": 2})
@@ -80,7 +80,7 @@ def main() -> None:
     spec = ModelSpec(**params.model.model_dump(exclude={"encoder_weights"}))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ours = nerveseg_rate(packed(folder), spec, folder)
+        ours = nerveseg_rate(synthetic(folder), spec, folder)
     bare = bare_rate(spec, params.train.batch_size)
     print(f"nerveseg {ours:.1f} images/s, bare loop in fp32 {bare:.1f} images/s, ratio {ours / bare:.2f}")
 

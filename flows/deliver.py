@@ -12,18 +12,19 @@ from prefect.events import emit_event
 from prefect.states import Completed, Failed
 
 from flows import lost
-from flows.retries import patient_task
-from nerveseg import params, tracking, verify, workspace
-from nerveseg.registry import bundle, delivery, versions
+from flows.retries import retrying_task
+from nerveseg import params, tracking
+from nerveseg.registry import bundle, delivery, verify, versions
 from nerveseg.registry.bundle import Pointer
 from nerveseg.registry.verification import Check, failures
 from nerveseg.storage import ChangedError, Storage
+from nerveseg.workspace import clones
 
 DELIVERED = "nerveseg.model.delivered"  # the event that starts `predict`
 _LATER = "The next run of `deliver` goes on from here."
 
 
-@patient_task
+@retrying_task
 def check(version: str, folder: Path) -> list[Check]:
     """Fetches a version's files into `folder`, checks them and exports the network there."""
     checks = verify.check(version, folder)
@@ -32,20 +33,20 @@ def check(version: str, folder: Path) -> list[Check]:
     return checks
 
 
-@patient_task
+@retrying_task
 def publish(storage: Storage, version: str, folder: Path) -> str:
     """Writes the version's bundle and reads it back; returns the hash of its SHA256SUMS."""
     return delivery.publish(storage, version, folder)
 
 
-@patient_task
+@retrying_task
 def finish(pointer: Pointer) -> None:
     """Says on the version that it is delivered, and moves the alias `previous`."""
     with tracking.reachable(_LATER):
         delivery.finish(tracking.connect(), pointer)
 
 
-@patient_task
+@retrying_task
 def refuse(storage: Storage, version: str, reason: str) -> str:
     """Writes the reason on the version and gives the alias back; returns what became of it."""
     with tracking.reachable(_LATER):
@@ -61,7 +62,7 @@ def deliver() -> State:
         if champion is None:
             return Completed(message=f"nothing to do: no version of {versions.NAME} is champion")
         version, run_id = champion
-        storage = workspace.lasting_storage(params.load().delivery.uri, "delivery.uri")
+        storage = clones.lasting_storage(params.load().delivery.uri, "delivery.uri")
         former, stamp = bundle.current(storage)
         if former is not None and not delivery.is_complete(storage, former):
             _complete(storage, former)

@@ -14,16 +14,17 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from prefect.states import Completed
 
-from flows import dvc, lost, summary
-from flows.retries import patient_task, transient, transient_or_killed
-from nerveseg import params, paths, profiles, workspace
+from flows import lost, summary
+from flows.retries import retrying_task, transient, transient_or_killed
+from nerveseg import params, paths, profiles
 from nerveseg.files import read_json
+from nerveseg.workspace import clones, commands, dvc
 
 CLONES = Path(".dvc/tmp/flows")
 REFUSED = "nerveseg.model.refused"  # the event of a model that the gate refused
 
 
-@patient_task
+@retrying_task
 def repro(root: Path, stage: str, stale: bool, force: bool, lock: BinaryIO) -> State:
     """`dvc repro` of a stage; its output is this task run's log."""
     ran = stale and dvc.repro(root, stage, force=force, lock=lock, say=get_run_logger().info)
@@ -32,7 +33,7 @@ def repro(root: Path, stage: str, stale: bool, force: bool, lock: BinaryIO) -> S
     return Completed(name="Cached", message=f"{stage}: nothing it depends on has changed")
 
 
-@patient_task
+@retrying_task
 def push(root: Path, lock: BinaryIO) -> None:
     """`dvc push` of data, model and reports to the DVC remote."""
     dvc.push(root, lock=lock, say=get_run_logger().info)
@@ -54,7 +55,7 @@ def pipeline(
         revision: Git commit, branch or tag whose code, params.yaml and dvc.lock are used; empty: those here.
     """
     say = get_run_logger().info
-    with _workspace(overrides, revision) as root, workspace.alone_in(root / dvc.LOCK, "another flow run", say) as lock:
+    with _workspace(overrides, revision) as root, commands.alone_in(root / dvc.LOCK, "another flow run", say) as lock:
         begun = time.time()
         if not (root / paths.REGISTRATION_JSON).exists() and (root / paths.DVC_LOCK).exists():
             dvc.restore(root)
@@ -73,7 +74,7 @@ def pipeline(
         ran = [stage for stage, state in states.items() if state.name != "Cached"]
         receipt = read_json(root / paths.REGISTRATION_JSON)
         message = summary.verdict(receipt, former, ran)
-        if ran and workspace.remote(root):
+        if ran and commands.remote(root):
             push.with_options(task_run_name="push")(root, lock)
         create_markdown_artifact(
             summary.markdown(root, {stage: str(state.name) for stage, state in states.items()}, message, begun),
@@ -97,17 +98,17 @@ def _workspace(overrides: dict[str, Any], revision: str) -> Iterator[Path]:
         NervesegError: the revision cannot be had, or the overridden parameters do not fit.
     """
     here = Path.cwd()
-    workspace.keep_outside(here)
+    clones.keep_outside(here)
     if not overrides and not revision:
         params.load()
         yield here
         return
-    with workspace.scratch(here / CLONES) as root:
-        workspace.clone(here, root, revision or "HEAD")
+    with clones.scratch(here / CLONES) as root:
+        clones.clone(here, root, revision or "HEAD")
         if not revision:
-            workspace.bring_state(here, root)
+            clones.bring_state(here, root)
         profiles.override(overrides, root / paths.PARAMS)
-        workspace.link_dataset(here, root)
+        clones.link_dataset(here, root)
         yield root
 
 

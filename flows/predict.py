@@ -19,22 +19,23 @@ from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows import lost
-from flows.retries import patient_task
+from flows.retries import retrying_task
 from flows.shards import CPUS, predict_shard
 from flows.summary import WARNING
-from nerveseg import params, tracking, workspace
-from nerveseg import predict as prediction
+from nerveseg import params, tracking
 from nerveseg.data import sources
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import drift
 from nerveseg.files import read_json
 from nerveseg.prediction import batch as batches
+from nerveseg.prediction import drift
+from nerveseg.prediction import files as prediction
 from nerveseg.prediction.batch import Batch, Summary
 from nerveseg.prediction.inputs import open_frames, select
 from nerveseg.registry import versions
 from nerveseg.registry.versions import Model
 from nerveseg.settings import settings
 from nerveseg.storage import Entry, open_storage
+from nerveseg.workspace import clones
 
 _KEPT = "What is predicted is kept: run again to go on."
 
@@ -54,13 +55,13 @@ def _task_runner() -> TaskRunner[Any]:
     return DaskTaskRunner(address=chosen)
 
 
-@patient_task
+@retrying_task
 def fetch(wanted: str, folder: Path) -> Model:
     """Fetches a model, refuses it where it is not what was recorded, and exports it into `folder`."""
     return prediction.fetch(wanted, folder)
 
 
-@patient_task
+@retrying_task
 def merge(batch: Batch, shards: list[tuple[Entry, ...]]) -> Summary:
     """Writes predictions.parquet."""
     return batches.merge(batch, shards)
@@ -86,7 +87,7 @@ def predict(
     if shard < 1:
         raise NervesegError(f"shard is {shard}: a task needs at least one frame.")
     uri = uri.rstrip("/") if "://" in uri else str(Path(uri).resolve())
-    place = workspace.lasting_storage(output or settled.output, "output" if output else "predict.output").uri
+    place = clones.lasting_storage(output or settled.output, "output" if output else "predict.output").uri
     with tempfile.TemporaryDirectory() as name, _local_zip(uri) as frames:
         folder = Path(name)
         chosen = fetch.with_options(task_run_name="fetch the model")(model, folder)
@@ -128,7 +129,7 @@ def _predict_missing(batch: Batch, shards: list[tuple[Entry, ...]]) -> None:
         raise NervesegError(f"{len(errors)} of {len(todo)} shards failed, the first with: {errors[0]} {_KEPT}")
 
 
-@patient_task
+@retrying_task
 def record(model: Model, batch: Batch, index: dict[str, Any], metrics: dict[str, float]) -> None:
     """Logs the batch to MLflow and writes its index, which ends it."""
     rows = index["drift"]
@@ -205,7 +206,7 @@ def _page(message: str, drifts: list[drift.Drift], summary: Summary, seconds: fl
         ),
         "",
         "Intensity in grey levels, area as share of the frame, confidence as mean probability within the mask, "
-        "mistrust from 0 to 1, above 0.5 for masks odder than nineteen of twenty true ones of the training.",
+        "atypicality from 0 to 1, above 0.5 for masks odder than nineteen of twenty true ones of the training.",
         "",
         *(["| unreadable | why |", "|---|---|"] if summary.unreadable else []),
         *(f"| {image} | {reason} |" for image, reason in summary.unreadable[:100]),

@@ -6,7 +6,7 @@ from prefect import State, task
 from prefect.cache_policies import NO_CACHE
 
 from nerveseg.errors import TransientError
-from nerveseg.workspace import StageError
+from nerveseg.workspace.commands import StageError
 
 PAUSES = [10.0, 30.0, 90.0]  # seconds before another try
 
@@ -24,7 +24,7 @@ def transient_or_killed(_task: Any, _run: Any, state: State) -> bool:
 
 
 # A decorator. Nothing is cached or persisted: DVC, MLflow and the storages know what is done.
-patient_task = task(
+retrying_task = task(
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=len(PAUSES),

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from flows.retries import patient_task
+from flows.retries import retrying_task
 from nerveseg.prediction import batch as batches
 from nerveseg.prediction.batch import Batch
 from nerveseg.storage import Entry
@@ -11,7 +11,7 @@ from nerveseg.storage import Entry
 CPUS = os.cpu_count() or 1
 
 
-@patient_task
+@retrying_task
 def predict_shard(batch: Batch, entries: tuple[Entry, ...]) -> None:
     """Predicts a shard with as many threads as the process has: those of the Dask worker that it is, else all."""
     batches.predict_shard(batch, entries, _worker_threads() or CPUS)

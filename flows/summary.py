@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from nerveseg import paths
-from nerveseg.evaluation.card import markdown_row
 from nerveseg.files import read_json
+from nerveseg.modelcard.card import markdown_row
 from nerveseg.settings import settings
 
 WARNING = "Warning"  # name of the state of a flow run that is complete and yet needs a look

@@ -107,8 +107,8 @@ def new_bucket(endpoint: str) -> Bucket:
 
 def put_phantom(bucket: Bucket, workspace: Workspace, path: Path, **changes: Any) -> None:
     """Stores the phantom of a workspace's params, with `changes` to them, as nerves.zip; `path` keeps a copy."""
-    from nerveseg.data import phantom
     from nerveseg.params import load
+    from nerveseg.phantom import dataset as phantom
 
     phantom.write(path, load(workspace.root / "params.yaml").phantom.model_copy(update=changes))
     bucket.put("nerves.zip", path.read_bytes())

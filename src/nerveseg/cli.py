@@ -62,7 +62,7 @@ def reproduce(
     folder: Annotated[Path | None, typer.Argument(help="Where to; default: beside this repository.")] = None,
 ) -> None:
     """Restore what a registered version was made from into a clean clone: code, params, lock and data."""
-    from nerveseg.reproduce import reproduce as restore  # it imports mlflow
+    from nerveseg.workspace.reproduce import reproduce as restore  # it imports mlflow
 
     with readable_errors():
         restore(version, folder or Path.cwd().with_name(f"{Path.cwd().name}-version-{version}"))
@@ -73,7 +73,7 @@ def verify(
     version: Annotated[str, typer.Argument(help="A version of nerve-segmentation, by its number or alias.")],
 ) -> None:
     """Check a version as a delivery does: hashes, lineage, masks of its smoke frames, and its exported form."""
-    from nerveseg.verify import verify as check
+    from nerveseg.registry.verify import verify as check
 
     with readable_errors():
         check(version)
@@ -90,7 +90,7 @@ def crossval(
     ] = False,
 ) -> None:
     """Test on every subject: train and evaluate fold by fold, as DVC experiments, and pool the figures."""
-    from nerveseg.crossval import crossval as run  # it imports mlflow
+    from nerveseg.crossval.run import crossval as run  # it imports mlflow
 
     with readable_errors():
         run(folds, leakage=leakage, ensemble=ensemble)
@@ -102,7 +102,7 @@ def predict(
     model: Annotated[str, typer.Option(help="An alias, a version's number or a run's id.")] = "champion",
 ) -> None:
     """Write mask and overlay of a frame beside it."""
-    from nerveseg.predict import predict_files  # it imports mlflow
+    from nerveseg.prediction.files import predict_files  # it imports mlflow
 
     with readable_errors():
         predict_files(files, model)
@@ -119,7 +119,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the delivered champion over HTTP: an API, and a page to drop frames on."""
-    from nerveseg.predictor.server import serve as run
+    from nerveseg.serving.server import serve as run
 
     with readable_errors():
         run(host, port, delivery)

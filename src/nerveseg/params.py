@@ -166,7 +166,7 @@ class EvaluateParams(Section):
     nsd_tolerance: float = Field(ge=0, le=100, description="pixels of a frame that an outline may be off, for NSD")
     min_frames: int = Field(ge=1, description="frames that a subject needs to be called the worst")
     resamples: int = Field(ge=100, le=100_000, description="of the subjects, for the 95 % intervals")
-    overlays: int = Field(ge=1, le=24, description="frames in each panel: best, worst, random, mistrusted")
+    overlays: int = Field(ge=1, le=24, description="frames in each panel: best, worst, random, atypical")
     seed: Seed
 
 

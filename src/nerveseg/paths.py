@@ -13,7 +13,7 @@ PHANTOM_ZIP = Path("data/phantom.zip")
 DATASET_ZIP = Path("data/raw/dataset.zip")
 SOURCE_JSON = Path("data/raw/source.json")
 PACKED = Path("data/packed")
-FINDINGS_JSON = Path("data/findings.json")  # only while errors keep the dataset from being packed
+FINDINGS_JSON = Path("data/findings.json")  # only while errors keep the dataset from being stored
 
 MODELS = Path("models")
 

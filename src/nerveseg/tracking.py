@@ -43,9 +43,9 @@ from nerveseg.files import read_json, write_json
 from nerveseg.settings import settings
 
 ORIGIN = "nerveseg.run_id"  # the training run that a run is, or was made from
-SCORER = Path(__file__).parent / "registry" / "scorer.py"
+SERVED_MODEL = Path(__file__).parent / "registry" / "pyfunc.py"
 # What the code that travels with the model imports; pinned to this environment's versions when it is logged.
-SCORER_REQUIREMENTS = (
+SERVED_MODEL_REQUIREMENTS = (
     "huggingface-hub",
     "mlflow",
     "numpy",
@@ -343,17 +343,17 @@ def _log_model(folder: Path) -> str:
             [
                 TensorSpec(np.dtype(np.uint8), (-1, -1, -1), "mask"),
                 TensorSpec(np.dtype(np.float32), (-1, -1, -1), "probability"),
-                TensorSpec(np.dtype(np.float32), (-1,), "mistrust"),
+                TensorSpec(np.dtype(np.float32), (-1,), "atypicality"),
             ]
         ),
     )
     with warnings.catch_warnings(action="ignore"):  # it would like type hints of its own and an example to run
         info = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(SCORER),
+            python_model=str(SERVED_MODEL),
             artifacts={"weights": str(folder / "model.safetensors"), "spec": str(folder / "model.json")},
-            code_paths=[str(SCORER.parents[1])],
-            pip_requirements=[f"{name}=={version(name)}" for name in SCORER_REQUIREMENTS],
+            code_paths=[str(SERVED_MODEL.parents[1])],
+            pip_requirements=[f"{name}=={version(name)}" for name in SERVED_MODEL_REQUIREMENTS],
             signature=signature,
         )
     if info.model_id is None:

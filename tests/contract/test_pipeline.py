@@ -96,7 +96,7 @@ def test_the_command_is_the_stage(name: str) -> None:
 def test_deps_name_the_code_that_the_stage_imports(name: str) -> None:
     needed = all_imports(stage_file(name)) - CARRIERS
     if name == "train":  # logs it with the model
-        needed.add(tracking.SCORER.relative_to(ROOT).as_posix())
+        needed.add(tracking.SERVED_MODEL.relative_to(ROOT).as_posix())
     declared = code_deps(name)
     missing = {file for file in needed if not any(file == dep or file.startswith(f"{dep}/") for dep in declared)}
     assert not missing, f"{name} imports {missing}, which dvc.yaml does not name"
@@ -133,6 +133,6 @@ def test_every_file_that_a_stage_needs_is_another_stages_output() -> None:
 
 
 def test_the_flow_runs_every_stage_in_order() -> None:
-    from flows.dvc import STAGES as FLOW_STAGES
+    from nerveseg.workspace.dvc import STAGES as FLOW_STAGES
 
     assert list(FLOW_STAGES) == [name for name in STAGES if name != "phantom"]

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nerveseg.data.packed import Packed
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation.scores import Scores
-from nerveseg.workspace import alone_in
+from nerveseg.workspace.commands import alone_in
 from workspace import Workspace, wait_for
 
 NAME = "nerve-segmentation"
@@ -160,8 +160,8 @@ def test_the_networks_of_the_folds_are_one_version(crossed: tuple[Workspace, str
         (logged,) = client.search_logged_models(["1"], f"source_run_id = '{run_id}'")
         return Segmenter.load(Path(logged.artifact_location) / "artifacts")
 
-    packed = Packed.open(workspace.root / "data/packed")
-    frames = [packed.frame(row) for row in (0, len(packed) // 2, len(packed) - 1)]
+    store = FrameStore.open(workspace.root / "data/packed")
+    frames = [store.frame(row) for row in (0, len(store) // 2, len(store) - 1)]
     found = np.stack(network(run.info.run_id).probabilities(frames))
     members = [np.stack(network(run_id).probabilities(frames)) for run_id in folds["run_id"]]
     assert np.ptp(members, axis=0).max() > 0.01, "they differ"

@@ -20,9 +20,9 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from conftest import Bucket, aws_variables
-from nerveseg.evaluation import provenance
-from nerveseg.evaluation.card import Card
 from nerveseg.files import sha256
+from nerveseg.modelcard import provenance
+from nerveseg.modelcard.card import Card
 from workspace import Workspace, free_port, mlflow_server, prefect_server, wait_for
 
 NAME = "nerve-segmentation"
@@ -307,7 +307,7 @@ def found(inside: None) -> Callable[[], set[str]]:
     """Verifies the second version without its network; returns the names of the checks that fail."""
     from nerveseg import tracking
     from nerveseg.registry.verification import failures, of_record
-    from nerveseg.verify import of_repository
+    from nerveseg.registry.verify import of_repository
 
     def run() -> set[str]:
         with tempfile.TemporaryDirectory() as name:

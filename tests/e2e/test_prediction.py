@@ -19,15 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import Bucket, aws_variables
-from nerveseg.data import phantom, rle
-from nerveseg.data.packed import Packed
-from nerveseg.evaluation import plausibility
+from nerveseg.data import rle
+from nerveseg.data.frame_store import FrameStore
+from nerveseg.model import plausibility
 from nerveseg.model.inference import Segmenter
 from nerveseg.model.spec import read_spec
 from nerveseg.params import load
+from nerveseg.phantom import dataset as phantom
 from workspace import Workspace, free_port, prefect_server, wait_for
 
-COLUMNS = ["image", "rle_mask", "area", "confidence", "mistrust", "height", "width", "model_version"]
+COLUMNS = ["image", "rle_mask", "area", "confidence", "atypicality", "height", "width", "model_version"]
 Predict = Callable[..., tuple[str, str]]
 
 
@@ -114,7 +115,7 @@ def test_masks_runs_and_figures_are_the_networks(
         mask = rle.decode(row.rle_mask, row.height, row.width)
         different += np.count_nonzero(mask != expected[row.image])
         assert row.area == mask.sum()
-        assert row.mistrust == plausibility.mistrust(mask, training)
+        assert row.atypicality == plausibility.atypicality(mask, training)
         png = cv2.imread(str(output / "1" / "masks" / row.image), cv2.IMREAD_UNCHANGED)
         assert np.array_equal(png, mask * 255)
         assert np.isnan(row.confidence) if row.area == 0 else 0.5 <= row.confidence <= 1
@@ -138,7 +139,7 @@ def test_fresh_frames_do_not_drift_and_the_table_is_in_mlflow(
     workspace: Workspace, folder: Path, predict: Predict, frames: Path
 ) -> None:
     index = index_of(folder / "first")
-    assert [row["figure"] for row in index["drift"]] == ["intensity", "area", "confidence", "mistrust"]
+    assert [row["figure"] for row in index["drift"]] == ["intensity", "area", "confidence", "atypicality"]
     assert not any(row["drifted"] for row in index["drift"])
     client = client_of(workspace)
     run = client.get_run(index["mlflow_run"])
@@ -333,7 +334,7 @@ def test_a_person_predicts_one_frame(
     assert overlay.shape == (*mask.shape, 3)
     assert path.name in output
     training = read_spec(workspace.root / "models").plausibility
-    assert f"{plausibility.mistrust(mask // 255, training):.3f}" in output
+    assert f"{plausibility.atypicality(mask // 255, training):.3f}" in output
 
 
 def test_a_champion_that_is_not_delivered_is_not_used(workspace: Workspace, predict: Predict, frames: Path) -> None:
@@ -358,11 +359,11 @@ def test_tampered_weights_are_not_used(workspace: Workspace, predict: Predict, f
     assert not (folder / "tampered").exists()
 
 
-def test_the_packed_training_set_is_what_frames_are_compared_with(workspace: Workspace) -> None:
+def test_the_stored_training_set_is_what_frames_are_compared_with(workspace: Workspace) -> None:
     reference = json.loads((workspace.root / "reports" / "reference.json").read_text())
-    packed = Packed.open(workspace.root / "data" / "packed")
-    rows = packed.rows("train")
+    store = FrameStore.open(workspace.root / "data" / "packed")
+    rows = store.rows("train")
     assert reference["frames"] == len(rows)
-    assert reference["subjects"] == packed.index.loc[rows, "subject"].nunique()
+    assert reference["subjects"] == store.index.loc[rows, "subject"].nunique()
     assert sum(reference["intensity"]["counts"]) == pytest.approx(len(rows))
-    assert reference["intensity"]["mean"] == pytest.approx(np.mean([packed.frame(row).mean() for row in rows]))
+    assert reference["intensity"]["mean"] == pytest.approx(np.mean([store.frame(row).mean() for row in rows]))

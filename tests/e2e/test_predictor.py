@@ -23,17 +23,18 @@ from PIL import Image
 
 from nerveseg.data import rle
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import metrics, plausibility
+from nerveseg.evaluation import metrics
+from nerveseg.model import plausibility
 from nerveseg.model.network import build, save
 from nerveseg.model.spec import ModelSpec
 from nerveseg.prediction.export import export
-from nerveseg.prediction.scorer import Scorer
+from nerveseg.prediction.openvino import OpenVinoScorer
 from nerveseg.registry import bundle, delivery
 from nerveseg.storage import FolderStorage
 from workspace import free_port, wait_for
 
 SPEC = ModelSpec(architecture="Unet", encoder="resnet18", height=64, width=64, threshold=0.5)
-# Version 2 is of before there was mistrust.
+# Version 2 is of before there was atypicality.
 PLAUSIBILITY = {"1": plausibility.fit([np.pad(np.ones((4, side)), 9) for side in (6, 7, 8)]), "2": None}
 MOST = 4096  # pixels of a side; a frame of that size takes a good part of a second
 SEGMENT = "/v1/segment"
@@ -145,7 +146,7 @@ def decoded(content: bytes) -> np.ndarray:
 def test_answers_are_those_of_the_scorer(
     server: Server, models: dict[str, Path], frame: np.ndarray, suffix: str
 ) -> None:
-    scorer = Scorer(models["1"], streams=1, threads=1)
+    scorer = OpenVinoScorer(models["1"], streams=1, threads=1)
     probability = scorer.probability(frame)
     mask = scorer.mask(probability)
     assert 0 < mask.mean() < 1
@@ -154,9 +155,9 @@ def test_answers_are_those_of_the_scorer(
     found = server.segment(content).json()
     assert (rle.decode(found["rle_mask"], *frame.shape) == mask).all()
     assert found.pop("rle_mask") == rle.encode(mask)
-    confidence, mistrust = found.pop("confidence"), found.pop("mistrust")
-    assert mistrust == pytest.approx(plausibility.mistrust(mask, PLAUSIBILITY["1"]), abs=1e-6)
-    assert 0 < mistrust < 1
+    confidence, atypicality = found.pop("confidence"), found.pop("atypicality")
+    assert atypicality == pytest.approx(plausibility.atypicality(mask, PLAUSIBILITY["1"]), abs=1e-6)
+    assert 0 < atypicality < 1
     assert confidence == pytest.approx(metrics.confidence(probability, mask), abs=1e-4)
     assert found == {
         "image": "frame.png",
@@ -171,7 +172,7 @@ def test_answers_are_those_of_the_scorer(
         assert answer.headers["content-type"] == "image/png"
         assert (answer.headers["x-model-version"], answer.headers["x-area"]) == ("1", str(mask.sum()))
         assert float(answer.headers["x-confidence"]) == pytest.approx(confidence, abs=1e-5)
-        assert float(answer.headers["x-mistrust"]) == pytest.approx(mistrust, abs=1e-5)
+        assert float(answer.headers["x-atypicality"]) == pytest.approx(atypicality, abs=1e-5)
         picture = decoded(answer.content)
         if kind == "mask":
             assert np.array_equal(picture, mask * 255)
@@ -394,8 +395,8 @@ def test_deliveries_are_followed_under_load(tmp_path: Path, models: dict[str, Pa
             versions = [version for status, version in seen if status == 200]
             assert set(versions) == {"1", "2"}
             assert versions == sorted(versions), "never the old one after the new"
-        assert server.segment(content).json()["mistrust"] is None
-        assert "x-mistrust" not in server.segment(content, params={"format": "mask"}).headers
+        assert server.segment(content).json()["atypicality"] is None
+        assert "x-atypicality" not in server.segment(content, params={"format": "mask"}).headers
         assert server.metric("loads_total") == 2
         assert (server.metric('model_info{version="1"}'), server.metric('model_info{version="2"}')) == (0, 1)
 

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from conftest import Bucket, aws_variables, put_phantom
 from nerveseg.data import rle
-from nerveseg.data.packed import Packed
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation.metrics import score
 from workspace import Workspace
 
@@ -92,7 +92,7 @@ def test_the_run_holds_params_curves_figures_and_lineage(workspace: Workspace, b
         "best.jpg",
         "worst.jpg",
         "random.jpg",
-        "mistrusted.jpg",
+        "atypical.jpg",
         "curves.png",
     }
     assert artifacts(client, record["run_id"], "reproduce") == {"dvc.lock", "params.yaml", "gate.json"}
@@ -107,7 +107,7 @@ def test_the_reports_agree(workspace: Workspace) -> None:
     images = pd.read_csv(workspace.root / "reports/per_image.csv")
     subjects = pd.read_csv(workspace.root / "reports/per_subject.csv")
     assert list(images.columns[:4]) == ["image", "subject", "dice", "iou"]
-    assert {"nsd", "hd95", "centroid_error", "mistrust", "confidence"} <= set(images.columns)
+    assert {"nsd", "hd95", "centroid_error", "atypicality", "confidence"} <= set(images.columns)
     test = metrics["test"]
     for figure in ("dice", "iou", "nsd", "hd95", "centroid_error"):
         assert test[figure] == pytest.approx(images[figure].mean(), abs=1e-6)
@@ -118,7 +118,7 @@ def test_the_reports_agree(workspace: Workspace) -> None:
     assert (metrics["test"]["frames"], metrics["test"]["subjects"]) == (len(images), len(subjects))
     index = pd.read_parquet(workspace.root / "data/packed/index.parquet")
     assert {"image", "subject", "split", "fold", "height", "width", "mask_area"} <= set(index.columns)
-    store = Packed.open(workspace.root / "data/packed")
+    store = FrameStore.open(workspace.root / "data/packed")
     predictions = pd.read_parquet(workspace.root / "reports/predictions.parquet").set_index("image")
     for row in store.rows("test"):
         found = predictions.loc[store.index.at[row, "image"]]
@@ -152,8 +152,8 @@ def test_pyfunc_predicts_frames_of_another_size_without_the_project(workspace: W
         "assert out['mask'].shape == out['probability'].shape == (3, 70, 111)\n"
         "assert out['mask'].dtype == np.uint8 and out['probability'].dtype == np.float32\n"
         "assert ((out['probability'] >= 0.5) == out['mask']).all()\n"
-        "assert out['mistrust'].shape == (3,) and out['mistrust'].dtype == np.float32\n"
-        "assert ((out['mistrust'] >= 0) & (out['mistrust'] <= 1)).all()\n"
+        "assert out['atypicality'].shape == (3,) and out['atypicality'].dtype == np.float32\n"
+        "assert ((out['atypicality'] >= 0) & (out['atypicality'] <= 1)).all()\n"
         "one = model.predict(np.load('frames.npy')[:1])\n"
         "assert np.allclose(one['probability'], out['probability'][:1], atol=1e-5)\n"
     )

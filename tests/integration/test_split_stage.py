@@ -14,7 +14,7 @@ from PIL import Image
 from dataset_zips import HEIGHT, WIDTH, frame, image, kaggle, mask, parquet, write_zip
 from nerveseg import params, paths
 from nerveseg.data import rle
-from nerveseg.data.packed import Packed
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
 from nerveseg.files import read_json, sha256
 from nerveseg.stages import split
@@ -28,7 +28,7 @@ def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def run(members: dict[str, bytes] | None = None, frames: str = "all", **changes: Any) -> Packed:
+def run(members: dict[str, bytes] | None = None, frames: str = "all", **changes: Any) -> FrameStore:
     """Runs the stage on a zip of these members with params.yaml's own values but for these changes."""
     if members is not None:
         write_zip(paths.DATASET_ZIP, members)
@@ -36,7 +36,7 @@ def run(members: dict[str, bytes] | None = None, frames: str = "all", **changes:
     content["data"]["frames"] = frames
     content["split"] |= changes
     split.run(params.parse(content, "params"))
-    return Packed.open(paths.PACKED)
+    return FrameStore.open(paths.PACKED)
 
 
 def refusal(members: dict[str, bytes], **changes: Any) -> str:
@@ -60,18 +60,18 @@ def hydrogen_torch(subjects: int = 6, suffix: str = "png", **columns: Any) -> di
 
 
 def test_packs_kaggle_pairs_exactly() -> None:
-    packed = run(kaggle())
-    assert packed.index["image"].tolist() == [f"{s}_{n}.tif" for s in range(1, 7) for n in (1, 2)]
-    assert packed.index["subject"].tolist() == [str(s) for s in range(1, 7) for _ in (1, 2)]
-    np.testing.assert_array_equal(packed.frame(3), frame(202))
-    np.testing.assert_array_equal(packed.mask(2), mask(30))
-    assert packed.index["mask_area"].tolist() == [30, 0] * 6
+    store = run(kaggle())
+    assert store.index["image"].tolist() == [f"{s}_{n}.tif" for s in range(1, 7) for n in (1, 2)]
+    assert store.index["subject"].tolist() == [str(s) for s in range(1, 7) for _ in (1, 2)]
+    np.testing.assert_array_equal(store.frame(3), frame(202))
+    np.testing.assert_array_equal(store.mask(2), mask(30))
+    assert store.index["mask_area"].tolist() == [30, 0] * 6
     assert read_json(paths.PACKED / "findings.json") == {
         "layout": "kaggle",
         "frames": 12,
         "subjects": 6,
         "frames_with_mask": 6,
-        "packed_frames": 12,
+        "frames_used": 12,
         "errors": 0,
         "warnings": 0,
         "findings": [],
@@ -80,12 +80,12 @@ def test_packs_kaggle_pairs_exactly() -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "tif", "tiff", "bmp"])
 def test_packs_hydrogen_torch_with_any_image_type(suffix: str) -> None:
-    packed = run(hydrogen_torch(suffix=suffix))
-    assert len(packed) == 6
-    assert packed.frame(0).shape == (HEIGHT, WIDTH)
+    store = run(hydrogen_torch(suffix=suffix))
+    assert len(store) == 6
+    assert store.frame(0).shape == (HEIGHT, WIDTH)
     if not suffix.startswith("j"):
-        np.testing.assert_array_equal(packed.frame(0), frame(0))
-    np.testing.assert_array_equal(packed.mask(5), mask())
+        np.testing.assert_array_equal(store.frame(0), frame(0))
+    np.testing.assert_array_equal(store.mask(5), mask())
 
 
 def test_packs_frames_of_differing_sizes() -> None:
@@ -94,10 +94,10 @@ def test_packs_frames_of_differing_sizes() -> None:
     for number, (height, width) in enumerate(sizes):
         members[f"{number}_1.tif"] = image(frame(number, height, width))
         members[f"{number}_1_mask.tif"] = image(mask(number, height, width))
-    packed = run(members)
+    store = run(members)
     for number, size in enumerate(sizes):
-        np.testing.assert_array_equal(packed.frame(number), frame(number, *size))
-        np.testing.assert_array_equal(packed.mask(number), mask(number, *size))
+        np.testing.assert_array_equal(store.frame(number), frame(number, *size))
+        np.testing.assert_array_equal(store.mask(number), mask(number, *size))
 
 
 def test_rows_of_an_image_unite() -> None:
@@ -106,17 +106,17 @@ def test_rows_of_an_image_unite() -> None:
     members["train.pq"] = parquet(
         image=names, class_id=["0"] * 6 + ["1"], rle_mask=[None, "", "1 5", *["1 1"] * 3, "4 9"]
     )
-    packed = run(members)
-    np.testing.assert_array_equal(packed.mask(2), rle.decode("1 12", HEIGHT, WIDTH))
-    assert packed.index["mask_area"].tolist() == [0, 0, 12, 1, 1, 1]
+    store = run(members)
+    np.testing.assert_array_equal(store.mask(2), rle.decode("1 12", HEIGHT, WIDTH))
+    assert store.index["mask_area"].tolist() == [0, 0, 12, 1, 1, 1]
 
 
 def test_nonempty_drops_empty_frames_and_the_subjects_that_had_no_other() -> None:
     members = kaggle() | {"train/7_1.tif": image(frame(7)), "train/7_1_mask.tif": image(mask(0))}
-    packed = run(members, frames="nonempty")
-    assert packed.index["image"].tolist() == [f"{subject}_1.tif" for subject in range(1, 7)]
+    store = run(members, frames="nonempty")
+    assert store.index["image"].tolist() == [f"{subject}_1.tif" for subject in range(1, 7)]
     report = read_json(paths.PACKED / "findings.json")
-    assert (report["frames"], report["subjects"], report["frames_with_mask"], report["packed_frames"]) == (13, 7, 6, 6)
+    assert (report["frames"], report["subjects"], report["frames_with_mask"], report["frames_used"]) == (13, 7, 6, 6)
 
 
 def test_nothing_but_empty_masks_is_a_clear_error() -> None:
@@ -136,9 +136,9 @@ def test_same_zip_gives_the_same_bytes_whatever_the_order_in_it() -> None:
 
 
 def test_honours_the_datasets_own_folds(capsys: pytest.CaptureFixture[str]) -> None:
-    packed = run(hydrogen_torch(fold=[0, 1, 2, 0, 3, 4]), by="fold", validation_fold=0, test_fold=4)
-    assert packed.index["split"].tolist() == ["validation", "train", "train", "validation", "train", "test"]
-    assert packed.index["fold"].tolist() == [0, 1, 2, 0, 3, 4]
+    store = run(hydrogen_torch(fold=[0, 1, 2, 0, 3, 4]), by="fold", validation_fold=0, test_fold=4)
+    assert store.index["split"].tolist() == ["validation", "train", "train", "validation", "train", "test"]
+    assert store.index["fold"].tolist() == [0, 1, 2, 0, 3, 4]
     rows = [line.split("│")[1:6] for line in capsys.readouterr().err.splitlines() if line.startswith("│")]
     assert [[cell.strip() for cell in row] for row in rows] == [
         ["train", "3", "3", "3", "3"],
@@ -249,7 +249,7 @@ def test_every_finding_of_kaggle_pairs_is_reported_at_once(capsys: pytest.Captur
         ("warning", "duplicate frame across subjects", "13_1.tif"),
     ]
     report = read_json(paths.FINDINGS_JSON)
-    assert (report["errors"], report["warnings"], report["packed_frames"]) == (10, 5, 0)
+    assert (report["errors"], report["warnings"], report["frames_used"]) == (10, 5, 0)
     shown = capsys.readouterr().err
     assert all(kind in shown for kind in ("size mismatch", "11_3.tif", "contradictory", "10 errors and 5 warnings"))
 
@@ -323,16 +323,16 @@ needs_real_data = pytest.mark.skipif(not REAL_DATA.exists(), reason="no real fra
 
 @pytest.mark.real_data
 @needs_real_data
-@pytest.mark.parametrize(("frames", "packed_frames"), [("all", 75), ("nonempty", 32)])
-def test_real_tif_pairs(frames: str, packed_frames: int) -> None:
+@pytest.mark.parametrize(("frames", "frames_used"), [("all", 75), ("nonempty", 32)])
+def test_real_tif_pairs(frames: str, frames_used: int) -> None:
     content = (REAL_DATA / "nerves_original_tifs.zip").read_bytes()
     paths.DATASET_ZIP.parent.mkdir(parents=True)
     paths.DATASET_ZIP.write_bytes(content)
-    packed = run(frames=frames)
-    assert len(packed) == packed_frames
-    assert (packed.index["mask_area"] > 0).sum() == 32
-    assert set(zip(packed.index["height"], packed.index["width"], strict=True)) == {(420, 580)}
-    areas = packed.index["mask_area"][packed.index["mask_area"] > 0]
+    store = run(frames=frames)
+    assert len(store) == frames_used
+    assert (store.index["mask_area"] > 0).sum() == 32
+    assert set(zip(store.index["height"], store.index["width"], strict=True)) == {(420, 580)}
+    areas = store.index["mask_area"][store.index["mask_area"] > 0]
     assert areas.between(2684, 17439).all()
 
 
@@ -344,8 +344,8 @@ def test_real_frames_are_the_same_in_either_layout() -> None:
         paths.DATASET_ZIP.parent.mkdir(parents=True, exist_ok=True)
         options = ["--layout", layout, "--subjects", "3", "--frames", "4"]
         subprocess.run([sys.executable, REAL_DATA / "build_dataset.py", paths.DATASET_ZIP, *options], check=True)
-        packed = run(frames="nonempty")
-        assert len(packed) == 12
-        stores.append((packed.index.drop(columns=["image", "fold"]), sha256(paths.PACKED / "masks.npy")))
+        store = run(frames="nonempty")
+        assert len(store) == 12
+        stores.append((store.index.drop(columns=["image", "fold"]), sha256(paths.PACKED / "masks.npy")))
     pd.testing.assert_frame_equal(stores[0][0], stores[1][0])
     assert stores[0][1] == stores[1][1]

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nerveseg.data import phantom
-from nerveseg.data.packed import Packed
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation import metrics
 from nerveseg.model.inference import Segmenter
 from nerveseg.model.spec import ModelSpec
 from nerveseg.params import load
+from nerveseg.phantom import dataset as phantom
 from nerveseg.training import trainer
 from nerveseg.training.timing import Timings
 from workspace import Workspace, free_port, mlflow_server, wait_for
@@ -41,11 +41,11 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture
-def workspace(packed: Workspace, tmp_path: Path) -> Workspace:
+def workspace(store: Workspace, tmp_path: Path) -> Workspace:
     """A fresh workspace with the packed frames and source of `packed`."""
     copy = Workspace(tmp_path / "project")
     copy.set(**{"train.epochs": EPOCHS})
-    shutil.copytree(packed.root / "data", copy.root / "data")
+    shutil.copytree(store.root / "data", copy.root / "data")
     return copy
 
 
@@ -64,7 +64,7 @@ def checkpointed(workspace: Workspace) -> bool:
     return any((workspace.root / "checkpoints").glob("*/last.ckpt"))
 
 
-def test_a_killed_training_resumes_as_if_it_had_not_been(workspace: Workspace, packed: Workspace) -> None:
+def test_a_killed_training_resumes_as_if_it_had_not_been(workspace: Workspace, store: Workspace) -> None:
     process = workspace.start("train")
     wait_for("the first epoch's checkpoint", lambda: checkpointed(workspace), process)
     process.kill()
@@ -74,8 +74,8 @@ def test_a_killed_training_resumes_as_if_it_had_not_been(workspace: Workspace, p
     assert "epoch   1 " not in output, "the first epoch is not trained again"
     assert f"epoch   {EPOCHS} " in output
 
-    packed.stage("train")  # the same training, never interrupted
-    assert weights(workspace) == weights(packed)
+    store.stage("train")  # the same training, never interrupted
+    assert weights(workspace) == weights(store)
     curve = pd.read_csv(workspace.root / "models" / "curve.csv")
     assert curve["epoch"].tolist() == list(range(1, EPOCHS + 1))
     assert curve["learning_rate"].iloc[-1] == 0, "the schedule ends at zero"
@@ -100,12 +100,12 @@ def test_sigterm_ends_the_run_killed_and_other_params_start_anew(workspace: Work
     assert sorted(run.info.status for run in runs(workspace)) == ["FINISHED", "KILLED"]
 
 
-def test_a_sigterm_that_only_lightning_notices_is_no_success(packed: Workspace, tmp_path: Path) -> None:
+def test_a_sigterm_that_only_lightning_notices_is_no_success(store: Workspace, tmp_path: Path) -> None:
     """As when what a signal handler raises is lost in a destructor."""
-    params = load(packed.root / "params.yaml")
+    params = load(store.root / "params.yaml")
     with pytest.raises(SystemExit) as ended:
         trainer.fit(
-            Packed.open(packed.root / "data" / "packed"),
+            FrameStore.open(store.root / "data" / "packed"),
             ModelSpec(**params.model.model_dump(exclude={"encoder_weights"})),
             params.model,
             params.train,
@@ -161,13 +161,13 @@ def test_the_threshold_is_the_best_one_on_the_validation_frames(workspace: Works
     workspace.set(**{"model.threshold": "validation", "model.flips": True})
     output = workspace.stage("train")
     segmenter = Segmenter.load(workspace.root / "models")
-    packed = Packed.open(workspace.root / "data" / "packed")
-    rows = packed.rows("validation").tolist()
-    probabilities = segmenter.probabilities([packed.frame(row) for row in rows])
+    store = FrameStore.open(workspace.root / "data" / "packed")
+    rows = store.rows("validation").tolist()
+    probabilities = segmenter.probabilities([store.frame(row) for row in rows])
     dice = {
         threshold: np.mean(
             [
-                metrics.score(probability >= threshold, packed.mask(row))[0]
+                metrics.score(probability >= threshold, store.mask(row))[0]
                 for row, probability in zip(rows, probabilities, strict=True)
             ]
         )

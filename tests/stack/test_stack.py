@@ -20,9 +20,9 @@ from botocore.exceptions import ClientError
 from playwright.sync_api import Browser, Page, expect
 
 from native_stack import FRAMES, Stack
-from nerveseg.data import phantom
 from nerveseg.data.archive import Archive
 from nerveseg.params import load
+from nerveseg.phantom import dataset as phantom
 from prefect_api import await_
 
 NAME = "nerve-segmentation"

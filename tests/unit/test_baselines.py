@@ -7,20 +7,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nerveseg.data.packed import Packed, Writer
+from nerveseg.data.frame_store import FrameStore, Writer
 from nerveseg.evaluation import baselines, metrics
 from nerveseg.params import EmptyRule
 
 SIZES = [(96, 128), (48, 64), (210, 290), (300, 100)]
 
 
-def store(folder: Path, masks: Sequence[np.ndarray], splits: Sequence[str] | None = None) -> Packed:
-    """A packed dataset with these masks, all of the split train unless told."""
+def make_store(folder: Path, masks: Sequence[np.ndarray], splits: Sequence[str] | None = None) -> FrameStore:
+    """A frame store with these masks, all of the split train unless told."""
     with Writer(folder) as writer:
         for number, mask in enumerate(masks):
             writer.append(f"{number}_1.png", str(number), None, np.full_like(mask, number), mask)
         writer.write_index(pd.Series(splits or ["train"] * len(masks)), np.arange(len(masks)))
-    return Packed.open(folder)
+    return FrameStore.open(folder)
 
 
 def rectangle(height: int, width: int, top: float, left: float, bottom: float, right: float) -> np.ndarray:
@@ -34,19 +34,19 @@ def dice(prior: np.ndarray, mask: np.ndarray) -> float:
     return metrics.score(baselines.at_size(prior, *mask.shape), mask)[0]
 
 
-def best_prior(packed: Packed, rule: EmptyRule) -> np.ndarray:
-    return baselines.priors(packed, rule).best
+def best_prior(store: FrameStore, rule: EmptyRule) -> np.ndarray:
+    return baselines.priors(store, rule).best
 
 
 def test_masks_that_are_all_alike_are_their_own_prior(tmp_path: Path) -> None:
     mask = rectangle(96, 128, 0.25, 0.5, 0.75, 0.75)
-    prior = best_prior(store(tmp_path, [mask] * 3), "kaggle")
+    prior = best_prior(make_store(tmp_path, [mask] * 3), "kaggle")
     assert dice(prior, mask) == 1
 
 
 def test_frames_of_any_size_share_one_prior(tmp_path: Path) -> None:
     masks = [rectangle(*size, 0.25, 0.5, 0.75, 0.75) for size in SIZES]
-    prior = best_prior(store(tmp_path, masks), "kaggle")
+    prior = best_prior(make_store(tmp_path, masks), "kaggle")
     for mask in masks:
         resized = baselines.at_size(prior, *mask.shape)
         assert (resized.dtype, resized.shape) == (np.uint8, mask.shape)
@@ -56,21 +56,21 @@ def test_frames_of_any_size_share_one_prior(tmp_path: Path) -> None:
 
 def test_only_training_masks_count(tmp_path: Path) -> None:
     left, right = rectangle(96, 128, 0.2, 0.1, 0.8, 0.4), rectangle(96, 128, 0.2, 0.6, 0.8, 0.9)
-    packed = store(tmp_path, [left, left, right, right, right], ["train", "train", "test", "test", "validation"])
-    prior = best_prior(packed, "kaggle")
+    store = make_store(tmp_path, [left, left, right, right, right], ["train", "train", "test", "test", "validation"])
+    prior = best_prior(store, "kaggle")
     assert (dice(prior, left), dice(prior, right)) == (1, 0)
 
 
 def test_what_most_masks_share_is_kept_and_an_outlier_is_not(tmp_path: Path) -> None:
     common, outlier = rectangle(96, 128, 0.25, 0.25, 0.5, 0.5), rectangle(96, 128, 0.6, 0.7, 0.9, 0.9)
-    prior = best_prior(store(tmp_path, [common] * 9 + [outlier]), "kaggle")
+    prior = best_prior(make_store(tmp_path, [common] * 9 + [outlier]), "kaggle")
     assert (dice(prior, common), dice(prior, outlier)) == (1, 0)
 
 
 def test_the_cut_is_better_on_the_training_frames_than_half_of_them_agreeing(tmp_path: Path) -> None:
     """Masks that wander overlap by half nowhere but at their middle; a lower cut covers more of each."""
     masks = [rectangle(96, 128, 0.3, start, 0.7, start + 0.25) for start in np.linspace(0.2, 0.55, 15)]
-    priors = baselines.priors(store(tmp_path, masks), "kaggle")
+    priors = baselines.priors(make_store(tmp_path, masks), "kaggle")
     np.testing.assert_array_equal(priors.half, np.mean(masks, axis=0) >= 0.5)
     assert np.mean([dice(priors.best, mask) for mask in masks]) > np.mean([dice(priors.half, mask) for mask in masks])
 
@@ -78,7 +78,7 @@ def test_the_cut_is_better_on_the_training_frames_than_half_of_them_agreeing(tmp
 @pytest.mark.parametrize("number", [1, 4])
 def test_frames_without_any_mask_make_an_empty_prior(number: int, tmp_path: Path) -> None:
     empty = np.zeros((60, 80), np.uint8)
-    prior = best_prior(store(tmp_path, [empty] * number), "kaggle")
+    prior = best_prior(make_store(tmp_path, [empty] * number), "kaggle")
     assert not baselines.at_size(prior, 60, 80).any()
     assert dice(prior, empty) == 1
 
@@ -88,5 +88,5 @@ def test_mostly_empty_frames_make_an_empty_prior_where_those_are_scored(
     rule: EmptyRule, empty: bool, tmp_path: Path
 ) -> None:
     mask = rectangle(96, 128, 0.25, 0.5, 0.75, 0.75)
-    prior = best_prior(store(tmp_path, [mask] + [np.zeros_like(mask)] * 9), rule)
+    prior = best_prior(make_store(tmp_path, [mask] + [np.zeros_like(mask)] * 9), rule)
     assert (not prior.any()) == empty

@@ -15,9 +15,10 @@ from monai.bundle import verify_metadata
 from test_provenance import ORIGINS
 
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import card, scores
-from nerveseg.evaluation.card import Card
+from nerveseg.evaluation import scores
 from nerveseg.model.spec import ModelSpec
+from nerveseg.modelcard import card
+from nerveseg.modelcard.card import Card
 from nerveseg.params import EvaluateParams
 
 SPEC = ModelSpec(architecture="Unet", encoder="resnet34", height=96, width=128, threshold=0.5)
@@ -59,7 +60,7 @@ def metrics(subjects: int = 4, empty: bool = False, split: Literal["test", "vali
     table = pd.DataFrame(
         {
             **dict.fromkeys(("dice", "iou", "nsd", "confidence", "ellipse_dice"), dice),
-            **dict.fromkeys(("hd95", "centroid_error", "mistrust"), 1 - dice),
+            **dict.fromkeys(("hd95", "centroid_error", "atypicality"), 1 - dice),
             "subject": np.repeat([f"p{number}" for number in range(subjects)], 10),
             "true_area": [0 if empty and not row else 50 for row in range(count)],
             "predicted_area": 50,

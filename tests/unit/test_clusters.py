@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nerveseg.data import clusters
-from nerveseg.data.packed import difference_hash
+from nerveseg.data.frame_store import difference_hash
 
 
 def frame(seed: int, height: int = 210, width: int = 290) -> np.ndarray:

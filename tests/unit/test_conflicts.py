@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nerveseg.data.packed import Packed, Writer
+from nerveseg.data.frame_store import FrameStore, Writer
 from nerveseg.evaluation import conflicts, metrics
 from nerveseg.params import EmptyRule, load
 
@@ -22,18 +22,18 @@ BITS = 6
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
-def store(folder: Path, masks: list[np.ndarray], clusters: list[int]) -> Packed:
+def make_store(folder: Path, masks: list[np.ndarray], clusters: list[int]) -> FrameStore:
     """Frames with these masks, those of a cluster the same."""
     with Writer(folder) as writer:
         for number, (mask, cluster) in enumerate(zip(masks, clusters, strict=True)):
             frame = np.random.default_rng(cluster).integers(0, 255, mask.shape, np.uint8)
             writer.append(f"{number}_1.png", str(number), None, frame, mask)
         writer.write_index(pd.Series(["test"] * len(masks)), np.array(clusters))
-    return Packed.open(folder)
+    return FrameStore.open(folder)
 
 
-def ceiling(packed: Packed, rule: EmptyRule = "kaggle") -> float:
-    return float(np.nanmean(conflicts.ceilings(packed, np.arange(len(packed)), rule, BITS)))
+def ceiling(store: FrameStore, rule: EmptyRule = "kaggle") -> float:
+    return float(np.nanmean(conflicts.ceilings(store, np.arange(len(store)), rule, BITS)))
 
 
 def by_trying_all(masks: list[np.ndarray]) -> float:
@@ -53,10 +53,10 @@ def by_trying_all(masks: list[np.ndarray]) -> float:
 
 
 def test_one_of_two_alike_is_empty_so_that_half_is_the_best(tmp_path: Path) -> None:
-    packed = store(tmp_path, [rectangle(5, 15, 5, 25), EMPTY], [0, 0])
-    assert ceiling(packed) == pytest.approx(0.5)
-    assert ceiling(packed, "monai") == 1, "the frame without a nerve is left out"
-    pairs = conflicts.find(packed, BITS)
+    store = make_store(tmp_path, [rectangle(5, 15, 5, 25), EMPTY], [0, 0])
+    assert ceiling(store) == pytest.approx(0.5)
+    assert ceiling(store, "monai") == 1, "the frame without a nerve is left out"
+    pairs = conflicts.find(store, BITS)
     assert pairs[["image", "other_image", "dice", "area", "other_area"]].to_numpy().tolist() == [
         ["0_1.png", "1_1.png", 0.0, 200, 0]
     ]
@@ -71,7 +71,7 @@ def test_one_of_two_alike_is_empty_so_that_half_is_the_best(tmp_path: Path) -> N
     ],
 )
 def test_the_ceiling_of_two_masks_is_the_best_of_all_masks(tmp_path: Path, masks: list[np.ndarray]) -> None:
-    assert ceiling(store(tmp_path, masks, [0, 0])) == pytest.approx(by_trying_all(masks))
+    assert ceiling(make_store(tmp_path, masks, [0, 0])) == pytest.approx(by_trying_all(masks))
 
 
 def test_the_ceiling_of_many_masks_is_the_best_over_all_sizes() -> None:
@@ -91,36 +91,36 @@ def test_the_ceiling_of_many_masks_is_the_best_over_all_sizes() -> None:
 
 def test_frames_like_no_other_and_equal_masks_have_no_ceiling(tmp_path: Path) -> None:
     here, there = rectangle(5, 15, 5, 25), rectangle(20, 30, 20, 40)
-    packed = store(tmp_path, [here, here, there, EMPTY, EMPTY], [0, 0, 1, 2, 2])
-    assert conflicts.ceilings(packed, np.arange(5), "kaggle", BITS).tolist() == pytest.approx([1.0] * 5)
-    assert conflicts.find(packed, BITS).empty
+    store = make_store(tmp_path, [here, here, there, EMPTY, EMPTY], [0, 0, 1, 2, 2])
+    assert conflicts.ceilings(store, np.arange(5), "kaggle", BITS).tolist() == pytest.approx([1.0] * 5)
+    assert conflicts.find(store, BITS).empty
 
 
 def test_conflicts_come_worst_first_and_agreement_is_none(tmp_path: Path) -> None:
     masks = [rectangle(5, 15, 5, 25), rectangle(5, 15, 6, 26), rectangle(5, 15, 20, 40), rectangle(25, 35, 5, 25)]
-    packed = store(tmp_path, [*masks, masks[3]], [4, 4, 4, 4, 5])
-    pairs = conflicts.find(packed, BITS)
+    store = make_store(tmp_path, [*masks, masks[3]], [4, 4, 4, 4, 5])
+    pairs = conflicts.find(store, BITS)
     assert pairs["dice"].is_monotonic_increasing
     assert set(zip(pairs["row"], pairs["other_row"], strict=True)) == {(0, 2), (0, 3), (1, 2), (1, 3), (2, 3)}
     for pair in pairs.itertuples():
-        assert pair.dice == pytest.approx(metrics.score(packed.mask(pair.row), packed.mask(pair.other_row))[0])
+        assert pair.dice == pytest.approx(metrics.score(store.mask(pair.row), store.mask(pair.other_row))[0])
 
 
 def test_frames_that_only_others_tie_together_are_not_near_identical(tmp_path: Path) -> None:
     """The first and the last of a chain differ in 8 bits, its neighbours in 3 and 5."""
     here, there = rectangle(5, 15, 5, 25), rectangle(25, 35, 5, 25)
-    packed = store(tmp_path, [here, here, there], [0, 0, 0])
-    packed.index["dhash"] = [f"{bits:064x}" for bits in (0xF00, 0xF07, 0xFFF)]
-    pairs = conflicts.find(packed, BITS)
+    store = make_store(tmp_path, [here, here, there], [0, 0, 0])
+    store.index["dhash"] = [f"{bits:064x}" for bits in (0xF00, 0xF07, 0xFFF)]
+    pairs = conflicts.find(store, BITS)
     assert pairs[["row", "other_row", "bits"]].to_numpy().tolist() == [[1, 2, 5]]
-    found = conflicts.ceilings(packed, np.arange(3), "kaggle", BITS)
+    found = conflicts.ceilings(store, np.arange(3), "kaggle", BITS)
     assert found.tolist() == [1, 1, 1], "two groups, each of one mind"
     evaluate = load(PARAMS).evaluate
-    assert conflicts.summary(packed, np.arange(3), pairs, evaluate, BITS)["near_identical_frames"] == 3
-    assert conflicts.summary(packed, np.array([0, 2]), pairs, evaluate, BITS)["near_identical_frames"] == 0
+    assert conflicts.summary(store, np.arange(3), pairs, evaluate, BITS)["near_identical_frames"] == 3
+    assert conflicts.summary(store, np.array([0, 2]), pairs, evaluate, BITS)["near_identical_frames"] == 0
 
 
 def test_a_cluster_beyond_a_words_bits_is_taken_in_parts(tmp_path: Path) -> None:
     masks = [rectangle(5, 15, 5, 25)] * 64 + [rectangle(25, 35, 5, 25)] * 2
-    scores = conflicts.ceilings(store(tmp_path, masks, [0] * 66), np.arange(66), "kaggle", BITS)
+    scores = conflicts.ceilings(make_store(tmp_path, masks, [0] * 66), np.arange(66), "kaggle", BITS)
     assert scores.tolist() == pytest.approx([1.0] * 66)

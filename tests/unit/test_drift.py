@@ -5,21 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nerveseg.evaluation import drift
-from nerveseg.evaluation.drift import Figures
+from nerveseg.prediction import drift
+from nerveseg.prediction.drift import Figures
 
 RNG = np.random.default_rng(70)
 
 
 def figures(
-    frames: int, subjects: int, grey: int = 100, area: float = 0.05, confidence: float = 0.9, mistrust: float = 0.2
+    frames: int, subjects: int, grey: int = 100, area: float = 0.05, confidence: float = 0.9, atypicality: float = 0.2
 ) -> Figures:
     pixels = RNG.normal(grey, 20, (frames, 1000)).clip(0, 255).astype(np.uint8)
     return Figures(
         grey=drift.grey_levels(pixels),
         areas=RNG.normal(area, 0.01, frames).clip(0, 1),
         confidences=RNG.normal(confidence, 0.02, frames).clip(0, 1),
-        mistrusts=RNG.normal(mistrust, 0.05, frames).clip(0, 1),
+        atypicalities=RNG.normal(atypicality, 0.05, frames).clip(0, 1),
         subjects=subjects,
     )
 
@@ -32,7 +32,7 @@ def by_name(batch: Figures, threshold: float = 0.25) -> dict[str, drift.Drift]:
 
 
 def test_bins_hold_equal_shares_of_the_training_set() -> None:
-    for name in ("area", "confidence", "mistrust"):
+    for name in ("area", "confidence", "atypicality"):
         assert len(TRAINING[name]["counts"]) == len(TRAINING[name]["edges"]) + 1 == 5
         assert set(TRAINING[name]["counts"]) == {80}
     assert sum(TRAINING["intensity"]["counts"]) == pytest.approx(400)
@@ -51,7 +51,7 @@ def test_the_index_is_that_of_its_formula() -> None:
     values = np.repeat([0.2, 0.8], [3 * many // 4, many // 4])
     batch = Figures(drift.grey_levels(np.zeros((1, 1), np.uint8)), values, values, values, many)
     found = drift.compare(training, batch, 0.1)
-    assert [one.figure for one in found] == ["intensity", "area", "confidence"], "a reference of before mistrust"
+    assert [one.figure for one in found] == ["intensity", "area", "confidence"], "a reference of before atypicality"
     assert found[1].psi == pytest.approx(np.log(1.5) / 4 - np.log(0.5) / 4, abs=1e-4)
     assert found[1].batch_mean == pytest.approx(0.35)
     assert found[1].drifted
@@ -67,7 +67,7 @@ def test_more_of_the_same_does_not_drift() -> None:
         ("intensity", {"grey": 160}),
         ("area", {"area": 0.15}),
         ("confidence", {"confidence": 0.6}),
-        ("mistrust", {"mistrust": 0.6}),
+        ("atypicality", {"atypicality": 0.6}),
     ],
 )
 def test_only_what_is_shifted_drifts(figure: str, shift: dict[str, float]) -> None:
@@ -87,14 +87,14 @@ def test_nothing_predicted_is_the_lowest_confidence() -> None:
     assert found["area"].drifted
     assert found["confidence"].drifted
     assert found["area"].batch_mean == 0
-    assert found["mistrust"].batch_mean == 1
+    assert found["atypicality"].batch_mean == 1
 
 
 def test_a_batch_of_nothing_has_no_figures() -> None:
     assert drift.compare(TRAINING, Figures(np.zeros(256, np.int64), *[np.zeros(0)] * 3, 0), 0.25) == []
 
 
-def test_a_model_that_tells_no_mistrust_has_no_row_of_it() -> None:
-    silent = replace(figures(50, 10), mistrusts=np.full(50, np.nan))
-    assert "mistrust" not in drift.reference(silent)
-    assert "mistrust" not in by_name(silent)
+def test_a_model_that_tells_no_atypicality_has_no_row_of_it() -> None:
+    silent = replace(figures(50, 10), atypicalities=np.full(50, np.nan))
+    assert "atypicality" not in drift.reference(silent)
+    assert "atypicality" not in by_name(silent)

@@ -1,6 +1,6 @@
 """By what the run of an ensemble is told from others."""
 
-from nerveseg.ensemble import run_id
+from nerveseg.crossval.ensemble import run_id
 
 
 def test_the_same_weights_of_other_trainings_are_another_ensemble() -> None:

@@ -17,7 +17,7 @@ from nerveseg.model.inference import Segmenter
 from nerveseg.model.network import build, load, save, save_ensemble
 from nerveseg.model.spec import ModelSpec
 from nerveseg.prediction.export import export
-from nerveseg.prediction.scorer import Scorer
+from nerveseg.prediction.openvino import OpenVinoScorer
 
 SPEC = ModelSpec(architecture="Unet", encoder="resnet18", height=64, width=96, threshold=0.5)
 
@@ -78,7 +78,7 @@ def test_other_architectures_score_as_torch_does(architecture: str, encoder: str
     export(built, spec, tmp_path / "model.onnx")
     frame = frames(70, 90)
     (expected,) = Segmenter(built, spec).probabilities([frame])
-    np.testing.assert_allclose(Scorer(tmp_path, streams=1, threads=1).probability(frame), expected, atol=1e-3)
+    np.testing.assert_allclose(OpenVinoScorer(tmp_path, streams=1, threads=1).probability(frame), expected, atol=1e-3)
 
 
 def test_an_ensemble_with_flips_scores_as_torch_does(folder: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_an_ensemble_with_flips_scores_as_torch_does(folder: Path, tmp_path: Pat
         np.testing.assert_allclose(found, expected, atol=1e-4)
     frame = frames(70, 90)
     (expected,) = Segmenter(network, spec).probabilities([frame])
-    scorer = Scorer(tmp_path, streams=1, threads=1)
+    scorer = OpenVinoScorer(tmp_path, streams=1, threads=1)
     np.testing.assert_allclose(scorer.probability(frame), expected, atol=1e-3)
     np.testing.assert_allclose(scorer.probability(frame[:, ::-1].copy()), expected[:, ::-1], atol=1e-3)
     (alone,) = Segmenter(load(folder)[0], SPEC).probabilities([frame])
@@ -110,7 +110,7 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
 
 
 def test_the_scorer_is_the_segmenter(network: torch.nn.Module, folder: Path) -> None:
-    scorer, segmenter = Scorer(folder, streams=2, threads=2), Segmenter(network, SPEC)
+    scorer, segmenter = OpenVinoScorer(folder, streams=2, threads=2), Segmenter(network, SPEC)
     given = [frames(height, width) for height, width in ((64, 96), (70, 90), (420, 580), (32, 200))]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(scorer.probability, given * 5))
@@ -124,8 +124,8 @@ def test_the_scorer_is_the_segmenter(network: torch.nn.Module, folder: Path) -> 
 def test_nothing_phones_home(folder: Path, tmp_path: Path) -> None:
     """OpenVINO's own import counts itself with a server unless its telemetry is kept out."""
     code = (
-        "import sys; from pathlib import Path; from nerveseg.prediction.scorer import Scorer\n"
-        f"Scorer(Path({str(folder)!r}), streams=1, threads=1)\n"
+        "import sys; from pathlib import Path; from nerveseg.prediction.openvino import OpenVinoScorer\n"
+        f"OpenVinoScorer(Path({str(folder)!r}), streams=1, threads=1)\n"
         "print([name for name, module in sys.modules.items() if name.startswith('openvino_telemetry') and module])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
@@ -137,7 +137,7 @@ def test_nothing_phones_home(folder: Path, tmp_path: Path) -> None:
 def test_a_damaged_export_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_bytes((folder / "model.json").read_bytes())
     with pytest.raises(NervesegError, match=r"model\.onnx cannot be loaded"):
-        Scorer(tmp_path, streams=1, threads=1)
+        OpenVinoScorer(tmp_path, streams=1, threads=1)
     (tmp_path / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:1000])
     with pytest.raises(NervesegError, match=r"model\.onnx cannot be loaded"):
-        Scorer(tmp_path, streams=1, threads=1)
+        OpenVinoScorer(tmp_path, streams=1, threads=1)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from nerveseg.data.packed import Packed, Writer
+from nerveseg.data.frame_store import FrameStore, Writer
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import inference
 from nerveseg.model.inference import BATCH, Segmenter
@@ -100,4 +100,4 @@ def test_a_network_that_has_diverged_is_a_clear_error(segmenter: Segmenter, tmp_
             writer.append(f"{frame.shape[1]}.png", "1", None, frame, np.zeros_like(frame))
         writer.write_index(pd.Series(["test"] * 2), np.arange(2))
     with pytest.raises(NervesegError, match=r"The network gives NaN on 64\.png.*Lower train\.learning_rate"):
-        inference.histograms(Packed.open(tmp_path), np.arange(2), Segmenter(diverged, segmenter.spec))
+        inference.histograms(FrameStore.open(tmp_path), np.arange(2), Segmenter(diverged, segmenter.spec))

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nerveseg.crossval import outoffold
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import calibration, outoffold
+from nerveseg.evaluation import calibration
 from nerveseg.evaluation.scores import BASELINES, Scores
 from nerveseg.params import EvaluateParams
 

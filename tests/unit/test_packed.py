@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nerveseg.data.packed import Packed, Writer
+from nerveseg.data.frame_store import FrameStore, Writer
 from nerveseg.errors import NervesegError
 
 SPLITS = ["train", "validation", "train", "test"]
@@ -28,24 +28,24 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_gives_back_frames_of_any_size(folder: Path) -> None:
-    packed = Packed.open(folder)
-    assert len(packed) == 4
+    store = FrameStore.open(folder)
+    assert len(store) == 4
     for row, (frame, mask) in enumerate(frames_and_masks()):
-        np.testing.assert_array_equal(packed.frame(row), frame)
-        np.testing.assert_array_equal(packed.mask(row), mask)
-        assert not packed.frame(row).flags.writeable
-        assert packed.index["mask_area"][row] == mask.sum()
+        np.testing.assert_array_equal(store.frame(row), frame)
+        np.testing.assert_array_equal(store.mask(row), mask)
+        assert not store.frame(row).flags.writeable
+        assert store.index["mask_area"][row] == mask.sum()
 
 
 def test_index_keeps_types_and_splits(folder: Path) -> None:
-    packed = Packed.open(folder)
-    assert packed.index["fold"].dtype == "Int64"
-    assert packed.index["fold"].isna().tolist() == [True, False, True, False]
-    assert packed.index["image"].tolist() == ["0_1.png", "1_1.png", "2_1.png", "3_1.png"]
-    assert packed.index["sha256"].nunique() == 4
-    assert packed.rows("train").tolist() == [0, 2]
-    assert packed.rows("test").tolist() == [3]
-    assert packed.rows("train").dtype == np.int64
+    store = FrameStore.open(folder)
+    assert store.index["fold"].dtype == "Int64"
+    assert store.index["fold"].isna().tolist() == [True, False, True, False]
+    assert store.index["image"].tolist() == ["0_1.png", "1_1.png", "2_1.png", "3_1.png"]
+    assert store.index["sha256"].nunique() == 4
+    assert store.rows("train").tolist() == [0, 2]
+    assert store.rows("test").tolist() == [3]
+    assert store.rows("train").dtype == np.int64
 
 
 def test_arrays_are_ordinary_npy_files(folder: Path) -> None:
@@ -54,17 +54,17 @@ def test_arrays_are_ordinary_npy_files(folder: Path) -> None:
 
 
 def test_pickles_without_its_pixels_and_reopens_in_another_process(folder: Path) -> None:
-    packed = Packed.open(folder)
-    assert len(pickle.dumps(packed)) < 1000
+    store = FrameStore.open(folder)
+    assert len(pickle.dumps(store)) < 1000
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        np.testing.assert_array_equal(pool.apply(packed.frame, (1,)), packed.frame(1))
+        np.testing.assert_array_equal(pool.apply(store.frame, (1,)), store.frame(1))
 
 
 @pytest.mark.parametrize("name", ["frames.npy", "masks.npy", "index.parquet"])
 def test_a_missing_file_is_a_clear_error(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(NervesegError, match=rf"{name} missing: .*dvc"):
-        Packed.open(folder)
+        FrameStore.open(folder)
 
 
 @pytest.mark.parametrize("name", ["frames.npy", "masks.npy", "index.parquet"])
@@ -72,16 +72,16 @@ def test_a_truncated_file_is_a_clear_error(folder: Path, name: str) -> None:
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(NervesegError, match="damaged"):
-        Packed.open(folder)
+        FrameStore.open(folder)
 
 
 def test_files_of_another_store_are_a_clear_error(folder: Path) -> None:
     np.save(folder / "masks.npy", np.zeros(10, np.uint8))
     with pytest.raises(NervesegError, match=r"masks.npy holds uint8 \(10,\)"):
-        Packed.open(folder)
+        FrameStore.open(folder)
 
 
 def test_pickled_objects_are_not_loaded(folder: Path) -> None:
     np.save(folder / "frames.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(NervesegError, match="damaged"):
-        Packed.open(folder)
+        FrameStore.open(folder)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nerveseg.evaluation import parity
 from nerveseg.params import flatten, read_yaml
+from nerveseg.report import parity
 
 PROFILE = Path(__file__).parents[2] / "profiles" / f"{parity.PROFILE}.yaml"
 RECORD = {**parity.SETTINGS, "frames.train": 1896, "frames.validation": 427}

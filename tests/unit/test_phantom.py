@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nerveseg.data import phantom, rle
+from nerveseg.data import rle
 from nerveseg.params import PhantomParams
+from nerveseg.phantom import dataset as phantom
 
 SMALL = PhantomParams(
     subjects=5, frames_per_subject=5, empty_share=0.2, height=96, width=128, layout="hydrogen-torch", seed=70

@@ -1,9 +1,10 @@
-"""Mistrust of masks that are unlike those of the training, and what leaving them out is worth."""
+"""Atypicality of masks that are unlike those of the training, and what leaving them out is worth."""
 
 import numpy as np
 import pytest
 
-from nerveseg.evaluation import plausibility
+from nerveseg.evaluation import selective
+from nerveseg.model import plausibility
 from nerveseg.model.spec import Plausibility
 
 HEIGHT, WIDTH = 120, 160
@@ -29,12 +30,12 @@ def training_masks(number: int = 200) -> list[np.ndarray]:
 TRAINING = plausibility.fit(training_masks())
 
 
-def mistrust(mask: np.ndarray) -> float:
-    return plausibility.mistrust(mask, TRAINING)
+def atypicality(mask: np.ndarray) -> float:
+    return plausibility.atypicality(mask, TRAINING)
 
 
 def test_one_in_twenty_of_the_training_masks_is_above_a_half() -> None:
-    found = np.array([mistrust(mask) for mask in training_masks()])
+    found = np.array([atypicality(mask) for mask in training_masks()])
     assert np.mean(found > 0.5) == pytest.approx(0.05, abs=0.01)
     assert ((found >= 0) & (found < 1)).all()
 
@@ -51,84 +52,86 @@ def test_one_in_twenty_of_the_training_masks_is_above_a_half() -> None:
     ],
     ids=["beside", "above", "small", "large", "two parts", "stripes"],
 )
-def test_what_is_unlike_the_training_is_mistrusted(odd: np.ndarray) -> None:
-    assert mistrust(odd.astype(np.uint8)) > 0.5 > mistrust(ellipse())
+def test_what_is_unlike_the_training_is_atypicalityed(odd: np.ndarray) -> None:
+    assert atypicality(odd.astype(np.uint8)) > 0.5 > atypicality(ellipse())
 
 
 def test_the_odder_the_more_and_never_above_one() -> None:
-    found = [mistrust(ellipse(column=column)) for column in (80, 100, 120, 135)]
+    found = [atypicality(ellipse(column=column)) for column in (80, 100, 120, 135)]
     assert found == sorted(found)
     assert len(set(found)) == 4
     assert found[-1] < 1
 
 
 def test_a_perfect_ellipse_is_not_odd_for_being_one() -> None:
-    assert mistrust(ellipse()) < 0.1
+    assert atypicality(ellipse()) < 0.1
 
 
 def test_size_in_pixels_does_not_matter() -> None:
-    assert mistrust(ellipse(column=110, height=2 * HEIGHT)) == pytest.approx(mistrust(ellipse(column=110)), abs=0.02)
+    assert atypicality(ellipse(column=110, height=2 * HEIGHT)) == pytest.approx(
+        atypicality(ellipse(column=110)), abs=0.02
+    )
 
 
 def test_an_empty_mask_is_as_odd_as_it_is_rare() -> None:
     empty = np.zeros((HEIGHT, WIDTH), np.uint8)
-    assert mistrust(empty) == 1
+    assert atypicality(empty) == 1
     few = plausibility.fit([*training_masks(19), empty])
-    assert plausibility.mistrust(empty, few) == pytest.approx(0.5), "one in twenty, as for masks"
+    assert plausibility.atypicality(empty, few) == pytest.approx(0.5), "one in twenty, as for masks"
     many = plausibility.fit([*training_masks(20), *[empty] * 30])
-    assert plausibility.mistrust(empty, many) < 0.1
+    assert plausibility.atypicality(empty, many) < 0.1
 
 
-def test_training_without_a_nerve_mistrusts_every_nerve() -> None:
+def test_training_without_a_nerve_atypicalitys_every_nerve() -> None:
     none = plausibility.fit([np.zeros((HEIGHT, WIDTH), np.uint8)])
-    assert plausibility.mistrust(ellipse(), none) == 1
-    assert plausibility.mistrust(np.zeros((HEIGHT, WIDTH), np.uint8), none) < 0.05
+    assert plausibility.atypicality(ellipse(), none) == 1
+    assert plausibility.atypicality(np.zeros((HEIGHT, WIDTH), np.uint8), none) < 0.05
 
 
 def test_masks_that_are_all_alike_have_finite_figures() -> None:
     alike = plausibility.fit([ellipse()] * 3)
-    assert plausibility.mistrust(ellipse(), alike) == pytest.approx(0, abs=1e-6)
-    assert 0.5 < plausibility.mistrust(ellipse(row=62), alike) <= 1
+    assert plausibility.atypicality(ellipse(), alike) == pytest.approx(0, abs=1e-6)
+    assert 0.5 < plausibility.atypicality(ellipse(row=62), alike) <= 1
 
 
 def test_it_survives_json() -> None:
     again = Plausibility.model_validate_json(TRAINING.model_dump_json())
-    assert plausibility.mistrust(ellipse(column=100), again) == mistrust(ellipse(column=100))
+    assert plausibility.atypicality(ellipse(column=100), again) == atypicality(ellipse(column=100))
 
 
 def test_a_model_that_knows_no_masks_tells_none() -> None:
-    assert np.isnan(plausibility.mistrust(ellipse(), None))
+    assert np.isnan(plausibility.atypicality(ellipse(), None))
 
 
-def test_risk_falls_where_mistrust_knows() -> None:
+def test_risk_falls_where_atypicality_knows() -> None:
     dice = np.array([0.9, 0.1, 0.8, 0.2, 0.7])
-    curve = plausibility.risk_coverage(1 - dice, dice)
+    curve = selective.risk_coverage(1 - dice, dice)
     assert curve["coverage"].tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
     assert curve["risk"].tolist() == pytest.approx([0.1, 0.15, 0.2, 0.35, 0.46])
-    worst_first = plausibility.risk_coverage(dice, dice)
+    worst_first = selective.risk_coverage(dice, dice)
     assert worst_first["risk"].iloc[-1] == pytest.approx(0.46)
     assert worst_first["risk"].mean() > curve["risk"].mean()
 
 
-def test_frames_of_equal_mistrust_come_in_no_order() -> None:
+def test_frames_of_equal_atypicality_come_in_no_order() -> None:
     for dice in ([1.0, 0.0, 0.5], [0.0, 1.0, 0.5]):
-        curve = plausibility.risk_coverage(np.array([0.2, 0.2, 0.9]), np.array(dice))
+        curve = selective.risk_coverage(np.array([0.2, 0.2, 0.9]), np.array(dice))
         assert curve["risk"].tolist() == pytest.approx([0.5, 0.5, 0.5])
 
 
 def test_frames_without_a_dice_are_left_out() -> None:
-    assert len(plausibility.risk_coverage(np.array([0.1, 0.2]), np.array([np.nan, 0.5]))) == 1
+    assert len(selective.risk_coverage(np.array([0.1, 0.2]), np.array([np.nan, 0.5]))) == 1
 
 
-def test_the_least_mistrusted_are_kept() -> None:
-    assert plausibility.kept(np.array([0.9, 0.1, 0.5, 0.3, 0.2])).tolist() == [0, 1, 1, 1, 1]
-    assert plausibility.kept(np.array([0.9])).tolist() == [1]
+def test_the_least_atypicalityed_are_kept() -> None:
+    assert selective.kept(np.array([0.9, 0.1, 0.5, 0.3, 0.2])).tolist() == [0, 1, 1, 1, 1]
+    assert selective.kept(np.array([0.9])).tolist() == [1]
 
 
 def test_equals_at_the_end_share_what_is_left() -> None:
-    assert plausibility.kept(np.array([0.9, 0.1, 0.9, 0.1, 0.9])).tolist() == pytest.approx([2 / 3, 1, 2 / 3, 1, 2 / 3])
+    assert selective.kept(np.array([0.9, 0.1, 0.9, 0.1, 0.9])).tolist() == pytest.approx([2 / 3, 1, 2 / 3, 1, 2 / 3])
 
 
 def test_who_is_not_known_takes_no_part() -> None:
-    assert plausibility.kept(np.array([np.nan, 0.1, 0.2])).tolist() == [0, 1, 1]
-    assert plausibility.kept(np.full(3, np.nan)).tolist() == [0, 0, 0]
+    assert selective.kept(np.array([np.nan, 0.1, 0.2])).tolist() == [0, 1, 1]
+    assert selective.kept(np.full(3, np.nan)).tolist() == [0, 0, 0]

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from nerveseg.evaluation import provenance
-from nerveseg.evaluation.provenance import Code, Origins
+from nerveseg.modelcard import provenance
+from nerveseg.modelcard.provenance import Code, Origins
 
 ORIGINS = Origins(
     dataset="0" * 64,

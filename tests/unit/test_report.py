@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nerveseg.data.packed import Packed
-from nerveseg.evaluation import charts, page, parity, report
-from nerveseg.evaluation.page import Note, Pictures, Section, Table
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation.scores import Scores
 from nerveseg.params import load
 from nerveseg.registry import versions
 from nerveseg.registry.gate import Verdict
+from nerveseg.report import charts, page, parity
+from nerveseg.report import sections as report
+from nerveseg.report.page import Note, Pictures, Section, Table
 from workspace import Workspace
 
 LIMIT = 8 * 2**20
@@ -84,9 +85,9 @@ def test_every_panel_shows_its_frames(trained: Workspace, html: str) -> None:
     text = Parsed(html).text
     scored = pd.read_csv(trained.root / "reports" / "per_image.csv")
     count = load(trained.root / "params.yaml").evaluate.overlays
-    for title in ("Best", "Worst", "Random", "Most mistrusted"):
+    for title in ("Best", "Worst", "Random", "Most atypical"):
         assert title in text
-    for chosen in (scored.nlargest(count, "dice"), scored.nlargest(count, "mistrust")):
+    for chosen in (scored.nlargest(count, "dice"), scored.nlargest(count, "atypicality")):
         assert all(f"{name} Dice" in text for name in chosen["image"])
     assert Parsed(html).tags.count("image") == 4 * count
 
@@ -175,14 +176,14 @@ def test_a_refusal_says_why_and_which_criterion_failed() -> None:
 
 
 def test_subjects_on_both_sides_are_said(trained: Workspace) -> None:
-    packed = Packed.open(trained.root / "data" / "packed")
-    findings = packed.findings()
+    store = FrameStore.open(trained.root / "data" / "packed")
+    findings = store.findings()
 
     def text(index: pd.DataFrame) -> str:
         return Parsed(page.render("", "", [report.dataset(index, findings, "test")])).text
 
-    assert "No scored subject has a frame in the training set." in text(packed.index)
-    mixed = packed.index.assign(subject="1")
+    assert "No scored subject has a frame in the training set." in text(store.index)
+    mixed = store.index.assign(subject="1")
     assert "1 of the scored subjects have frames in the training set too" in text(mixed)
 
 
@@ -197,7 +198,7 @@ def test_parity_is_shown_only_under_the_profile(trained: Workspace, html: str, t
         report.render(
             path_of(trained, "registration.json"),
             load(root / "params.yaml").evaluate,
-            Packed.open(root / "data" / "packed"),
+            FrameStore.open(root / "data" / "packed"),
             Scores.read(root / "reports" / "predictions.parquet"),
             models,
             root / "reports",
@@ -230,7 +231,7 @@ def test_a_cross_validation_has_a_page_too(trained: Workspace) -> None:
             report.render_crossval(
                 metrics,
                 load(root / "params.yaml"),
-                Packed.open(root / "data" / "packed"),
+                FrameStore.open(root / "data" / "packed"),
                 Scores.read(root / "reports" / "predictions.parquet"),
                 pd.read_csv(root / "reports" / "curves" / "thresholds.csv"),
                 folds,

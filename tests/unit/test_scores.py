@@ -10,11 +10,13 @@ import pytest
 
 from nerveseg.data import rle
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import calibration, headline, metrics, plausibility, scores
+from nerveseg.evaluation import calibration, metrics, scores, selective
 from nerveseg.evaluation.baselines import Priors
 from nerveseg.evaluation.scores import Scores
+from nerveseg.model import plausibility
 from nerveseg.model.spec import Plausibility
 from nerveseg.params import EvaluateParams
+from nerveseg.report import headline
 
 HEIGHT, WIDTH = 60, 80
 EMPTY = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -203,13 +205,13 @@ def test_predictions_are_kept_with_their_confidence() -> None:
     assert table["confidence"].dropna().tolist() == pytest.approx([0.9] * 5)
 
 
-def test_abstaining_gains_what_the_mistrusted_frames_cost() -> None:
+def test_selective_prediction_gains_what_atypical_frames_cost() -> None:
     frames = [(str(number % 4), TRUTH, rectangle(20, 20 + number % 2)) for number in range(8)]
     frames += [("4", TRUTH, rectangle(0, 50)), ("5", TRUTH, rectangle(40, 0))]
     test = summary(frames)["test"]
     assert test["dice_kept"] == pytest.approx(np.mean(dice(frames)[:8]))
-    assert test["abstaining_gain"] == pytest.approx(test["dice_kept"] - test["dice"])
-    assert test["mistrust_dice_correlation"] < 0
+    assert test["selective_gain"] == pytest.approx(test["dice_kept"] - test["dice"])
+    assert test["atypicality_dice_correlation"] < 0
     assert test["risk_coverage_area"] < 1 - test["dice"]
 
 
@@ -219,15 +221,15 @@ def test_what_is_kept_is_that_of_the_risk_coverage_curve_in_any_order() -> None:
     frames = [(str(number), *pair) for number, pair in enumerate(zip(truths, masks, strict=True))]
     for order in (frames, frames[::-1]):
         found = scored(order)
-        curve = plausibility.risk_coverage(found.table["mistrust"].to_numpy(), found.table["dice"].to_numpy())
+        curve = selective.risk_coverage(found.table["atypicality"].to_numpy(), found.table["dice"].to_numpy())
         kept = of_scores(found)["test"]["dice_kept"]
         assert kept == pytest.approx(1 - curve["risk"][3])
         assert kept == pytest.approx((1 + 1 + 2 / 3 * sum(dice(frames)[2:])) / 4)
 
 
-def test_a_model_without_mistrust_gains_nothing_that_could_be_told() -> None:
+def test_a_model_without_atypicality_gains_nothing_that_could_be_told() -> None:
     test = of_scores(scored(FRAMES, None))["test"]
-    for name in ("dice_kept", "abstaining_gain", "dice_kept_ci", "abstaining_gain_ci", "risk_coverage_area"):
+    for name in ("dice_kept", "selective_gain", "dice_kept_ci", "selective_gain_ci", "risk_coverage_area"):
         assert test[name] is None
 
 

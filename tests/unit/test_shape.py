@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from nerveseg.evaluation import metrics, shape
+from nerveseg.evaluation import metrics
+from nerveseg.model import shape
 
 
 def tilted(row: float, column: float, a: float, b: float, tilt: float) -> np.ndarray:

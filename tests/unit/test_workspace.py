@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nerveseg import workspace
 from nerveseg.settings import settings
+from nerveseg.workspace import clones
 
 NAMES = ("MLFLOW_TRACKING_URI", "NERVESEG_CHECKPOINTS")
 
@@ -29,7 +29,7 @@ def test_what_stages_in_a_clone_leave_is_not_in_the_clone(
     for name, value in zip(NAMES, given, strict=True):
         monkeypatch.setenv(name, value)
     settings.cache_clear()
-    workspace.keep_outside(Path("/here"))
+    clones.keep_outside(Path("/here"))
     settings.cache_clear()
     assert tuple(os.environ[name] for name in NAMES) == expected
 
@@ -38,19 +38,19 @@ def test_a_clone_goes_with_its_process_even_where_another_has_its_id(tmp_path: P
     for name in (str(os.getpid()), "1", "no-number"):  # as of killed processes, whose ids others have now
         (tmp_path / name / "clone").mkdir(parents=True)
     code = (
-        "import sys, time, pathlib\nfrom nerveseg import workspace\n"
-        "with workspace.scratch(pathlib.Path(sys.argv[1])) as root:\n"
+        "import sys, time, pathlib\nfrom nerveseg.workspace import clones\n"
+        "with clones.scratch(pathlib.Path(sys.argv[1])) as root:\n"
         "    root.mkdir(); print(root, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         theirs = Path(other.stdout.readline().strip())
-        with workspace.scratch(tmp_path) as ours:
+        with clones.scratch(tmp_path) as ours:
             assert not ours.exists()
             ours.mkdir()
             left = {path for path in tmp_path.iterdir() if path.is_dir()}
             assert left == {theirs.parent, ours.parent}, "one that is in use stays"
         assert not ours.parent.exists()
         other.send_signal(signal.SIGKILL)
-    with workspace.scratch(tmp_path):
+    with clones.scratch(tmp_path):
         assert not theirs.parent.exists()

@@ -1,1 +1,1 @@
-"""Datasets: where they come from, how they are read, checked, split and packed."""
+"""Datasets: where they come from, how they are read, checked, split and store."""

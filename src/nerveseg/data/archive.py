@@ -1,4 +1,4 @@
-"""Reads a dataset zip that nobody vouches for: member by member into memory, nothing unpacked to disk or unpickled."""
+"""Reads a dataset zip that nobody vouches for: member by member into memory, nothing extracted to disk or unpickled."""
 
 import io
 import stat
@@ -119,7 +119,7 @@ def _reason_to_refuse(name: str, info: zipfile.ZipInfo) -> str | None:
     if stat.S_ISLNK(info.external_attr >> 16):
         return "is a link; zip the files themselves"
     if info.compress_type not in _METHODS:
-        return "is packed by another method than deflate; zip it with a common tool"
+        return "is compressed by another method than deflate; zip it with a common tool"
     if info.file_size > MAX_MEMBER_BYTES:
         return f"unpacks to {info.file_size} bytes; the limit is {MAX_MEMBER_BYTES}"
     if info.file_size > max(FREE_RATIO_BYTES, MAX_RATIO * info.compress_size):

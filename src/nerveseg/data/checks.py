@@ -11,8 +11,8 @@ from nerveseg.console import progress
 from nerveseg.data import rle
 from nerveseg.data.archive import Archive, UnfitImageError, decode_grey
 from nerveseg.data.findings import Finding, count
+from nerveseg.data.frame_store import Writer, pixel_digest
 from nerveseg.data.layouts import Dataset, Record
-from nerveseg.data.packed import Writer, pixel_digest
 
 MIN_SIDE = 32  # pixels; a thumbnail or another file that is no ultrasound frame
 
@@ -45,12 +45,12 @@ def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -
         keep_empty: whether to append frames whose mask is empty.
 
     Returns:
-        What findings.json holds: layout, frames, subjects, frames_with_mask, packed_frames, errors, warnings and
+        What findings.json holds: layout, frames, subjects, frames_with_mask, frames_used, errors, warnings and
         findings (a list of `Finding`, all of them, errors do not end the checks).
     """
     findings = list(dataset.findings)
     twins = _Twins()
-    with_mask = packed = 0
+    with_mask = used = 0
     for pair in _decoded(archive, dataset.records):
         findings += pair.findings
         if pair.frame is None or pair.mask is None:
@@ -60,13 +60,13 @@ def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -
         with_mask += has_mask
         if has_mask or keep_empty:
             writer.append(pair.record.image, pair.record.subject, pair.record.fold, pair.frame, pair.mask)
-            packed += 1
+            used += 1
     return {
         "layout": dataset.layout,
         "frames": len(dataset.records),
         "subjects": len({record.subject for record in dataset.records}),
         "frames_with_mask": with_mask,
-        "packed_frames": packed,
+        "frames_used": used,
         "errors": count(findings, "error"),
         "warnings": count(findings, "warning"),
         "findings": findings,

@@ -12,7 +12,7 @@ def near_identical(hashes: Sequence[str], bits: int) -> np.ndarray:
     """Numbers that are the same for near-identical frames, and for what is near-identical to those.
 
     Args:
-        hashes: as `packed.difference_hash` makes them.
+        hashes: as `frame_store.difference_hash` makes them.
         bits: by which two hashes differ at most. Frames without any contrast, whose bits are all 0, are like no other.
 
     Returns:

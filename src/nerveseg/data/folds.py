@@ -8,8 +8,8 @@ from rich.table import Table
 
 from nerveseg.data import clusters
 from nerveseg.data.findings import Finding
+from nerveseg.data.frame_store import counts
 from nerveseg.data.names import natural_key
-from nerveseg.data.packed import counts
 from nerveseg.errors import NervesegError
 from nerveseg.params import SplitParams
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nerveseg.data.packed import Packed
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation import empty, metrics
 from nerveseg.model.frames import resize
 from nerveseg.params import EmptyRule
@@ -26,13 +26,13 @@ class Priors:
     half: np.ndarray
 
 
-def priors(packed: Packed, rule: EmptyRule) -> Priors:
+def priors(store: FrameStore, rule: EmptyRule) -> Priors:
     """The mean training mask.
 
     Args:
         rule: how a frame without a nerve scores. One that leaves all training frames out leaves the lowest cut.
     """
-    small = [resize(packed.mask(row).astype(np.float32), *_GRID) for row in packed.rows("train")]
+    small = [resize(store.mask(row).astype(np.float32), *_GRID) for row in store.rows("train")]
     masks = np.stack(small) >= 0.5
     mean = masks.mean(axis=0)
     areas = masks.sum(axis=(1, 2)).astype(float)

@@ -27,7 +27,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from nerveseg.data import clusters
-from nerveseg.data.packed import Packed
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation import empty, metrics
 from nerveseg.evaluation.bootstrap import SubjectBootstrap
 from nerveseg.params import EmptyRule, EvaluateParams
@@ -47,7 +47,7 @@ _PARTS = 8  # into which a range of sizes is divided
 _CELLS = 2_000_000  # weights held at once
 
 
-def find(packed: Packed, bits: int) -> pd.DataFrame:
+def find(store: FrameStore, bits: int) -> pd.DataFrame:
     """The pairs of near-identical frames of one size whose masks have a Dice below CONFLICT, the worst first.
 
     Args:
@@ -57,11 +57,11 @@ def find(packed: Packed, bits: int) -> pd.DataFrame:
         COLUMNS: row (in the index), image, subject, split and mask area in pixels of both frames, their cluster, the
         bits of 256 by which their hashes differ, and the Dice of their masks in [0, CONFLICT).
     """
-    index = packed.index
+    index = store.index
     found = []
     for rows in _groups(index, np.arange(len(index))):
         apart = _differences(index, rows)
-        patterns, counts = _patterns(packed, rows)
+        patterns, counts = _patterns(store, rows)
         overlaps = (patterns.T * counts) @ patterns
         areas = overlaps.diagonal()
         dice = metrics.dice(overlaps, areas[:, None], areas[None])
@@ -73,7 +73,7 @@ def find(packed: Packed, bits: int) -> pd.DataFrame:
     return pd.DataFrame(found, columns=list(COLUMNS)).sort_values("dice", kind="stable", ignore_index=True)
 
 
-def ceilings(packed: Packed, rows: np.ndarray, rule: EmptyRule, bits: int) -> np.ndarray:
+def ceilings(store: FrameStore, rows: np.ndarray, rule: EmptyRule, bits: int) -> np.ndarray:
     """What each frame scores at best where near-identical frames of `rows` get one and the same mask.
 
     Where a rule leaves a frame without a nerve out if nothing is predicted on it, such frames are left out.
@@ -86,17 +86,17 @@ def ceilings(packed: Packed, rows: np.ndarray, rule: EmptyRule, bits: int) -> np
         Dice, float64 in [0, 1] (frames,): that of the best single mask of its group of frames that are all
         near-identical to each other, 1 for a frame like no other, NaN where left out.
     """
-    areas = packed.index["mask_area"].to_numpy()
+    areas = store.index["mask_area"].to_numpy()
     scores = empty.apply(np.ones(len(rows)), areas[rows], rule)
     place = pd.Series(np.arange(len(rows)), index=rows)
-    for group in _groups(packed.index, rows[~np.isnan(scores)]):
-        for alike in _all_alike(packed.index, group, bits):
-            scores[place[alike]] = best_single(*_patterns(packed, alike))
+    for group in _groups(store.index, rows[~np.isnan(scores)]):
+        for alike in _all_alike(store.index, group, bits):
+            scores[place[alike]] = best_single(*_patterns(store, alike))
     return scores
 
 
 def summary(
-    packed: Packed, rows: np.ndarray, pairs: pd.DataFrame, evaluate: EvaluateParams, bits: int
+    store: FrameStore, rows: np.ndarray, pairs: pd.DataFrame, evaluate: EvaluateParams, bits: int
 ) -> dict[str, Any]:
     """The section `ceiling` of metrics.json; numbers, None where undefined.
 
@@ -105,15 +105,15 @@ def summary(
         pairs: as `find` makes them.
         bits: as for `find`.
     """
-    scores = ceilings(packed, rows, evaluate.empty, bits)
-    bootstrap = SubjectBootstrap(packed.index["subject"].iloc[rows], evaluate.resamples, evaluate.seed)
+    scores = ceilings(store, rows, evaluate.empty, bits)
+    bootstrap = SubjectBootstrap(store.index["subject"].iloc[rows], evaluate.resamples, evaluate.seed)
     dice = bootstrap.mean(scores)
     return {
         "dice": dice.value,
         "dice_ci": dice.interval,
         "near_identical_frames": sum(
-            int(((_differences(packed.index, group) <= bits).sum(axis=1) > 1).sum())  # one is the frame itself
-            for group in _groups(packed.index, rows)
+            int(((_differences(store.index, group) <= bits).sum(axis=1) > 1).sum())  # one is the frame itself
+            for group in _groups(store.index, rows)
         ),
         "conflicting_pairs": len(pairs),
     }
@@ -191,9 +191,9 @@ def _differences(index: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
     return clusters.differences(index["dhash"].iloc[rows].tolist())
 
 
-def _patterns(packed: Packed, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _patterns(store: FrameStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The masks of up to 64 frames of one size as `best_single` takes them, pixels outside of all masks left out."""
-    masks = np.stack([packed.mask(row) for row in rows]).reshape(len(rows), -1)
+    masks = np.stack([store.mask(row) for row in rows]).reshape(len(rows), -1)
     masks = masks[:, masks.any(axis=0)]
     codes = np.packbits(masks, axis=0).T
     words = np.zeros((len(codes), _TOGETHER // 8), np.uint8)

@@ -1,18 +1,18 @@
-"""What a network makes of packed frames."""
+"""The network's probabilities on frames of the store."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
 from nerveseg.console import progress
-from nerveseg.data.packed import Packed
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import calibration
 from nerveseg.model.inference import BATCH, Segmenter
 
 
 def probabilities(
-    packed: Packed, rows: np.ndarray, segmenter: Segmenter, description: str
+    store: FrameStore, rows: np.ndarray, segmenter: Segmenter, description: str
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Each row with its nerve probabilities, float32 in [0, 1] at the frame's own size (H, W).
 
@@ -25,17 +25,17 @@ def probabilities(
     with progress("batches") as bar:
         for start in bar.track(range(0, len(rows), BATCH), description=description):
             batch = rows[start : start + BATCH].tolist()
-            found = segmenter.probabilities([packed.frame(row) for row in batch])
+            found = segmenter.probabilities([store.frame(row) for row in batch])
             for row, probability in zip(batch, found, strict=True):
                 if np.isnan(probability).any():
                     raise NervesegError(
-                        f"The network gives NaN on {packed.index.at[row, 'image']}: its training has diverged. Lower "
+                        f"The network gives NaN on {store.index.at[row, 'image']}: its training has diverged. Lower "
                         "train.learning_rate or set train.gradient_clip, and train again."
                     )
                 yield row, probability
 
 
-def histograms(packed: Packed, rows: np.ndarray, segmenter: Segmenter) -> np.ndarray:
+def histograms(store: FrameStore, rows: np.ndarray, segmenter: Segmenter) -> np.ndarray:
     """`calibration.histogram` of each row: float64 (rows, 4, BINS)."""
-    predicted = probabilities(packed, rows, segmenter, "threshold")
-    return np.stack([calibration.histogram(probability, packed.mask(row)) for row, probability in predicted])
+    predicted = probabilities(store, rows, segmenter, "threshold")
+    return np.stack([calibration.histogram(probability, store.mask(row)) for row, probability in predicted])

@@ -11,16 +11,17 @@ from scipy.stats import spearmanr
 
 from nerveseg.data import rle
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import baselines, calibration, empty, metrics, plausibility, shape, surface
+from nerveseg.evaluation import baselines, calibration, empty, metrics, selective, surface
 from nerveseg.evaluation.baselines import Priors
 from nerveseg.evaluation.bootstrap import Estimate, SubjectBootstrap
 from nerveseg.files import replacing
+from nerveseg.model import plausibility, shape
 from nerveseg.model.spec import Plausibility
 from nerveseg.params import EmptyRule, EvaluateParams
 
 BASELINES = ("empty", "prior", "prior_half", "ellipse")
 _SPREAD = ("dice", "iou", "nsd", "hd95", "centroid_error")  # figures of which median and percentiles are given
-_MEANS = (*_SPREAD, "mistrust")
+_MEANS = (*_SPREAD, "atypicality")
 _HISTOGRAM = "histogram"
 PER_IMAGE = ("image", "subject", *_MEANS, "confidence", "true_area", "predicted_area")
 
@@ -30,7 +31,7 @@ class Scores:
     """Scored frames.
 
     Attributes:
-        table: a row a frame, RangeIndex: row (in the packed index), image, subject, cluster, height, width, the
+        table: a row a frame, RangeIndex: row (in the frame store's index), image, subject, cluster, height, width, the
             figures of `of_frame`, and rle_mask (the predicted mask).
         histograms: float64 (frames, 4, BINS), as `calibration.histogram` makes them.
     """
@@ -85,12 +86,12 @@ def of_frame(
         mask: the prediction, uint8 0/1 (H, W).
         truth: uint8 0/1 (H, W).
         priors: as `baselines.priors` makes them.
-        training: as `plausibility.fit` makes it; None: no mistrust.
+        training: as `plausibility.fit` makes it; None: no atypicality.
         tolerance: of the normalised surface distance, in pixels.
 
     Returns:
-        dice, iou; nsd, hd95, centroid_error as `surface.Outline` has them; mistrust; confidence (NaN where nothing is
-        predicted); true_area, predicted_area, overlap in pixels; the Dice of each baseline; rle_mask.
+        dice, iou; nsd, hd95, centroid_error as `surface.Outline` has them; atypicality; confidence (NaN where
+        nothing is predicted); true_area, predicted_area, overlap in pixels; the Dice of each baseline; rle_mask.
     """
     dice, iou = metrics.score(mask, truth)
     best, half = (baselines.at_size(prior, *truth.shape) for prior in (priors.best, priors.half))
@@ -99,7 +100,7 @@ def of_frame(
         "dice": dice,
         "iou": iou,
         **vars(surface.compare(mask, truth, tolerance)),
-        "mistrust": plausibility.mistrust(mask, training),
+        "atypicality": plausibility.atypicality(mask, training),
         "confidence": metrics.confidence(probability, mask),
         "true_area": int(np.count_nonzero(truth)),
         "predicted_area": int(np.count_nonzero(mask)),
@@ -144,11 +145,11 @@ def curves(scores: Scores, sweep: pd.DataFrame) -> dict[str, pd.DataFrame]:
         scores: by the rule that counts.
         sweep: of the validation frames, as `calibration.sweep` makes it.
     """
-    mistrust, dice = (scores.table[name].to_numpy() for name in ("mistrust", "dice"))
+    atypicality, dice = (scores.table[name].to_numpy() for name in ("atypicality", "dice"))
     return {
         "calibration": calibration.curve(scores.histograms),
         "thresholds": sweep,
-        "risk_coverage": plausibility.risk_coverage(mistrust, dice),
+        "risk_coverage": selective.risk_coverage(atypicality, dice),
     }
 
 
@@ -172,7 +173,7 @@ def summary(scores: Scores, sweep: pd.DataFrame, evaluate: EvaluateParams) -> di
             **_by_subject(ruled.table, bootstrap, evaluate),
             **_outlines(ruled.table, bootstrap),
             **_probability(ruled, bootstrap),
-            **_abstaining(ruled.table, bootstrap),
+            **_selective_prediction(ruled.table, bootstrap),
             "presence": _presence(ruled.table, bootstrap),
         },
         "baseline": {name: _baseline(dice, ruled.table[f"{name}_dice"].to_numpy(), bootstrap) for name in BASELINES},
@@ -255,14 +256,14 @@ def _probability(scores: Scores, bootstrap: SubjectBootstrap) -> dict[str, Any]:
     }
 
 
-def _abstaining(table: pd.DataFrame, bootstrap: SubjectBootstrap) -> dict[str, Any]:
+def _selective_prediction(table: pd.DataFrame, bootstrap: SubjectBootstrap) -> dict[str, Any]:
     dice = table["dice"].to_numpy()
-    kept = plausibility.kept(table["mistrust"].where(table["dice"].notna()).to_numpy())
+    kept = selective.kept(table["atypicality"].where(table["dice"].notna()).to_numpy())
     return {
-        "mistrust_dice_correlation": _rank_correlation(table, "mistrust"),
-        "risk_coverage_area": plausibility.risk_coverage(table["mistrust"].to_numpy(), dice)["risk"].mean(),
+        "atypicality_dice_correlation": _rank_correlation(table, "atypicality"),
+        "risk_coverage_area": selective.risk_coverage(table["atypicality"].to_numpy(), dice)["risk"].mean(),
         **_with_interval("dice_kept", bootstrap.mean(dice, kept)),
-        **_with_interval("abstaining_gain", bootstrap.difference(dice, dice, kept)),
+        **_with_interval("selective_gain", bootstrap.difference(dice, dice, kept)),
     }
 
 

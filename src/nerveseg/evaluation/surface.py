@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from scipy.spatial import KDTree
 
-from nerveseg.evaluation import shape
+from nerveseg.model import shape
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nerveseg.model import plausibility
 from nerveseg.model.frames import normalise, resize, restore, to_mask
 from nerveseg.model.network import load
 from nerveseg.model.spec import ModelSpec
@@ -45,6 +46,10 @@ class Segmenter:
     def mask(self, probability: np.ndarray) -> np.ndarray:
         """As `to_mask`, at the network's own threshold."""
         return to_mask(probability, self.spec)
+
+    def atypicality(self, mask: np.ndarray) -> float:
+        """As `plausibility.atypicality`, compared with the masks of this network's training."""
+        return plausibility.atypicality(mask, self.spec.plausibility)
 
     @torch.inference_mode()
     def _forward(self, frames: Sequence[np.ndarray]) -> np.ndarray:

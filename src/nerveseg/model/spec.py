@@ -34,11 +34,11 @@ class Outlines(_Record):
     area: Spread  # of the logarithm of the share of the frame
     residual: Spread  # of what no ellipse explains, in [0, 1]
     place: Place
-    odd: float  # oddness that one mask in twenty exceeds
+    odd: float  # squared distance that one training mask in twenty exceeds
 
 
 class Plausibility(_Record):
-    """What the true masks of the training frames are like: evaluation/plausibility.py makes it and judges by it."""
+    """What the true masks of the training frames are like: model/plausibility.py fits it and judges by it."""
 
     empty_share: float
     outlines: Outlines | None  # None: no training frame has a nerve

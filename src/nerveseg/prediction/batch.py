@@ -32,11 +32,11 @@ import pyarrow.parquet as pq
 from nerveseg.data import rle
 from nerveseg.data.archive import decode_grey
 from nerveseg.errors import NervesegError, TransientError
-from nerveseg.evaluation import drift, metrics
+from nerveseg.evaluation import metrics
 from nerveseg.model.spec import SPEC_FILE
-from nerveseg.prediction import pictures
+from nerveseg.prediction import drift, pictures
 from nerveseg.prediction.inputs import Frames, mask_name, open_frames
-from nerveseg.prediction.scorer import ONNX_FILE, Scorer
+from nerveseg.prediction.openvino import ONNX_FILE, OpenVinoScorer
 from nerveseg.storage import ChangedError, Entry, Storage, open_storage
 
 PREDICTIONS = "predictions.parquet"
@@ -49,7 +49,7 @@ SCHEMA = pa.schema(
         ("rle_mask", pa.string()),  # run lengths as data/rle.py writes them; empty: no nerve
         ("area", pa.int64()),  # pixels
         ("confidence", pa.float64()),  # mean probability within the mask; null: no nerve
-        ("mistrust", pa.float64()),  # how unlike the training's masks, in [0, 1]; null: a model of before
+        ("atypicality", pa.float64()),  # how unlike the training's masks, in [0, 1]; null: a model of before
         ("height", pa.int32()),  # pixels
         ("width", pa.int32()),
         ("model_version", pa.string()),
@@ -158,7 +158,7 @@ def predict_shard(batch: Batch, entries: Sequence[Entry], threads: int) -> None:
         if batch.overlays:
             output.write(f"overlays/{mask_name(entry.name)}", pictures.overlay_png(frame, mask))
         grey += drift.grey_levels(frame)
-        rows.append(row(entry.name, probability, mask, scorer.mistrust(mask), batch.model_version))
+        rows.append(row(entry.name, probability, mask, scorer.atypicality(mask), batch.model_version))
     more = json.dumps({"grey": grey.tolist(), "unreadable": unreadable})
     table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({_MORE: more}))
     sink = pa.BufferOutputStream()
@@ -166,15 +166,15 @@ def predict_shard(batch: Batch, entries: Sequence[Entry], threads: int) -> None:
     output.write(_shard_name(batch, entries), sink.getvalue().to_pybytes())
 
 
-def row(name: str, probability: np.ndarray, mask: np.ndarray, mistrust: float, model_version: str) -> dict[str, Any]:
-    """A row of SCHEMA, for a frame's probability and mask, both (H, W), and the mask's mistrust, NaN for none."""
+def row(name: str, probability: np.ndarray, mask: np.ndarray, atypicality: float, model_version: str) -> dict[str, Any]:
+    """A row of SCHEMA, for a frame's probability and mask, both (H, W), and the mask's atypicality, NaN for none."""
     area = int(mask.sum())
     return {
         "image": name,
         "rle_mask": rle.encode(mask),
         "area": area,
         "confidence": metrics.confidence(probability, mask) if area else None,
-        "mistrust": None if math.isnan(mistrust) else mistrust,
+        "atypicality": None if math.isnan(atypicality) else atypicality,
         "height": mask.shape[0],
         "width": mask.shape[1],
         "model_version": model_version,
@@ -187,7 +187,7 @@ def merge(batch: Batch, shards: Sequence[tuple[Entry, ...]]) -> Summary:
     grey = np.zeros(drift.LEVELS, np.int64)
     areas: list[np.ndarray] = []
     confidences: list[np.ndarray] = []
-    mistrusts: list[np.ndarray] = []
+    atypicalities: list[np.ndarray] = []
     names: set[str] = set()
     unreadable: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -198,14 +198,14 @@ def merge(batch: Batch, shards: Sequence[tuple[Entry, ...]]) -> Summary:
                 pixels = table["height"].to_numpy() * table["width"].to_numpy()
                 areas.append(table["area"].to_numpy() / pixels)
                 confidences.append(np.nan_to_num(table["confidence"].to_numpy().astype(float)))
-                mistrusts.append(table["mistrust"].to_numpy().astype(float))
+                atypicalities.append(table["atypicality"].to_numpy().astype(float))
                 names |= {drift.subject(name) for name in table["image"].to_pylist()}
         output.upload(PREDICTIONS, path)
     figures = drift.Figures(
         grey,
         areas=np.concatenate([[], *areas]),
         confidences=np.concatenate([[], *confidences]),
-        mistrusts=np.concatenate([[], *mistrusts]),
+        atypicalities=np.concatenate([[], *atypicalities]),
         subjects=len(names),
     )
     return Summary(figures, unreadable)
@@ -246,19 +246,19 @@ def _shard_name(batch: Batch, entries: Sequence[Entry]) -> str:
     return f"{SHARDS}{batch.digest(entries)}.parquet"
 
 
-def _scorer(model: str, weights: str, threads: int) -> Scorer:
+def _scorer(model: str, weights: str, threads: int) -> OpenVinoScorer:
     with _loading:  # threads that come together load it once
         return _load_scorer(model, weights, threads)
 
 
 @lru_cache(maxsize=1)
-def _load_scorer(model: str, _weights: str, threads: int) -> Scorer:
+def _load_scorer(model: str, _weights: str, threads: int) -> OpenVinoScorer:
     if not model.startswith("s3://"):
-        return Scorer(Path(model), streams=threads, threads=threads)
+        return OpenVinoScorer(Path(model), streams=threads, threads=threads)
     with tempfile.TemporaryDirectory() as folder:
         for name in (ONNX_FILE, SPEC_FILE):
             open_storage(model).download(name, Path(folder) / name)
-        return Scorer(Path(folder), streams=threads, threads=threads)
+        return OpenVinoScorer(Path(folder), streams=threads, threads=threads)
 
 
 # A client of its own for every shard would cost a tenth of the time, and a zip's directory is long.

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from nerveseg import paths
-from nerveseg.data.packed import Packed
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import empty, metrics
 from nerveseg.evaluation.bootstrap import SubjectBootstrap
@@ -40,7 +40,7 @@ class Candidate:
     Attributes:
         model_id: of its logged model.
         tags: of its version: its lineage, and `ensemble` if it is one.
-        packed: the frames.
+        store: the frames.
         rows: those that are scored, int64.
         dice: its Dice on them by `evaluate.empty`, of an ensemble out of fold, float64; NaN where that leaves a frame
             out.
@@ -48,13 +48,13 @@ class Candidate:
 
     model_id: str
     tags: Mapping[str, str]
-    packed: Packed
+    store: FrameStore
     rows: np.ndarray
     dice: np.ndarray
 
     @classmethod
     def read(
-        cls, model_id: str, tags: Mapping[str, str], packed: Packed, rows: np.ndarray, per_image: Path
+        cls, model_id: str, tags: Mapping[str, str], store: FrameStore, rows: np.ndarray, per_image: Path
     ) -> "Candidate":
         """The candidate with the scores of a `per_image.csv`.
 
@@ -62,14 +62,14 @@ class Candidate:
             NervesegError: those are of other frames.
         """
         scored = _read(per_image)
-        if packed.index["image"].iloc[rows].tolist() != scored["image"].tolist():
+        if store.index["image"].iloc[rows].tolist() != scored["image"].tolist():
             raise NervesegError(f"{per_image} is not of the scored frames of data/packed: run `dvc repro`.")
-        return cls(model_id, tags, packed, rows, scored["dice"].to_numpy(np.float64))
+        return cls(model_id, tags, store, rows, scored["dice"].to_numpy(np.float64))
 
     @property
     def table(self) -> pd.DataFrame:
         """The scored frames: image, subject, dice."""
-        return self.packed.index[["image", "subject"]].iloc[self.rows].assign(dice=self.dice)
+        return self.store.index[["image", "subject"]].iloc[self.rows].assign(dice=self.dice)
 
 
 def judge(
@@ -94,7 +94,7 @@ def judge(
     if register.gate == "off":
         return Verdict("off")
     beside, note = with_champion(client, candidate, evaluate, register, device)
-    scorer = with_logged(client, candidate.model_id, models, candidate.packed, candidate.rows)
+    scorer = with_logged(client, candidate.model_id, models, candidate.store, candidate.rows)
     criteria = (*gate.absolute(figures, register), scorer)
     return Verdict(register.gate, (*criteria, beside) if beside else criteria, note)
 
@@ -179,7 +179,9 @@ def by_rule(per_image: pd.DataFrame, rule: EmptyRule) -> pd.DataFrame:
     return per_image.assign(dice=empty.apply(by_kaggle, true, rule))
 
 
-def with_logged(client: MlflowClient, model_id: str, models: Path, packed: Packed, rows: np.ndarray) -> gate.Criterion:
+def with_logged(
+    client: MlflowClient, model_id: str, models: Path, store: FrameStore, rows: np.ndarray
+) -> gate.Criterion:
     """Runs the logged model and the trained network on some of the scored frames, both on the CPU.
 
     Args:
@@ -189,7 +191,7 @@ def with_logged(client: MlflowClient, model_id: str, models: Path, packed: Packe
     from nerveseg.model.inference import Segmenter  # it imports torch
 
     places = np.unique(np.linspace(0, len(rows) - 1, _SCORER_FRAMES).astype(int))
-    frames = [packed.frame(row) for row in rows[places]]
+    frames = [store.frame(row) for row in rows[places]]
     segmenter = Segmenter.load(models)
     source = client.get_logged_model(model_id).artifact_location
     differences = []
@@ -226,10 +228,10 @@ def _remark(candidate: Candidate, champion: Model) -> str:
 def _network_dice(segmenter: "Segmenter", candidate: Candidate, rule: EmptyRule) -> np.ndarray:
     from nerveseg.evaluation import inference  # it imports torch
 
-    packed, rows = candidate.packed, candidate.rows
-    predicted = inference.probabilities(packed, rows, segmenter, f"scoring the {CHAMPION}")
-    found = [metrics.score(segmenter.mask(probability), packed.mask(row))[0] for row, probability in predicted]
-    areas = packed.index["mask_area"].iloc[rows].to_numpy()
+    store, rows = candidate.store, candidate.rows
+    predicted = inference.probabilities(store, rows, segmenter, f"scoring the {CHAMPION}")
+    found = [metrics.score(segmenter.mask(probability), store.mask(row))[0] for row, probability in predicted]
+    areas = store.index["mask_area"].iloc[rows].to_numpy()
     return empty.apply(np.array(found), areas, rule)
 
 

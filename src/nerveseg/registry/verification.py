@@ -13,9 +13,10 @@ from ruamel.yaml import YAML, YAMLError
 
 from nerveseg import paths
 from nerveseg.errors import NervesegError, TransientError
-from nerveseg.evaluation import card, metrics, provenance, smoke
-from nerveseg.evaluation.card import Card
+from nerveseg.evaluation import metrics
 from nerveseg.files import read_json, sha256
+from nerveseg.modelcard import card, provenance, smoke
+from nerveseg.modelcard.card import Card
 from nerveseg.params import flatten, read_yaml
 from nerveseg.registry import gate, versions
 from nerveseg.registry.gate import Verdict
@@ -25,7 +26,7 @@ Stages = dict[str, dict[str, Any]]  # of a dvc.lock, by name
 _OUTS = {"dvc_data": paths.DATASET_ZIP, "dvc_split": paths.PACKED, "dvc_model": paths.MODELS}
 _ON_CARD = ("model", "train", "evaluate")  # the sections of params.yaml that a card names
 MIN_AGREEMENT = 0.98  # Dice with the masks of the evaluation, which may have run on another device
-MIN_EXPORT_AGREEMENT = 0.998  # Dice with the network's own masks; the scorer may compute in bf16
+MIN_EXPORT_AGREEMENT = 0.998  # Dice with the network's own masks; both compute in fp32
 
 
 @dataclass(frozen=True)
@@ -320,11 +321,11 @@ def _smoke(name: str, folder: Path) -> Check:
 def _export(name: str, folder: Path) -> Check:
     from nerveseg.model.inference import Segmenter
     from nerveseg.prediction.export import export
-    from nerveseg.prediction.scorer import ONNX_FILE, Scorer
+    from nerveseg.prediction.openvino import ONNX_FILE, OpenVinoScorer
 
     segmenter = Segmenter.load(folder)
     export(segmenter.network, segmenter.spec, folder / ONNX_FILE)
-    scorer = Scorer(folder, streams=1, threads=1)
+    scorer = OpenVinoScorer(folder, streams=1, threads=1)
     frames = [frame for frame, _ in _pairs(folder)]
     expected = [segmenter.mask(probability) for probability in segmenter.probabilities(frames)]
     found = [scorer.mask(scorer.probability(frame)) for frame in frames]

@@ -9,28 +9,18 @@ from rich.table import Table
 from nerveseg import paths, tracking
 from nerveseg.console import console
 from nerveseg.data import rle
-from nerveseg.data.packed import Packed, counts
+from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import (
-    baselines,
-    calibration,
-    card,
-    companions,
-    conflicts,
-    headline,
-    inference,
-    overlays,
-    parity,
-    provenance,
-    scores,
-    smoke,
-)
-from nerveseg.evaluation.card import Card
+from nerveseg.evaluation import baselines, calibration, conflicts, inference, scores
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import read_json, replacing, replacing_folder, write_json
 from nerveseg.model.device import device_name
 from nerveseg.model.inference import Segmenter
+from nerveseg.modelcard import card, provenance, smoke
+from nerveseg.modelcard import evidence as companions
+from nerveseg.modelcard.card import Card
 from nerveseg.params import EvaluateParams, Params, flatten
+from nerveseg.report import headline, overlays, parity
 from nerveseg.settings import settings
 from nerveseg.stages import main
 
@@ -43,12 +33,12 @@ def run(params: Params) -> None:
     Raises:
         NervesegError: missing or damaged inputs, no frames to score, or a tracking server that failed.
     """
-    packed = Packed.open(paths.PACKED)
-    rows = packed.rows(params.evaluate.split)
+    store = FrameStore.open(paths.PACKED)
+    rows = store.rows(params.evaluate.split)
     if not len(rows):
         raise NervesegError(f"data/packed has no {params.evaluate.split} frames; see evaluate.split and split.test.")
     segmenter = Segmenter.load(paths.MODELS, device_name(settings().device))
-    by_kaggle = _score(packed, rows, segmenter, params.evaluate)
+    by_kaggle = _score(store, rows, segmenter, params.evaluate)
     scored = by_kaggle.by_rule(params.evaluate.empty)
     if scored.table["empty_dice"].isna().all():
         raise NervesegError(
@@ -58,22 +48,22 @@ def run(params: Params) -> None:
     histograms = (
         by_kaggle.histograms
         if params.evaluate.split == "validation"
-        else inference.histograms(packed, packed.rows("validation"), segmenter)
+        else inference.histograms(store, store.rows("validation"), segmenter)
     )
     sweep = calibration.sweep(histograms, params.evaluate.empty)
-    contradictions = conflicts.find(packed, params.split.near_duplicate)
+    contradictions = conflicts.find(store, params.split.near_duplicate)
     summary = scores.summary(by_kaggle, sweep, params.evaluate)
-    seen = set(packed.index["subject"].iloc[packed.rows("train")])
+    seen = set(store.index["subject"].iloc[store.rows("train")])
     summary["test"]["subjects_in_training"] = len(seen & set(scored.table["subject"]))
-    summary["ceiling"] = conflicts.summary(packed, rows, contradictions, params.evaluate, params.split.near_duplicate)
+    summary["ceiling"] = conflicts.summary(store, rows, contradictions, params.evaluate, params.split.near_duplicate)
     by_kaggle.write(paths.PREDICTIONS)
     _write_tables(scored, sweep, contradictions)
     with replacing_folder(paths.FIGURES) as folder:
-        _draw(packed, scored.table, contradictions, params.evaluate, folder)
-    write_json(paths.REFERENCE_JSON, companions.reference(packed, packed.rows("train"), segmenter))
-    smoke.write(companions.smoke_pairs(packed, scored.table, segmenter), paths.SMOKE)
+        _draw(store, scored.table, contradictions, params.evaluate, folder)
+    write_json(paths.REFERENCE_JSON, companions.reference(store, store.rows("train"), segmenter))
+    smoke.write(companions.smoke_pairs(store, scored.table, segmenter), paths.SMOKE)
     write_json(paths.METRICS_JSON, summary)
-    card.write(_card(packed, segmenter, summary, params.evaluate), paths.CARD_JSON, paths.CARD, paths.METADATA_JSON)
+    card.write(_card(store, segmenter, summary, params.evaluate), paths.CARD_JSON, paths.CARD, paths.METADATA_JSON)
     _print(summary, segmenter.spec.threshold)
     _print_parity()
     with tracking.reachable("reports/ is written: once the server answers, `dvc repro` evaluates again."):
@@ -87,12 +77,12 @@ def run(params: Params) -> None:
             )
 
 
-def _score(packed: Packed, rows: np.ndarray, segmenter: Segmenter, evaluate: EvaluateParams) -> Scores:
-    priors = baselines.priors(packed, evaluate.empty)
+def _score(store: FrameStore, rows: np.ndarray, segmenter: Segmenter, evaluate: EvaluateParams) -> Scores:
+    priors = baselines.priors(store, evaluate.empty)
     found, histograms = [], []
-    for row, probability in inference.probabilities(packed, rows, segmenter, "scoring"):
-        truth = packed.mask(row)
-        frame = packed.index.loc[row, ["image", "subject", "cluster", "height", "width"]].to_dict()
+    for row, probability in inference.probabilities(store, rows, segmenter, "scoring"):
+        truth = store.mask(row)
+        frame = store.index.loc[row, ["image", "subject", "cluster", "height", "width"]].to_dict()
         mask = segmenter.mask(probability)
         training = segmenter.spec.plausibility
         figures = scores.of_frame(probability, mask, truth, priors, training, evaluate.nsd_tolerance)
@@ -115,47 +105,47 @@ def _write_tables(scored: Scores, sweep: pd.DataFrame, contradictions: pd.DataFr
             curve.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
 
 
-def _card(packed: Packed, segmenter: Segmenter, summary: dict, evaluate: EvaluateParams) -> Card:
+def _card(store: FrameStore, segmenter: Segmenter, summary: dict, evaluate: EvaluateParams) -> Card:
     # Provenance, which must not make the evaluation stale, so dvc.yaml does not name it: docs/adr/0003
     source = read_json(paths.SOURCE_JSON)
     training = read_json(paths.MODELS / "run.json")
     origins = provenance.Origins(
         dataset=source["sha256"],
-        split=packed.digest(),
+        split=store.digest(),
         params={**training["params"], **flatten({"evaluate": evaluate.model_dump()})},
         code=provenance.Code.of(training["tags"], tracking.git_tags()),
         weights=provenance.hashes(paths.MODELS / name for name in ("model.safetensors", "model.json")),
         figures=provenance.hashes((paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV)),
     )
-    shared = int((packed.index.groupby("subject")["split"].nunique() > 1).sum())
-    return card.record(segmenter.spec, counts(packed.index), shared, summary, source["uri"], origins)
+    shared = int((store.index.groupby("subject")["split"].nunique() > 1).sum())
+    return card.record(segmenter.spec, counts(store.index), shared, summary, source["uri"], origins)
 
 
 def _draw(
-    packed: Packed, table: pd.DataFrame, contradictions: pd.DataFrame, evaluate: EvaluateParams, folder: Path
+    store: FrameStore, table: pd.DataFrame, contradictions: pd.DataFrame, evaluate: EvaluateParams, folder: Path
 ) -> None:
     overlays.draw_curves(pd.read_csv(paths.MODELS / "curve.csv"), folder / "curves.png")
     for name, chosen in overlays.choose(table, evaluate.overlays, evaluate.seed).items():
         if len(chosen):
-            title = f"{name.replace('mistrusted', 'most mistrusted')} of {len(table)} {evaluate.split} frames"
-            overlays.draw_panels([_panel(packed, table.loc[row]) for row in chosen], title, folder / f"{name}.jpg")
+            title = f"{name.replace('atypical', 'most atypical')} of {len(table)} {evaluate.split} frames"
+            overlays.draw_panels([_panel(store, table.loc[row]) for row in chosen], title, folder / f"{name}.jpg")
     if len(contradictions):
         pairs = [
-            (_labelled(packed, pair["row"]), _labelled(packed, pair["other_row"]), pair["dice"])
+            (_labelled(store, pair["row"]), _labelled(store, pair["other_row"]), pair["dice"])
             for pair in contradictions.head(evaluate.overlays).to_dict("records")
         ]
         title = f"worst of {len(contradictions)} pairs of near-identical frames with contradictory masks"
         overlays.draw_conflicts(pairs, title, folder / "conflicts.jpg")
 
 
-def _panel(packed: Packed, score: pd.Series) -> overlays.Panel:
+def _panel(store: FrameStore, score: pd.Series) -> overlays.Panel:
     prediction = rle.decode(score["rle_mask"], score["height"], score["width"])
     row = score["row"]
-    return overlays.Panel(score["image"], packed.frame(row), packed.mask(row), prediction, score["dice"], score["iou"])
+    return overlays.Panel(score["image"], store.frame(row), store.mask(row), prediction, score["dice"], score["iou"])
 
 
-def _labelled(packed: Packed, row: int) -> overlays.Labelled:
-    return overlays.Labelled(packed.index.loc[row, "image"], packed.frame(row), packed.mask(row))
+def _labelled(store: FrameStore, row: int) -> overlays.Labelled:
+    return overlays.Labelled(store.index.loc[row, "image"], store.frame(row), store.mask(row))
 
 
 def _print_parity() -> None:

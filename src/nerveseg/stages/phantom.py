@@ -1,8 +1,8 @@
 """The phantom stage: makes the built-in dataset."""
 
 from nerveseg import paths
-from nerveseg.data import phantom
 from nerveseg.params import Params
+from nerveseg.phantom import dataset as phantom
 from nerveseg.stages import main
 
 

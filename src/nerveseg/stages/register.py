@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from nerveseg import paths, tracking
-from nerveseg.data.packed import Packed
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import card, report
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import read_json, replacing, write_json
+from nerveseg.modelcard import card
 from nerveseg.params import Params, flatten
 from nerveseg.registry import comparison, verification, versions
 from nerveseg.registry.comparison import Candidate
+from nerveseg.report import sections as report
 from nerveseg.settings import settings
 from nerveseg.stages import main
 
@@ -31,13 +32,13 @@ def run(params: Params) -> None:
             "figures are too good. A split by frame (split.by) serves the leakage audit only; set split.by: subject."
         )
     description = card.description(card.read(paths.CARD_JSON))
-    packed, scores = Packed.open(paths.PACKED), Scores.read(paths.PREDICTIONS)
+    store, scores = FrameStore.open(paths.PACKED), Scores.read(paths.PREDICTIONS)
     lineage = _lineage()
     with tracking.reachable("Nothing is lost: once the server answers, `dvc repro` registers."):
         client = tracking.connect()
         record = tracking.ensure_run(paths.MODELS)
-        rows = packed.rows(params.evaluate.split)
-        candidate = Candidate.read(record["model_id"], lineage, packed, rows, paths.PER_IMAGE_CSV)
+        rows = store.rows(params.evaluate.split)
+        candidate = Candidate.read(record["model_id"], lineage, store, rows, paths.PER_IMAGE_CSV)
         verdict = comparison.judge(
             client, candidate, metrics, paths.MODELS, params.evaluate, params.registration, settings().device
         )
@@ -57,7 +58,7 @@ def run(params: Params) -> None:
         tags = lineage | versions.hashes(Path(), [Path()])
         version = versions.settle(client, record, verdict, tags, tracking.git_tags(), description)
         receipt = versions.receipt(record["run_id"], version, verdict.reasons, verdict.record)
-        page = report.render(receipt, params.evaluate, packed, scores, paths.MODELS, paths.REPORT.parent)
+        page = report.render(receipt, params.evaluate, store, scores, paths.MODELS, paths.REPORT.parent)
         client.log_text(record["run_id"], page, str(paths.REPORT))
     with replacing(paths.REPORT) as beside:
         beside.write_text(page, encoding="utf-8")

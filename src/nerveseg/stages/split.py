@@ -7,7 +7,8 @@ from typing import Any
 
 from nerveseg import paths
 from nerveseg.console import console
-from nerveseg.data import checks, clusters, findings, folds, layouts, packed
+from nerveseg.data import checks, clusters, findings, folds, layouts
+from nerveseg.data import frame_store as store
 from nerveseg.data.archive import Archive
 from nerveseg.errors import NervesegError
 from nerveseg.files import replacing_folder, write_json
@@ -24,28 +25,28 @@ def run(params: Params) -> None:
     paths.FINDINGS_JSON.unlink(missing_ok=True)
     with replacing_folder(paths.PACKED) as folder, Archive(paths.DATASET_ZIP) as archive:
         dataset = layouts.find(archive)
-        with packed.Writer(folder) as writer:
+        with store.Writer(folder) as writer:
             report = checks.pack(archive, dataset, writer, keep_empty=params.data.frames == "all")
         if report["errors"]:
             _refuse(report)
-        findings.show(report["findings"], paths.PACKED / packed.FINDINGS)
+        findings.show(report["findings"], paths.PACKED / store.FINDINGS)
         frames = writer.frames()
         frames["cluster"] = clusters.near_identical(frames["dhash"].tolist(), params.split.near_duplicate)
         index = writer.write_index(folds.assign(frames, params.split), frames["cluster"].to_numpy())
         leaks = folds.check_leaks(index, on_purpose=params.split.by == "frame")
-        findings.show(leaks, paths.PACKED / packed.FINDINGS)
+        findings.show(leaks, paths.PACKED / store.FINDINGS)
         report["findings"] += leaks
         report["warnings"] += len(leaks)
-        _write(folder / packed.FINDINGS, report)
+        _write(folder / store.FINDINGS, report)
     console.print(folds.table(index))
 
 
 def _refuse(report: dict[str, Any]) -> None:
-    report["packed_frames"] = 0
+    report["frames_used"] = 0
     _write(paths.FINDINGS_JSON, report)
     findings.show(report["findings"], paths.FINDINGS_JSON)
     raise NervesegError(
-        f"{paths.DATASET_ZIP} has {report['errors']} errors, all of them in {paths.FINDINGS_JSON}; nothing was packed. "
+        f"{paths.DATASET_ZIP} has {report['errors']} errors, all of them in {paths.FINDINGS_JSON}; nothing was stored. "
         "Mend the dataset at its source (data.uri)."
     )
 

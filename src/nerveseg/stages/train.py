@@ -1,4 +1,4 @@
-"""train: packed frames to a trained network, with its run in MLflow."""
+"""train: stored frames to a trained network, with its run in MLflow."""
 
 import shutil
 import signal
@@ -15,10 +15,10 @@ from filelock import FileLock, Timeout
 
 from nerveseg import paths, tracking
 from nerveseg.console import console, progress
-from nerveseg.data.packed import Packed, counts
-from nerveseg.evaluation import calibration, inference, plausibility
+from nerveseg.data.frame_store import FrameStore, counts
+from nerveseg.evaluation import calibration, inference
 from nerveseg.files import read_json, replacing_folder, write_json
-from nerveseg.model import network
+from nerveseg.model import network, plausibility
 from nerveseg.model.device import device_name, precision_for
 from nerveseg.model.inference import Segmenter
 from nerveseg.model.spec import ModelSpec, Plausibility
@@ -40,14 +40,14 @@ def run(params: Params) -> None:
     """
     signal.signal(signal.SIGTERM, _end)
     timings = Timings()
-    packed = Packed.open(paths.PACKED)
+    store = FrameStore.open(paths.PACKED)
     device = device_name(settings().device)
     precision = precision_for(device, params.train.precision)
-    checkpoints = settings().checkpoints / trainer.fingerprint(packed, params.model, params.train)
+    checkpoints = settings().checkpoints / trainer.fingerprint(store, params.model, params.train)
     lock = _claim(checkpoints)
     _drop_former_trainings(checkpoints)
-    spec = _spec(params.model, _plausibility(packed))
-    table = counts(packed.index)
+    spec = _spec(params.model, _plausibility(store))
+    table = counts(store.index)
     frames = table["frames"]
     console.print(f"training on {frames['train']} frames, validating on {frames['validation']}; {device}, {precision}")
     record = {
@@ -69,7 +69,7 @@ def run(params: Params) -> None:
                 mlflow_run.log_epoch(row)
 
         trained, rows = trainer.fit(
-            packed,
+            store,
             spec,
             params.model,
             params.train,
@@ -81,7 +81,7 @@ def run(params: Params) -> None:
         )
         if params.model.threshold == "validation":
             with timings.measure("validation"):
-                spec = _with_best_threshold(trained, spec, packed, device)
+                spec = _with_best_threshold(trained, spec, store, device)
             mlflow_run.add_tag("threshold", f"{spec.threshold:g}")
         with replacing_folder(paths.MODELS) as folder:
             network.save(trained, spec, folder)
@@ -100,18 +100,16 @@ def _spec(model: ModelParams, masks: Plausibility) -> ModelSpec:
     return ModelSpec(**named, threshold=threshold, plausibility=masks)
 
 
-def _plausibility(packed: Packed) -> Plausibility:
-    """What the masks of the training frames are like, for the mistrust of others."""
+def _plausibility(store: FrameStore) -> Plausibility:
+    """What the masks of the training frames are like, for the atypicality of others."""
     with progress("masks") as bar:
-        return plausibility.fit(
-            packed.mask(row) for row in bar.track(packed.rows("train"), description="training masks")
-        )
+        return plausibility.fit(store.mask(row) for row in bar.track(store.rows("train"), description="training masks"))
 
 
-def _with_best_threshold(trained: torch.nn.Module, spec: ModelSpec, packed: Packed, device: str) -> ModelSpec:
+def _with_best_threshold(trained: torch.nn.Module, spec: ModelSpec, store: FrameStore, device: str) -> ModelSpec:
     """The spec with the threshold of the best mean Dice over the validation frames, by Kaggle's rule."""
     segmenter = Segmenter(network.assemble([trained], spec), spec, device)
-    histograms = inference.histograms(packed, packed.rows("validation"), segmenter)
+    histograms = inference.histograms(store, store.rows("validation"), segmenter)
     threshold, dice = calibration.best(calibration.sweep(histograms, "kaggle"))
     console.print(f"threshold {threshold:g}, chosen on the validation frames: their mean Dice is {dice:.4f}")
     return spec.model_copy(update={"threshold": threshold})

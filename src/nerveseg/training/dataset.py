@@ -1,4 +1,4 @@
-"""Packed frames as tensors, the same for any number of workers and after a resume."""
+"""FrameStore frames as tensors, the same for any number of workers and after a resume."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nerveseg.data.augment import Augmentation
-from nerveseg.data.packed import Packed
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.model.frames import normalise, resize
 from nerveseg.model.spec import ModelSpec
 
@@ -17,8 +17,8 @@ Item = tuple[int, int]  # position among the dataset's rows, seed of its augment
 class FrameDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Frames and masks of some rows at the network's size, float32 (1, height, width) each."""
 
-    def __init__(self, packed: Packed, rows: np.ndarray, spec: ModelSpec, augmentation: str) -> None:
-        self._packed = packed
+    def __init__(self, store: FrameStore, rows: np.ndarray, spec: ModelSpec, augmentation: str) -> None:
+        self._store = store
         self._rows = rows
         self._spec = spec
         self._augment = Augmentation(augmentation)
@@ -30,8 +30,8 @@ class FrameDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         position, seed = item
         row = int(self._rows[position])
         size = self._spec.height, self._spec.width
-        frame = resize(self._packed.frame(row), *size)
-        mask = (resize(self._packed.mask(row) * np.uint8(255), *size) > 127).astype(np.uint8)
+        frame = resize(self._store.frame(row), *size)
+        mask = (resize(self._store.mask(row) * np.uint8(255), *size) > 127).astype(np.uint8)
         frame, mask = self._augment(frame, mask, seed)
         return torch.from_numpy(normalise(frame, self._spec))[None], torch.from_numpy(mask.astype(np.float32))[None]
 

@@ -1,4 +1,4 @@
-"""One training from packed frames to a trained network, resumed from its last whole epoch where it was cut off."""
+"""One training from stored frames to a trained network, resumed from its last whole epoch where it was cut off."""
 
 import hashlib
 import logging
@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from nerveseg.data.packed import Packed
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
 from nerveseg.files import sha256
 from nerveseg.model.device import precision_for
@@ -38,10 +38,10 @@ def worker_count(wanted: int | None) -> int:
     return min(cpus - 1, 8) if wanted is None else wanted
 
 
-def fingerprint(packed: Packed, model: ModelParams, train: TrainParams) -> str:
+def fingerprint(store: FrameStore, model: ModelParams, train: TrainParams) -> str:
     """16 hexadecimal digits that change with anything that a training depends on."""
     digest = hashlib.sha256()
-    for part in (model.model_dump_json(), train.model_dump_json(), packed.digest()):
+    for part in (model.model_dump_json(), train.model_dump_json(), store.digest()):
         digest.update(part.encode())
     if model.encoder_weights not in ("none", "imagenet"):
         digest.update(sha256(Path(model.encoder_weights)).encode())
@@ -96,7 +96,7 @@ class _TimedCheckpoint(ModelCheckpoint):
 
 
 def fit(
-    packed: Packed,
+    store: FrameStore,
     spec: ModelSpec,
     model: ModelParams,
     train: TrainParams,
@@ -110,7 +110,7 @@ def fit(
     """Trains a network; continues from `checkpoints` where a checkpoint lies there.
 
     Args:
-        packed: frames with the splits `train` and `validation`.
+        store: frames with the splits `train` and `validation`.
         device: `cpu`, `cuda` or `mps`.
         workers: processes that load frames; 0 loads in this one. They do not change the result.
         checkpoints: folder of this very training; its content must come from equal arguments.
@@ -126,7 +126,7 @@ def fit(
         NervesegError: there are fewer training frames than a batch holds, or the network cannot be built.
         SystemExit: SIGTERM came; the status says so (143).
     """
-    rows = packed.rows("train")
+    rows = store.rows("train")
     if len(rows) < train.batch_size:
         raise NervesegError(
             f"{len(rows)} training frames do not fill one batch; lower train.batch_size ({train.batch_size})."
@@ -158,8 +158,8 @@ def fit(
     try:
         trainer.fit(
             module,
-            loader(FrameDataset(packed, rows, spec, train.augmentation), train.batch_size, train.seed, workers, True),
-            loader(FrameDataset(packed, packed.rows("validation"), spec, "none"), train.batch_size, 0, workers, False),
+            loader(FrameDataset(store, rows, spec, train.augmentation), train.batch_size, train.seed, workers, True),
+            loader(FrameDataset(store, store.rows("validation"), spec, "none"), train.batch_size, 0, workers, False),
             ckpt_path=last if last.exists() else None,
             weights_only=True,
         )

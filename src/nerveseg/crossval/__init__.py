@@ -1,0 +1,1 @@
+"""Cross-validation: folds, out-of-fold scores and ensembles."""

@@ -1,0 +1,209 @@
+"""The networks of a cross-validation as one model, a version of `nerve-segmentation`.
+
+An ensemble has no unseen frames of its own. Its figures are those of its members, out of fold.
+"""
+
+import hashlib
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from nerveseg import paths, tracking
+from nerveseg.console import console, progress
+from nerveseg.data.frame_store import FrameStore, counts
+from nerveseg.evaluation.scores import Scores
+from nerveseg.files import read_json, replacing, write_json
+from nerveseg.model import plausibility
+from nerveseg.model.spec import ModelSpec, read_spec
+from nerveseg.modelcard import card, provenance, smoke
+from nerveseg.modelcard.card import Card
+from nerveseg.params import Params, flatten
+from nerveseg.registry import comparison, verification, versions
+from nerveseg.registry.comparison import Candidate
+from nerveseg.settings import settings
+
+_OUT_OF_FOLD = "out-of-fold"  # in place of `test`: the frames that the figures are of
+
+
+@dataclass(frozen=True)
+class Member:
+    """What is kept of a fold's training.
+
+    Attributes:
+        folder: holds models/, params.yaml and dvc.lock.
+        run_id: its training, on this tracking server.
+        split: `FrameStore.digest` of its frames.
+    """
+
+    folder: Path
+    run_id: str
+    split: str
+
+    @classmethod
+    def keep(cls, root: Path, folder: Path, run_id: str) -> Self:
+        """Copies it from `root`, where the fold has just run, into `folder`, a missing one."""
+        shutil.copytree(root / paths.MODELS, folder / paths.MODELS)
+        for path in (paths.PARAMS, paths.DVC_LOCK):
+            shutil.copy(root / path, folder / path)
+        return cls(folder, run_id, FrameStore.open(root / paths.PACKED).digest())
+
+
+def register(members: Sequence[Member], root: Path, params: Params, render: Callable[[Mapping[str, Any]], str]) -> None:
+    """Makes one model of the members, asks the gate with the figures of `crossval/`, and registers it, once.
+
+    `crossval/registration.json` and the page, which is on the ensemble's run too, say what became of it.
+
+    Args:
+        members: of all folds, in order.
+        root: a workspace where one of the folds ran: its frames are those of all of them.
+        render: from what `crossval/registration.json` is about to hold to the page.
+
+    Raises:
+        NervesegError: members of different kinds, a champion that cannot be loaded, or a tracking server that failed.
+    """
+    console.rule(f"ensemble of {len(members)} networks", align="left")
+    store = FrameStore.open(root / paths.PACKED)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        metrics = _copy_figures(folder)
+        _build(members, store, folder)
+        source, trainings = read_json(root / paths.SOURCE_JSON), [_training(member) for member in members]
+        record = _card(members, trainings, source, store, metrics, params, folder)
+        card.write(record, folder / paths.CARD_JSON, folder / paths.CARD, folder / paths.METADATA_JSON)
+        with tracking.reachable("crossval/ is written: once the server answers, the same command registers."):
+            run = tracking.ensure_copy(_run(members, trainings, record), [], folder / paths.MODELS)
+            client = tracking.connect()
+            tags = {
+                **_tags(members),
+                **verification.lineage([verification.read_lock(member.folder) for member in members]),
+                **versions.dataset_tags(source),
+                **versions.hashes(folder, [member.folder for member in members]),
+            }
+            everything = np.arange(len(store))
+            candidate = Candidate.read(run["model_id"], tags, store, everything, folder / paths.PER_IMAGE_CSV)
+            models, device = folder / paths.MODELS, settings().device
+            verdict = comparison.judge(client, candidate, metrics, models, params.evaluate, params.registration, device)
+            tracking.log_evaluation(run, flatten(metrics), None, sorted((folder / paths.REPORTS).iterdir()))
+            for member, part in zip(members, versions.recorded(len(members)), strict=True):
+                for path in (paths.PARAMS, paths.DVC_LOCK):
+                    client.log_artifact(run["run_id"], str(member.folder / path), str(versions.REPRODUCE / part))
+            client.log_dict(run["run_id"], verdict.record, str(versions.VERDICT))
+            version = versions.settle(client, run, verdict, tags, tracking.git_tags(), card.description(record))
+            receipt = versions.receipt(run["run_id"], version, verdict.reasons, verdict.record)
+            page = render(receipt)
+            client.log_text(run["run_id"], page, str(paths.REPORT))
+    with replacing(paths.CROSSVAL / paths.REPORT.name) as beside:
+        beside.write_text(page, encoding="utf-8")
+    write_json(paths.CROSSVAL / paths.REGISTRATION_JSON.name, receipt)
+    versions.print_outcome(verdict, version)
+
+
+def run_id(weights: Iterable[str], trainings: Sequence[str]) -> str:
+    """The id of an ensemble's run, 32 hex digits.
+
+    Weights alone would not do: those of a training at another commit may be the same, but a run names its commit.
+
+    Args:
+        weights: SHA-256 of each file of them.
+        trainings: ids of the members' training runs, in order.
+    """
+    return hashlib.sha256("".join((*weights, *trainings)).encode()).hexdigest()[:32]
+
+
+def _training(member: Member) -> dict[str, Any]:
+    record: dict[str, Any] = read_json(member.folder / paths.MODELS / "run.json")
+    return record
+
+
+def _tags(members: Sequence[Member]) -> dict[str, str]:
+    return {
+        versions.ENSEMBLE: str(len(members)),
+        **{f"member_{number}": member.run_id for number, member in enumerate(members)},
+    }
+
+
+def _copy_figures(folder: Path) -> dict[str, Any]:
+    """Brings the figures of `crossval/` to where a model's own lie; returns its metrics."""
+    (folder / paths.REPORTS).mkdir()
+    for path in (paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV):
+        shutil.copy(paths.CROSSVAL / path.name, folder / path)
+    metrics: dict[str, Any] = read_json(paths.CROSSVAL / paths.METRICS_JSON.name)
+    metrics.pop("leakage", None)  # it is of other networks
+    metrics["test"]["split"] = _OUT_OF_FOLD
+    write_json(folder / paths.METRICS_JSON, metrics)
+    return metrics
+
+
+def _build(members: Sequence[Member], store: FrameStore, folder: Path) -> None:
+    """Writes `models/`, and the reference and smoke frames that go with it."""
+    from nerveseg.model.device import device_name
+    from nerveseg.model.inference import Segmenter
+    from nerveseg.model.network import save_ensemble
+    from nerveseg.modelcard import evidence as companions  # they import torch
+
+    parts, rows = [member.folder / paths.MODELS for member in members], np.arange(len(store))
+    (folder / paths.MODELS).mkdir()
+    save_ensemble(parts, _spec([read_spec(part) for part in parts], store), folder / paths.MODELS)
+    segmenter = Segmenter.load(folder / paths.MODELS, device_name(settings().device))
+    write_json(folder / paths.REFERENCE_JSON, companions.reference(store, rows, segmenter))
+    table = Scores.read(paths.CROSSVAL / paths.PREDICTIONS.name).table
+    smoke.write(companions.smoke_pairs(store, table, segmenter), folder / paths.SMOKE)
+
+
+def _spec(specs: Sequence[ModelSpec], store: FrameStore) -> ModelSpec:
+    """That of a member, with the mean of their thresholds, and the masks of all frames: each was in a training."""
+    with progress("masks") as bar:
+        masks = plausibility.fit(store.mask(row) for row in bar.track(range(len(store)), description="all masks"))
+    threshold = statistics.mean(spec.threshold for spec in specs)
+    return specs[0].model_copy(update={"threshold": threshold, "plausibility": masks})
+
+
+def _card(
+    members: Sequence[Member],
+    trainings: Sequence[dict[str, Any]],
+    source: dict[str, Any],
+    store: FrameStore,
+    metrics: dict[str, Any],
+    params: Params,
+    folder: Path,
+) -> Card:
+    tags = [training["tags"] for training in trainings]
+    origins = provenance.Origins(
+        dataset=source["sha256"],
+        split=hashlib.sha256("".join(member.split for member in members).encode()).hexdigest(),
+        params={**_shared(trainings[0]["params"]), **flatten({"evaluate": params.evaluate.model_dump()})},
+        # Members that were trained at several commits name them all.
+        code=provenance.Code.of(
+            {key: " ".join(dict.fromkeys(each[key] for each in tags if key in each)) for key in tags[0]},
+            tracking.git_tags(),
+        ),
+        weights=provenance.hashes(folder / paths.MODELS / name for name in ("model.safetensors", "model.json")),
+        figures=provenance.hashes(folder / path for path in versions.FIGURES),
+    )
+    everything = counts(store.index.assign(split="train"))
+    return card.record(read_spec(folder / paths.MODELS), everything, 0, metrics, source["uri"], origins)
+
+
+def _shared(params: dict[str, Any]) -> dict[str, Any]:
+    """What all members were trained with, of what one of them recorded: not its numbers of frames."""
+    return {name: value for name, value in params.items() if name.startswith(("model.", "train."))}
+
+
+def _run(members: Sequence[Member], trainings: Sequence[dict[str, Any]], record: Card) -> tracking.Record:
+    shared = _shared(trainings[0]["params"])
+    return {
+        "run_id": run_id(record.origins.weights.values(), [training["run_id"] for training in trainings]),
+        "params": shared,
+        "tags": {
+            **record.origins.code.training,
+            **_tags(members),
+            "mlflow.runName": f"ensemble {shared['model.architecture']} {shared['model.encoder']}",
+        },
+        "dataset": trainings[0]["dataset"],
+    }

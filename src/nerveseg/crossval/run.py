@@ -1,0 +1,282 @@
+"""Cross-validation: every subject is tested once, by a network that was trained without it.
+
+Each fold is a DVC experiment, in a clone of the repository that shares DVC's cache, MLflow's store and the checkpoints:
+what was trained before is restored, what was killed goes on, and the checkout stays as it is.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import pandas as pd
+from rich.text import Text
+
+from nerveseg import params, paths, tracking
+from nerveseg.console import console
+from nerveseg.crossval import outoffold
+from nerveseg.crossval.ensemble import Member, register
+from nerveseg.data.frame_store import FrameStore
+from nerveseg.errors import NervesegError, TransientError
+from nerveseg.evaluation import conflicts, scores
+from nerveseg.evaluation.scores import Scores
+from nerveseg.files import read_json, replacing_folder, write_json
+from nerveseg.modelcard import card
+from nerveseg.params import Params
+from nerveseg.report import headline
+from nerveseg.report import sections as report
+from nerveseg.workspace import clones, commands
+
+By = Literal["subject", "frame"]
+_FOLDS = 5  # where neither the command nor split.folds says
+_TMP = Path(".dvc/tmp")
+_CLONES = _TMP / "crossval"
+_MEMBERS = _TMP / "members"  # in the clone, what is kept of each fold while it moves on
+_LOCK = _TMP / "crossval.lock"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What a fold left.
+
+    Attributes:
+        by: of what it is a fold.
+        number: from 0.
+        experiment: its name in DVC.
+        run_id: its training, on this tracking server.
+        scores: of its test frames, by Kaggle's rule.
+        metrics: the content of its `reports/metrics.json`.
+        sweep: of its validation frames.
+        validation_dice: of the last epoch, at the size that the network sees.
+        member: its network, where an ensemble is asked for.
+    """
+
+    by: By
+    number: int
+    experiment: str
+    run_id: str
+    scores: Scores
+    metrics: dict[str, Any]
+    sweep: pd.DataFrame
+    validation_dice: float
+    member: Member | None
+
+
+def crossval(folds: int | None, *, leakage: bool, ensemble: bool) -> None:
+    """Runs all folds, pools their scores and writes `crossval/`; an MLflow run holds the same.
+
+    Args:
+        folds: how many; None: split.folds of params.yaml, or else 5.
+        leakage: run random folds as well, and say by how much their scores are better.
+        ensemble: register the networks of the folds of subjects as one model.
+
+    Raises:
+        NervesegError: this is not the root of a git repository, params.yaml does not fit, or a fold failed.
+    """
+    here = Path.cwd()
+    _params(Path(), folds)  # what does not fit is said at once
+    _require_repository(here)
+    clones.keep_outside(here)
+    with commands.alone_in(here / _LOCK, "another cross-validation", console.print) as lock, _clone(here) as root:
+        given = _params(root, folds)  # params.yaml may have changed while this waited for the lock
+        by_subject = _run_folds(root, "subject", given, lock, root / _MEMBERS if ensemble else None)
+        by_frame = _run_folds(root, "frame", given, lock) if leakage else []
+        store = FrameStore.open(root / paths.PACKED)  # the frames are the same in every fold
+        render = _conclude(given, store, by_subject, by_frame, commands.run(root, "git", "rev-parse", "HEAD"))
+        if ensemble:
+            register([fold.member for fold in by_subject if fold.member], root, given, render)
+
+
+def _params(root: Path, folds: int | None) -> Params:
+    """The params of fold 0; as a workspace has them but for the split."""
+    given = params.load(root / paths.PARAMS)
+    number = folds or given.split.folds or _FOLDS
+    if given.evaluate.split != "test":
+        raise NervesegError("evaluate.split is validation, but a cross-validation scores test frames: set it to test.")
+    content = given.model_dump(by_alias=True)
+    content["split"] |= {"by": "subject", "folds": number, "fold": 0}
+    return params.parse(content, f"{paths.PARAMS} with {number} folds of subjects")
+
+
+def _require_repository(here: Path) -> None:
+    if not paths.DVC_YAML.exists():
+        raise NervesegError(f"{here} holds no {paths.DVC_YAML}: run from the root of the repository.")
+    try:
+        commands.run(here, "git", "rev-parse", "--verify", "HEAD")
+    except NervesegError:
+        raise NervesegError(
+            f"{here} is no git repository with a commit, of which a cross-validation makes a clone: "
+            "`git init && git add --all && git commit`."
+        ) from None
+    if tracking.git_tags()["git_changed"] == "true":
+        console.print(
+            "[yellow]Code that is not committed takes no part:[/] the folds run the code of the last commit.",
+            soft_wrap=True,
+        )
+
+
+@contextmanager
+def _clone(here: Path) -> Iterator[Path]:
+    with clones.scratch(here / _CLONES) as root:
+        clones.clone(here, root)
+        clones.bring_state(here, root)
+        clones.link_dataset(here, root)
+        for name, value in (("name", "nerveseg"), ("email", "nerveseg@localhost")):
+            commands.run(root, "git", "config", f"user.{name}", value)  # an experiment is a commit
+        yield root
+
+
+def _run_folds(root: Path, by: By, given: Params, lock: BinaryIO, keep: Path | None = None) -> list[Fold]:
+    assert given.split.folds is not None
+    return [_run_fold(root, by, number, given, lock, keep) for number in range(given.split.folds)]
+
+
+def _run_fold(root: Path, by: By, number: int, given: Params, lock: BinaryIO, keep: Path | None) -> Fold:
+    folds = given.split.folds
+    name = f"fold {number + 1} of {folds} by {by}"
+    experiment = f"crossval-{_digest(given)}-{by}-{number}"
+    values = {"split.by": by, "split.folds": folds, "split.fold": number}
+    options = [part for key, value in values.items() for part in ("--set-param", f"{key}={value}")]
+    console.rule(name, align="left")
+    try:
+        said = commands.supervised_dvc(
+            root, name, ("exp", "run", "--name", experiment, *options, "evaluate"), lock, _say
+        )
+    except commands.StageError as error:
+        kind = TransientError if error.transient else NervesegError
+        raise kind(f"{error}\nWhat was trained is kept: once that is mended, the same command goes on.") from None
+    commands.dvc(root, "exp", "push", "--quiet", "--force", "--no-cache", "origin", experiment)
+    fold = _read_fold(root, by, number, experiment, keep)
+    test = fold.metrics["test"]
+    console.print(
+        f"[bold]{name}[/]: Dice {card.figure(test['dice'])} ({card.interval(test['dice_ci']) or 'no interval'}), "
+        f"IoU {card.figure(test['iou'])} on {test['frames']} frames of {test['subjects']} subjects; "
+        f"{'trained' if _trained(said) else 'restored'}, run {fold.run_id}",
+        soft_wrap=True,
+    )
+    return fold
+
+
+def _trained(said: Sequence[str]) -> bool:
+    return any(line.startswith("Running stage 'train'") for line in said)
+
+
+def _say(line: str) -> None:
+    if "No file hash info found" in line:  # DVC's remark on each output that a fresh clone lacks
+        return
+    console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
+
+
+def _digest(given: Params) -> str:
+    """Tells the experiments of one configuration from those of others."""
+    content = given.model_dump(by_alias=True, include={"phantom", "data", "split", "model", "train", "evaluate"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | None) -> Fold:
+    with tracking.reachable("The fold is trained and kept: once the server answers, the same command goes on."):
+        record = tracking.ensure_run(root / paths.MODELS)
+    return Fold(
+        by=by,
+        number=number,
+        experiment=experiment,
+        run_id=record["run_id"],
+        scores=Scores.read(root / paths.PREDICTIONS),
+        metrics=read_json(root / paths.METRICS_JSON),
+        sweep=pd.read_csv(root / paths.CURVES / "thresholds.csv"),
+        validation_dice=float(pd.read_csv(root / paths.MODELS / "curve.csv")["validation_dice"].iloc[-1]),
+        member=None if keep is None else Member.keep(root, keep / str(number), record["run_id"]),
+    )
+
+
+def _conclude(
+    given: Params, store: FrameStore, by_subject: list[Fold], by_frame: list[Fold], commit: str
+) -> Callable[[Mapping[str, Any]], str]:
+    """Writes and logs `crossval/`; returns what renders its page anew for the receipt of an ensemble."""
+    pooled = outoffold.pool([fold.scores for fold in by_subject], len(store))
+    sweep = outoffold.sweep([fold.sweep for fold in by_subject])
+    bits = given.split.near_duplicate
+    pairs = conflicts.find(store, bits)
+    metrics = {
+        "folds": len(by_subject),
+        **scores.summary(pooled, sweep, given.evaluate),
+        "ceiling": conflicts.summary(store, np.arange(len(store)), pairs, given.evaluate, bits),
+    }
+    leaking = outoffold.pool([fold.scores for fold in by_frame], len(store)) if by_frame else None
+    if leaking:
+        metrics["leakage"] = outoffold.leakage(pooled, leaking, given.evaluate)
+    with replacing_folder(paths.CROSSVAL) as folder:
+        _write(folder, pooled, sweep, given, metrics)
+        if leaking:
+            leaking.write(folder / "predictions_by_frame.parquet")
+        folds = _table([*by_subject, *by_frame])
+        folds.to_csv(folder / "folds.csv", index=False, float_format="%.6f")
+        pairs.to_csv(folder / "conflicts.csv", index=False, float_format="%.6f")
+        render = partial(report.render_crossval, metrics, given, store, pooled, sweep, folds, pairs)
+        (folder / "index.html").write_text(render(None), encoding="utf-8")
+    _print(metrics)
+    with tracking.reachable("crossval/ is written: once the server answers, the same command logs it."):
+        run_id = tracking.log_crossval(
+            f"crossval {given.model.architecture} {given.model.encoder}",
+            params.flatten(given.model_dump(include={"data", "split", "model", "train", "evaluate"})),
+            {
+                "git_commit": commit,
+                "mlflow.source.git.commit": commit,
+                "configuration": _digest(given),
+                **{f"{fold.by}_fold_{fold.number}": fold.run_id for fold in [*by_subject, *by_frame]},
+            },
+            params.flatten(metrics),
+            paths.CROSSVAL,
+        )
+    console.print(
+        f"{paths.CROSSVAL}/ holds all of it, index.html first, and so does the MLflow run {run_id}", soft_wrap=True
+    )
+    return render
+
+
+def _write(folder: Path, pooled: Scores, sweep: pd.DataFrame, given: Params, metrics: dict[str, Any]) -> None:
+    ruled = pooled.by_rule(given.evaluate.empty)
+    tables = {
+        "per_image": ruled.table[[*scores.PER_IMAGE, "fold"]],
+        "per_subject": scores.per_subject(ruled.table),
+        **{f"curves/{name}": curve for name, curve in scores.curves(ruled, sweep).items()},
+    }
+    (folder / "curves").mkdir()
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
+    pooled.write(folder / "predictions.parquet")
+    write_json(folder / "metrics.json", metrics)
+
+
+def _table(folds: list[Fold]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "by": fold.by,
+            "fold": fold.number,
+            **{name: fold.metrics["test"][name] for name in ("frames", "subjects", "dice", "iou")},
+            "validation_dice": fold.validation_dice,
+            "run_id": fold.run_id,
+            "experiment": fold.experiment,
+        }
+        for fold in folds
+    )
+
+
+def _print(metrics: dict[str, Any]) -> None:
+    test = metrics["test"]
+    title = f"out of {metrics['folds']} folds: all {test['frames']} frames of {test['subjects']} subjects"
+    console.print(headline.table(metrics, title))
+    if leakage := metrics.get("leakage"):
+        optimism, by_frame = leakage["optimism"], leakage["by_frame"]
+        console.print(
+            f"[bold]leakage[/]: the same training on random folds scores a Dice of {card.figure(by_frame['dice'])}, "
+            f"{card.figure(optimism['dice'])} too much (95 % interval {card.interval(optimism['dice_ci'])}); IoU "
+            f"{card.figure(by_frame['iou'])}, {card.figure(optimism['iou'])} too much "
+            f"({card.interval(optimism['iou_ci'])}).",
+            soft_wrap=True,
+        )

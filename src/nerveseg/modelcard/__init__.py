@@ -1,0 +1,1 @@
+"""The model card, and what shows where a model comes from."""

@@ -1,0 +1,50 @@
+"""What goes with a model's weights: how the frames look that it was trained on, and a few frames with its masks."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nerveseg.data.frame_store import FrameStore
+from nerveseg.evaluation import inference, metrics
+from nerveseg.model.inference import Segmenter
+from nerveseg.modelcard.smoke import Pair
+from nerveseg.prediction import drift
+
+_REFERENCE_FRAMES = 512  # training frames at most that a batch is compared with; more would hardly move the shares
+_SMOKE_FRAMES = 4
+
+
+def reference(store: FrameStore, rows: np.ndarray, segmenter: Segmenter) -> dict[str, Any]:
+    """What the training frames look like, to the eye and to the network: the content of `reference.json`.
+
+    Args:
+        rows: of the training frames, int64.
+    """
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, _REFERENCE_FRAMES).astype(int))]
+    grey = np.zeros(drift.LEVELS, np.int64)
+    areas, confidences, atypicalities = [], [], []
+    for row, probability in inference.probabilities(store, rows, segmenter, "training set"):
+        mask = segmenter.mask(probability)
+        grey += drift.grey_levels(store.frame(row))
+        areas.append(mask.mean())
+        confidences.append(metrics.confidence(probability, mask))
+        atypicalities.append(segmenter.atypicality(mask))
+    subjects = store.index["subject"].iloc[rows].nunique()
+    return drift.reference(
+        drift.Figures(grey, np.array(areas), np.nan_to_num(confidences), np.array(atypicalities), subjects)
+    )
+
+
+def smoke_pairs(store: FrameStore, table: pd.DataFrame, segmenter: Segmenter) -> list[Pair]:
+    """The best frames, one a subject, on which something was found, with the network's masks.
+
+    Args:
+        table: as that of `Scores`.
+    """
+    best = table[table["predicted_area"] > 0].sort_values("dice", ascending=False, kind="stable")
+    frames = [store.frame(row) for row in best.drop_duplicates("subject")["row"].head(_SMOKE_FRAMES)]
+    return [
+        (frame, segmenter.mask(probability))
+        for frame, probability in zip(frames, segmenter.probabilities(frames), strict=True)
+    ]

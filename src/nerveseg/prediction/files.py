@@ -1,0 +1,82 @@
+"""A model of the registry, ready to score; and single frames scored by a person."""
+
+import math
+import tempfile
+from pathlib import Path
+
+from rich.table import Table
+
+from nerveseg import tracking
+from nerveseg.console import console
+from nerveseg.data.archive import decode_grey
+from nerveseg.errors import NervesegError
+from nerveseg.evaluation import metrics
+from nerveseg.files import replacing
+from nerveseg.prediction import pictures
+from nerveseg.prediction.openvino import ONNX_FILE, OpenVinoScorer
+from nerveseg.registry import delivery, verification, versions
+from nerveseg.registry.versions import Model
+
+
+def fetch(wanted: str, folder: Path) -> Model:
+    """Brings a model's files into `folder` and exports it there as `model.onnx`.
+
+    Args:
+        wanted: an alias, a version's number or a run's id.
+
+    Raises:
+        NervesegError: there is no such model, it is not what was recorded of it, or the tracking server failed.
+    """
+    from nerveseg.model.network import load  # it imports torch
+    from nerveseg.prediction.export import export
+
+    with tracking.reachable("Nothing was predicted."):
+        client = tracking.connect()
+        model = versions.locate(client, wanted)
+        if wanted == versions.CHAMPION and not model.tags.get(delivery.TAG, "").startswith(delivery.DELIVERED):
+            raise NervesegError(
+                f"Version {model.version} is champion, but not delivered yet: `python -m flows.deliver` verifies it. "
+                f"To use it as it is, ask for it by its number."
+            )
+        versions.fetch(client, model, folder)
+        verification.require_recorded(client, model, folder)
+    export(*load(folder), folder / ONNX_FILE)
+    return model
+
+
+def predict_files(files: list[Path], wanted: str) -> None:
+    """Writes `NAME_predicted_mask.png` and `NAME_predicted_overlay.png` beside each frame, and prints a table.
+
+    Raises:
+        NervesegError: there is no such model; or, after all others are done, a file is no frame.
+    """
+    problems = []
+    with tempfile.TemporaryDirectory() as name:
+        model = fetch(wanted, Path(name))
+        scorer = OpenVinoScorer(Path(name), streams=1, threads=0)
+        columns = ("frame", "area [px]", "confidence", "atypicality", "mask and overlay")
+        table = Table(*columns, title=f"{versions.NAME} {model.label}")
+        stems: dict[Path, Path] = {}
+        for file in files:
+            if (other := stems.setdefault(file.with_suffix(""), file)) != file:
+                problems.append(f"{file}: its mask would overwrite that of {other}")
+                continue
+            try:
+                frame, _ = decode_grey(file.read_bytes())
+                probability = scorer.probability(frame)
+                mask = scorer.mask(probability)
+                pngs = {"mask": pictures.mask_png(mask), "overlay": pictures.overlay_png(frame, mask)}
+                for kind, content in pngs.items():
+                    with replacing(file.with_name(f"{file.stem}_predicted_{kind}.png")) as beside:
+                        beside.write_bytes(content)
+            except (OSError, ValueError) as error:
+                problems.append(f"{file}: {getattr(error, 'strerror', None) or error}")
+                continue
+            found = f"{metrics.confidence(probability, mask):.3f}" if mask.any() else "no nerve"
+            atypicality = scorer.atypicality(mask)
+            doubt = "unknown" if math.isnan(atypicality) else f"{atypicality:.3f}"
+            table.add_row(file.name, str(int(mask.sum())), found, doubt, f"{file.stem}_predicted_*.png")
+    if table.row_count:
+        console.print(table)
+    if problems:
+        raise NervesegError("Not predicted:\n" + "\n".join(problems))

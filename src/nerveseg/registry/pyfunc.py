@@ -1,0 +1,40 @@
+"""The model that MLflow serves, as code: `mlflow.pyfunc.load_model` runs this file beside the weights it logged."""
+
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from nerveseg.model.inference import Segmenter
+
+
+class NerveModel(PythonModel):
+    """Frames in, masks, probabilities and atypicality out."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self._segmenter = Segmenter.load(Path(context.artifacts["weights"]).parent)
+
+    # MLflow warns of a missing type hint and of any but this one; the logged signature says more.
+    def predict(
+        self, context: PythonModelContext, model_input: np.ndarray, params: dict | None = None
+    ) -> dict[str, np.ndarray]:
+        """Segments frames.
+
+        Args:
+            model_input: `{"frames": ...}` or the array itself, uint8 grey (N, H, W), any N, H and W.
+
+        Returns:
+            `mask`, uint8 0/1, and `probability`, float32 in [0, 1], both (N, H, W); `atypicality` of each mask, float32
+            in [0, 1] (N,).
+        """
+        frames = model_input["frames"] if isinstance(model_input, dict) else model_input
+        probability = np.empty(frames.shape, np.float32)
+        for number, found in enumerate(self._segmenter.probabilities(list(frames))):
+            probability[number] = found
+        masks = self._segmenter.mask(probability)
+        atypicality = np.array([self._segmenter.atypicality(mask) for mask in masks], np.float32)
+        return {"mask": masks, "probability": probability, "atypicality": atypicality}
+
+
+mlflow.models.set_model(NerveModel())

@@ -1,0 +1,131 @@
+"""Whether a version is what was recorded of it: what `nerveseg verify` prints and a delivery asks."""
+
+import tempfile
+from pathlib import Path
+
+from rich.table import Table
+
+from nerveseg import package, paths, tracking
+from nerveseg.console import console
+from nerveseg.data.frame_store import FrameStore, pixel_digest
+from nerveseg.errors import NervesegError
+from nerveseg.files import sha256
+from nerveseg.modelcard import card
+from nerveseg.modelcard.card import Card
+from nerveseg.registry import versions
+from nerveseg.registry.verification import Check, checked, failures, locked_outs, of_network, of_record, read_lock
+from nerveseg.workspace import commands
+
+
+def check(version: str, folder: Path) -> list[Check]:
+    """Checks a version: what is recorded of it, what of it is in this repository, and, if all holds, its network.
+
+    Args:
+        version: its number or an alias.
+        folder: an empty folder; gets the version's files and `model.onnx`.
+
+    Raises:
+        NervesegError: the tracking server failed.
+    """
+    with tracking.reachable("Nothing was verified."):
+        checks = of_record(tracking.connect(), version, folder)
+    if failures(checks):
+        return checks
+    checks += of_repository(folder)
+    return checks if failures(checks) else checks + of_network(folder)
+
+
+def of_repository(folder: Path) -> list[Check]:
+    """The parts of the chain that lie outside MLflow, where they are here: dataset zip, frame store, code.
+
+    A version may be checked where it was not made: what is not here passes, and the check says so.
+
+    Args:
+        folder: holds what `of_record` brought and found right.
+    """
+    record = card.read(folder / paths.CARD_JSON.name)
+    members = record.network.members  # of one dataset, but each of a split of its own
+    outs = locked_outs(read_lock(folder / versions.recorded(members)[0]))
+    try:
+        outs_here = locked_outs(read_lock(Path()))
+    except NervesegError:
+        outs_here = {}
+
+    def here(path: Path) -> Path | None:
+        """The path, if what lies there is that of the version and not of another one."""
+        return path if path.exists() and outs_here.get(str(path)) == outs[str(path)] else None
+
+    return [
+        checked(
+            "dataset here", lambda: _dataset(record, here(paths.DATASET_ZIP) or _cached(outs[str(paths.DATASET_ZIP)]))
+        ),
+        checked("split here", lambda: _split(record, here(paths.PACKED)) if members == 1 else _splits(members)),
+        checked("code here", lambda: _code(record)),
+    ]
+
+
+def _cached(md5: str | None) -> Path | None:
+    """A file of the DVC cache, if there is a cache and the file in it."""
+    try:
+        cache = Path(commands.dvc(Path(), "cache", "dir"))
+    except NervesegError:
+        return None
+    path = cache / "files" / "md5" / str(md5)[:2] / str(md5)[2:]
+    return path if path.exists() else None
+
+
+def _dataset(record: Card, path: Path | None) -> str:
+    if path is None:
+        return "not here; what is recorded of it agrees"
+    _require(path, sha256(path), record.origins.dataset)
+    return f"{path} is what the card says"
+
+
+def _split(record: Card, path: Path | None) -> str:
+    if path is None:
+        return "not here; what is recorded of it agrees"
+    store = FrameStore.open(path)
+    for row, (image, digest) in enumerate(zip(store.index["image"], store.index["sha256"], strict=True)):
+        if pixel_digest(store.frame(row)) != digest:
+            raise NervesegError(f"{path} holds other pixels of {image} than its index says")
+    _require(path, store.digest(), record.origins.split)
+    return f"{path} is what the card says"
+
+
+def _splits(members: int) -> str:
+    return f"not compared: each of {members} folds divides the frames in its own way, and only their hashes are kept"
+
+
+def _code(record: Card) -> str:
+    code = record.origins.code
+    commit = code.evaluation.get("git_commit")
+    if commit is None:
+        return "evaluated outside a git repository: there is no commit to compare with"
+    if code.evaluation.get("git_changed") == "true":
+        return f"evaluated with changes on {commit} that no commit holds: nothing to compare with"
+    source = package.committed(commit)
+    if source is None:
+        return f"commit {commit} is not here; what is recorded of it agrees"
+    _require(f"the source at {commit}", source, code.source)
+    return f"the source at {commit} is what made the figures"
+
+
+def _require(what: Path | str, found: str, recorded: str) -> None:
+    if found != recorded:
+        raise NervesegError(f"{what} has SHA-256 {found}, but the card says {recorded}")
+
+
+def verify(version: str) -> None:
+    """Checks a version as a delivery does and prints what was found.
+
+    Raises:
+        NervesegError: it is not what was recorded of it, or the tracking server failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        checks = check(version, Path(folder))
+    table = Table("check", "", "found", title=f"version {version}")
+    for one in checks:
+        table.add_row(one.name, "[green]passed[/]" if one.passed else "[bold red]FAILED[/]", one.found)
+    console.print(table)
+    if reason := failures(checks):
+        raise NervesegError(f"Version {version} must not be delivered: {reason}")

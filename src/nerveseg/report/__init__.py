@@ -1,0 +1,1 @@
+"""What draws figures: the report's page, charts, overlays and tables."""

@@ -1,0 +1,116 @@
+"""Pictures of predictions beside the truth, of masks that contradict each other, and of the training's curve.
+
+Frames are speckle, which PNG hardly compresses: their pictures are JPEG, a fraction of the size, which DVC shows too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_TRUTH, _PREDICTION = "#ffd400", "#00c8ff"
+_JPEG: dict[str, Any] = {"dpi": 90, "pil_kwargs": {"quality": 85}}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A frame, uint8 (H, W), its true and predicted mask, uint8 0/1 (H, W), its name and its scores."""
+
+    image: str
+    frame: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+    dice: float
+    iou: float
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A frame, uint8 (H, W), its true mask, uint8 0/1 (H, W), and its name."""
+
+    image: str
+    frame: np.ndarray
+    truth: np.ndarray
+
+
+def choose(table: pd.DataFrame, count: int, seed: int) -> dict[str, pd.Index]:
+    """Which rows of a table of scores are shown, `count` at most for each reason.
+
+    Args:
+        table: with the columns dice and atypicality.
+        seed: of the random ones.
+
+    Returns:
+        best, worst (by Dice; frames without one left out), random, atypical (most): index of the table.
+    """
+    ranked = table.dropna(subset="dice").sort_values("dice", kind="stable").index
+    random = np.random.default_rng(seed).choice(table.index, min(count, len(table)), replace=False)
+    atypical = table.sort_values("atypicality", ascending=False, kind="stable").index
+    return {
+        "best": ranked[::-1][:count],
+        "worst": ranked[:count],
+        "random": pd.Index(random),
+        "atypical": atypical[:count],
+    }
+
+
+def draw_panels(panels: Sequence[Panel], title: str, path: Path) -> None:
+    """Writes a JPEG with a row a frame: the frame, the truth, the prediction, both."""
+    shape = panels[0].frame.shape
+    figure = Figure(figsize=(12, 0.5 + len(panels) * (3 * shape[0] / shape[1] + 0.3)), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots(len(panels), 4, squeeze=False)
+    for row, panel in zip(axes, panels, strict=True):
+        truth, prediction = (panel.truth, _TRUTH), (panel.prediction, _PREDICTION)
+        for axis, masks in zip(row, ([], [truth], [prediction], [truth, prediction]), strict=True):
+            _draw(axis, panel.frame, masks)
+        row[0].set_title(panel.image, fontsize=9, loc="left")
+        row[1].set_title("truth", fontsize=9, color="#8a7300", loc="left")
+        row[2].set_title("prediction", fontsize=9, color="#00708f", loc="left")
+        row[3].set_title(f"Dice {panel.dice:.3f}   IoU {panel.iou:.3f}", fontsize=9, loc="left")
+    figure.savefig(path, **_JPEG)
+
+
+def draw_conflicts(pairs: Sequence[tuple[Labelled, Labelled, float]], title: str, path: Path) -> None:
+    """Writes a JPEG with a row a pair of near-identical frames: either frame, then both with their true masks.
+
+    Args:
+        pairs: two frames of one size and the Dice of their masks.
+    """
+    shape = pairs[0][0].frame.shape
+    figure = Figure(figsize=(12, 0.5 + len(pairs) * (3 * shape[0] / shape[1] + 0.3)), layout="constrained")
+    figure.suptitle(title)
+    for row, (first, second, dice) in zip(figure.subplots(len(pairs), 4, squeeze=False), pairs, strict=True):
+        for axis, side, masks in zip(row, (first, second) * 2, ([], [], [first.truth], [second.truth]), strict=True):
+            _draw(axis, side.frame, [(mask, _TRUTH) for mask in masks])
+            axis.set_title(side.image if not masks else "truth", fontsize=9, loc="left")
+        row[3].set_title(f"truth   Dice {dice:.3f}", fontsize=9, loc="left")
+    figure.savefig(path, **_JPEG)
+
+
+def draw_curves(curve: pd.DataFrame, path: Path) -> None:
+    """Writes a PNG of loss, IoU and Dice over the epochs, training and validation."""
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    for axis, name in zip(figure.subplots(1, 3), ("loss", "iou", "dice"), strict=True):
+        for side in ("train", "validation"):
+            axis.plot(curve["epoch"], curve[f"{side}_{name}"], marker="o", markersize=3, label=side)
+        axis.set_xlabel("epoch")
+        axis.set_title({"loss": "loss (BCE + Dice)", "iou": "IoU", "dice": "Dice"}[name])
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.set_ylim(bottom=0, **({} if name == "loss" else {"top": 1}))
+        axis.legend()
+    figure.savefig(path, dpi=90)
+
+
+def _draw(axis: Axes, frame: np.ndarray, masks: Sequence[tuple[np.ndarray, str]]) -> None:
+    axis.imshow(frame, cmap="gray", vmin=0, vmax=255)
+    for mask, colour in masks:
+        if mask.any():
+            axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
+    axis.set_axis_off()

@@ -1,0 +1,1 @@
+"""Working copies of the repository, and DVC and git in them."""

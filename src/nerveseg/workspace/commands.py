@@ -1,0 +1,147 @@
+"""Git's and DVC's commands in a workspace, and how DVC is supervised there."""
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from nerveseg.errors import NervesegError, TransientError
+
+_SUPERVISE = Path(__file__).with_name("supervise.py")
+_STATUS = re.compile(r"exited with (-?\d+)")
+# What DVC says itself where a network fails before a stage has started, or while it pushes.
+_NETWORK = re.compile(
+    r"could not connect to the endpoint|connection (was )?(refused|reset|aborted|closed|timed out)|timed? ?out|"
+    r"cannot connect to host|name resolution|name or service not known|network is unreachable|"
+    r"server disconnected|service unavailable|slow ?down|internal error",
+    re.IGNORECASE,
+)
+
+
+def run(root: Path, *command: str) -> str:
+    """Runs a command in a workspace; returns what it printed.
+
+    Raises:
+        NervesegError: it failed; with the end of what it said.
+    """
+    done = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-5:]
+        raise NervesegError(f"`{' '.join(command)}` failed in {root}:\n" + "\n".join(said))
+    return done.stdout.strip()
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    """Runs DVC in a workspace, as `run` does."""
+    return run(root, sys.executable, "-m", "dvc", *arguments)
+
+
+def environment(root: Path) -> dict[str, str]:
+    """This process's environment, but `python` is this very one and imports the workspace's own code."""
+    return os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONPATH": str(root / "src"),
+    }
+
+
+class StageError(Exception):
+    """A stage failed; the text is its own error.
+
+    Attributes:
+        transient: a network or a server failed, so that another try may help.
+        killed: the stage was ended by a signal, so that another try goes on.
+    """
+
+    def __init__(self, stage: str, output: list[str], status: int) -> None:
+        statuses = [int(found) for line in output for found in _STATUS.findall(line)]
+        self.status = statuses[-1] if statuses else status
+        said = _own_error(output)
+        self.transient = self.status == TransientError.status if statuses else bool(_NETWORK.search(said))
+        self.killed = self.status < 0 or 128 < self.status < 255  # 255 is DVC's own for any failure
+        super().__init__(f"{stage}: {said}")
+
+
+@contextmanager
+def alone_in(path: Path, who: str, say: Callable[[str], None]) -> Iterator[BinaryIO]:
+    """Waits until no other process holds the lock file at `path`, and holds it meanwhile.
+
+    The yielded file holds the lock; a process that inherits it holds it too, so that the stage of a run that was killed
+    has ended before the next run begins.
+
+    Args:
+        who: what the other process is called while this one waits, such as "another flow run".
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{who} uses this workspace: waiting for it to end")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def supervised_dvc(
+    root: Path, name: str, arguments: tuple[str, ...], lock: BinaryIO, say: Callable[[str], None]
+) -> list[str]:
+    """Runs DVC in a workspace under `supervise.py`; returns the lines that it and its stages printed.
+
+    Args:
+        name: what is run, for the error.
+        lock: what `alone_in` yielded.
+        say: gets every line of output as it comes.
+
+    Raises:
+        StageError: it failed. However this function is left, no process of it stays behind.
+    """
+    process = subprocess.Popen(
+        (sys.executable, "-P", str(_SUPERVISE), sys.executable, "-m", "dvc", *arguments),
+        cwd=root,
+        env=environment(root),
+        stdin=subprocess.PIPE,  # whose end, also by our death, ends the process group
+        stdout=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        pass_fds=(lock.fileno(),),
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    output = []
+    try:
+        for line in process.stdout:
+            output.append(line.rstrip())
+            if output[-1]:
+                say(output[-1])
+        status = process.wait()
+    finally:
+        process.stdin.close()
+        process.wait()
+    if status:
+        raise StageError(name, output, status)
+    return output
+
+
+def _own_error(output: list[str]) -> str:
+    """What the stage said of its failure, else what DVC said, else the last line."""
+    begins = [number for number, line in enumerate(output) if line.startswith("error: ")]
+    by_dvc = [number for number, line in enumerate(output) if line.startswith("ERROR: ")]
+    if begins:
+        end = next((number for number in by_dvc if number > begins[-1]), len(output))
+        return "\n".join(output[begins[-1] : end]).removeprefix("error: ").strip()
+    if by_dvc:
+        return output[by_dvc[0]].removeprefix("ERROR: ")
+    return next((line for line in reversed(output) if line), "it said nothing")
+
+
+def remote(root: Path) -> str | None:
+    """The name of the workspace's default DVC remote, if it has one."""
+    try:
+        return dvc(root, "config", "core.remote")
+    except NervesegError:  # DVC's answer where the option is not set
+        return None

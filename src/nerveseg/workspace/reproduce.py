@@ -1,0 +1,142 @@
+"""The exact state that a registered version came from, in a clone of its own: code, parameters, lock and data."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from nerveseg import paths, tracking
+from nerveseg.console import console
+from nerveseg.errors import NervesegError
+from nerveseg.files import read_json, write_json
+from nerveseg.registry import versions
+from nerveseg.workspace import clones, commands
+
+
+def reproduce(version: str, target: Path) -> None:
+    """Restores what a version of `nerve-segmentation` was made from into `target`, a missing folder.
+
+    Afterwards `dvc repro` there runs nothing. The folder appears whole or not at all.
+
+    Args:
+        version: its number.
+        target: where the clone goes.
+
+    Raises:
+        NervesegError: this is not the repository, the folder exists, there is no such version, it has no record, or
+            code or data cannot be had.
+    """
+    if not paths.DVC_YAML.exists():
+        raise NervesegError(f"{Path.cwd()} holds no {paths.DVC_YAML}: run from the root of the repository.")
+    if target.exists():
+        raise NervesegError(f"{target} exists: name a folder that does not.")
+    beside = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as recorded:
+        with tracking.reachable("Nothing was restored."):
+            client = tracking.connect()
+            run_id, commit = versions.origin(client, version)
+            client.download_artifacts(run_id, str(versions.REPRODUCE), recorded)
+        try:
+            console.print(f"code of commit {commit[:12]}")
+            clones.clone(Path(), beside, commit)
+            for path in (paths.PARAMS, paths.DVC_LOCK):
+                shutil.copy(Path(recorded) / versions.REPRODUCE / path, beside / path)
+            verdict = Path(recorded) / versions.VERDICT  # versions of before the gate's modes have none
+            receipt = versions.receipt(run_id, version, [], read_json(verdict) if verdict.exists() else None)
+            _restore_outputs(beside, version, receipt)
+            beside.replace(target)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    console.print(f"{versions.NAME} version {version} is restored in {target}: `dvc repro` there runs nothing.")
+
+
+def _restore_outputs(root: Path, version: str, receipt: dict[str, Any]) -> None:
+    lock = YAML(typ="safe", pure=True).load(root / paths.DVC_LOCK)["stages"]
+    console.print(f"data, model and reports of {', '.join(lock)}")
+    # register's own entry is not in the lock that it recorded: it is made from the version instead.
+    stages = [name for name in lock if name != "register"]
+    _fetch_outputs(root, stages, version)
+    _restore_local_dataset(root)
+    write_json(root / paths.REGISTRATION_JSON, receipt)
+    _fetch_report(root, receipt["run_id"])
+    commands.dvc(root, "commit", "--force", "register")
+    if "phantom" not in lock:  # nothing depends on it where data.uri is not the phantom, so it may never have been made
+        commands.dvc(root, "repro", "--single-item", "phantom")
+    if _source_moved(root):
+        _freeze_download(root)
+        console.print(
+            "[yellow]data.uri holds another object by now, or cannot be seen from here:[/] download is frozen in "
+            "dvc.yaml, so that it keeps the restored one; remove `frozen: true` there to follow the source again.",
+            soft_wrap=True,
+        )
+    stale = json.loads(commands.dvc(root, "status", "--json"))
+    if stale:
+        raise NervesegError(
+            f"Version {version} cannot be restored exactly; DVC finds changed:\n{json.dumps(stale, indent=2)}"
+        )
+
+
+def _fetch_report(root: Path, run_id: str) -> None:
+    """The report as the run has it; register of older versions made none."""
+    with tracking.reachable("Nothing was restored."):
+        client = tracking.connect()
+        if any(each.path == str(paths.REPORT) for each in client.list_artifacts(run_id, str(paths.REPORTS))):
+            shutil.move(client.download_artifacts(run_id, str(paths.REPORT), str(root)), root / paths.REPORT)
+
+
+def _fetch_outputs(root: Path, stages: list[str], version: str) -> None:
+    try:
+        commands.dvc(root, "checkout", *stages)
+    except NervesegError:
+        remote = commands.remote(root)
+        mend = "`dvc push` them where the version was trained."
+        if remote is None:
+            raise NervesegError(
+                f"Data or model of version {version} are not in the DVC cache, and no DVC remote is configured: {mend}"
+            ) from None
+        try:
+            commands.dvc(root, "pull", *stages)
+        except NervesegError as error:
+            raise NervesegError(
+                f"Data or model of version {version} are neither in the DVC cache nor on the DVC remote {remote}: "
+                f"{mend}\n{error}"
+            ) from None
+
+
+def _restore_local_dataset(root: Path) -> None:
+    """A dataset that was a file of the original folder, outside git and DVC, is put back from its downloaded copy."""
+    uri = _dataset_uri(root)
+    path = root / uri
+    if "://" not in uri and not Path(uri).is_absolute() and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / paths.DATASET_ZIP, path)
+
+
+def _freeze_download(root: Path) -> None:
+    """As `dvc freeze` does, which refuses a stage with a templated dependency."""
+    yaml = YAML()
+    yaml.width = 4096  # no line is folded
+    content = yaml.load(root / paths.DVC_YAML)
+    content["stages"]["download"]["frozen"] = True
+    yaml.dump(content, root / paths.DVC_YAML)
+
+
+def _source_moved(root: Path) -> bool:
+    """Whether the dataset's source is all that DVC finds changed about download, or DVC cannot see it."""
+    try:
+        changes = json.loads(commands.dvc(root, "status", "--json", "download")).get("download")
+    except NervesegError:
+        return True
+    return changes is not None and [list(change.get("changed deps", {})) for change in changes] == [
+        [_dataset_uri(root)]
+    ]
+
+
+def _dataset_uri(root: Path) -> str:
+    uri: str = YAML(typ="safe", pure=True).load(root / paths.PARAMS)["data"]["uri"]
+    return uri
