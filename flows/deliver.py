@@ -14,10 +14,11 @@ from prefect.states import Completed, Failed
 from flows import lost
 from flows.retries import retrying_task
 from nerveseg import params, tracking
+from nerveseg.errors import ChangedError
 from nerveseg.registry import bundle, delivery, verify, versions
 from nerveseg.registry.bundle import Pointer
 from nerveseg.registry.verification import Check, failures
-from nerveseg.storage import ChangedError, Storage
+from nerveseg.storage import Storage
 from nerveseg.workspace import clones
 
 DELIVERED = "nerveseg.model.delivered"  # the event that starts `predict`

@@ -44,6 +44,13 @@ def test_only_augment_imports_albumentations() -> None:
     assert users_of("albumentations") == {"data/augment.py"}
 
 
+def test_only_s3_imports_boto3() -> None:
+    for library in ("boto3", "botocore"):
+        assert users_of(library) == {"s3.py"}, library
+    stack = (PACKAGE.parents[1] / "stack").rglob("*.py")
+    assert not [file.name for file in stack if {"boto3", "botocore"} & {name.split(".")[0] for name in imports(file)}]
+
+
 def test_nothing_imports_dvc_or_prefect() -> None:
     assert not users_of("dvc") | users_of("prefect")
 
@@ -66,7 +73,7 @@ def test_stages_do_not_import_one_another() -> None:
 @pytest.mark.parametrize("stage", ["phantom", "download", "split", "register"])
 def test_stages_without_tensors_start_without_torch(stage: str) -> None:
     loaded = modules_after(f"nerveseg.stages.{stage}")
-    assert not loaded & {"torch", "lightning", "albumentations", "segmentation_models_pytorch"}
+    assert not loaded & {"torch", "lightning", "albumentations", "segmentation_models_pytorch", "boto3", "botocore"}
 
 
 def test_the_predictor_needs_no_torch_mlflow_or_prefect() -> None:

@@ -31,13 +31,13 @@ import pyarrow.parquet as pq
 
 from nerveseg.data import rle
 from nerveseg.data.archive import decode_grey
-from nerveseg.errors import NervesegError, TransientError
+from nerveseg.errors import ChangedError, NervesegError, TransientError
 from nerveseg.evaluation import metrics
 from nerveseg.model.spec import SPEC_FILE
 from nerveseg.prediction import drift, pictures
 from nerveseg.prediction.inputs import Frames, mask_name, open_frames
 from nerveseg.prediction.openvino import ONNX_FILE, OpenVinoScorer
-from nerveseg.storage import ChangedError, Entry, Storage, open_storage
+from nerveseg.storage import Entry, Storage, open_storage
 
 PREDICTIONS = "predictions.parquet"
 INDEX = "index.json"

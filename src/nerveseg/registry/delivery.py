@@ -27,12 +27,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from nerveseg import paths
-from nerveseg.errors import NervesegError, TransientError
+from nerveseg.errors import ChangedError, NervesegError, TransientError
 from nerveseg.files import sha256
 from nerveseg.registry.bundle import POINTER, SUMS, Pointer, current, parse_sums, sums_text
 from nerveseg.registry.verification import Check
 from nerveseg.registry.versions import CHAMPION, NAME, PREVIOUS, holder, is_missing
-from nerveseg.storage import ChangedError, Storage
+from nerveseg.storage import Storage
 
 LOG = "promotions/"
 _LONGEST = 5000  # characters of a version's description in MLflow's database
