@@ -287,14 +287,8 @@ def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
         record: `params` of `run.json`.
     """
     drawn = [
-        charts.lines(
-            {side: (curve["epoch"], curve[f"{side}_{name}"]) for side in ("train", "validation")},
-            title,
-            "epoch",
-            whole=True,
-            unit=name != "loss",
-        )
-        for name, title in (("loss", "Loss (cross-entropy + Dice)"), ("iou", "IoU"), ("dice", "Dice"))
+        charts.lines(charts.of_training(curve, name), title, "epoch", whole=True, unit=name != "loss")
+        for name, title in charts.CURVES.items()
     ]
     rate = {"after the last step": (curve["epoch"], curve["learning_rate"])}
     drawn.append(charts.lines(rate, "Learning rate", "epoch", whole=True, unit=False))
