@@ -53,6 +53,7 @@ lint: install  ## check style, types and wording
 	ruff check
 	ruff format --check
 	mypy
+	codespell $$(git ls-files)
 
 ui: install  ## serve the local MLflow store and registry (PORT=5000)
 	@echo "$(UI)"
