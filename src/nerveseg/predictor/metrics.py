@@ -25,7 +25,7 @@ class Metrics:
         self.loads = Counter(f"{_PREFIX}_loads", "Versions that were loaded", registry=self.registry)
         self.failed_loads = Counter(
             f"{_PREFIX}_failed_loads",
-            "Looks at the delivery that failed: the storage, the hashes or the network",
+            "Looks at the delivery that failed: the storage, the hashes, the signature or the network",
             registry=self.registry,
         )
 

@@ -11,6 +11,7 @@ from nerveseg.errors import NervesegError
 from nerveseg.predictor.app import create_app
 from nerveseg.predictor.champion import Follower
 from nerveseg.predictor.metrics import Metrics
+from nerveseg.registry.signatures import verify_key
 from nerveseg.settings import settings
 from nerveseg.workspace import lasting_storage
 
@@ -33,7 +34,7 @@ def serve(host: str, port: int, delivery: str | None) -> None:
         )
     storage = lasting_storage(delivery or params.load().delivery.uri, "--delivery" if delivery else "delivery.uri")
     metrics = Metrics()
-    follower = Follower(storage, configured.predictor_poll, metrics)
+    follower = Follower(storage, configured.predictor_poll, metrics, verify_key())
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")  # of every library, from WARNING on
     logging.getLogger("nerveseg").setLevel(logging.INFO)
     uvicorn.run(
