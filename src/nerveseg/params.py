@@ -152,7 +152,9 @@ class TrainParams(Section):
     epochs: int = Field(ge=1, le=10_000)
     optimizer: Literal["adamw", "sgd"] = Field(description="sgd: with Nesterov momentum of 0.9")
     learning_rate: float = Field(gt=0, le=1)
-    schedule: Literal["cosine", "constant"] = Field(description="cosine: the learning rate falls to zero, step by step")
+    schedule: Literal["cosine", "constant"] = Field(
+        description="cosine: the learning rate decays to zero, step by step"
+    )
     weight_decay: float = Field(ge=0, le=1)
     gradient_clip: float = Field(ge=0, description="largest norm of the gradient; 0: no clipping")
     augmentation: Literal["none", "soft"]

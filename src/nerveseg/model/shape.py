@@ -1,9 +1,22 @@
-"""Where a mask lies and which ellipse resembles it most."""
+"""The outlines of a mask, its centroid, and the ellipse that resembles it most."""
 
 import cv2
 import numpy as np
 
 _PIXEL = np.eye(2) / 12  # covariance of a pixel's own square: keeps that of a line or a single pixel invertible
+
+
+def outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """The outlines of a mask, holes included, through the centres of its outermost pixels.
+
+    Args:
+        mask: uint8 0/1 (H, W).
+
+    Returns:
+        A closed polygon for each, int32 (N, 2), column and row; none where the mask is empty.
+    """
+    contours, _ = cv2.findContours(np.ascontiguousarray(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    return [contour[:, 0] for contour in contours]
 
 
 def centroid(mask: np.ndarray) -> np.ndarray:

@@ -33,9 +33,9 @@ from rich.table import Table
 from nerveseg.console import console, readable_errors
 from nerveseg.errors import NervesegError
 from nerveseg.files import replacing
-from stack import compose
-from stack.compose import Service
-from stack.ports import is_taken
+from stack.native import compose
+from stack.native.compose import Service
+from stack.native.ports import is_taken
 
 STATE = Path(".stack")
 MARK = "STACK_SERVICE"  # in the environment of all processes of a service: its state folder and name
@@ -44,8 +44,13 @@ GRACE = 20  # seconds that a service has to end
 ONE_SHOT = "service_completed_successfully"
 # By the beginning of the image's name: the arguments of python that do the same here.
 _STAND_INS = {
-    "postgres": ["-m", "stack.postgres_server", "/var/lib/postgresql/data", "/docker-entrypoint-initdb.d/init.sh"],
-    "chrislusf/seaweedfs": ["-m", "stack.s3_server", "127.0.0.1", "{S3_PORT}", "/data"],
+    "postgres": [
+        "-m",
+        "stack.native.postgres_server",
+        "/var/lib/postgresql/data",
+        "/docker-entrypoint-initdb.d/init.sh",
+    ],
+    "chrislusf/seaweedfs": ["-m", "stack.native.s3_server", "127.0.0.1", "{S3_PORT}", "/data"],
 }
 _ADDRESSES = (  # of the tour
     ("MLFLOW_PORT", "MLflow: runs, models, promotion", "admin or reviewer"),
