@@ -10,18 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nerveseg import web
 from nerveseg.errors import ChangedError, NervesegError, TransientError
 from nerveseg.files import replacing
-from nerveseg.web import (
-    CHUNK,
-    CONNECT_TIMEOUT,
-    READ_TIMEOUT,
-    bare_etag,
-    cause,
-    content_range,
-    tls_error,
-    without_secrets,
-)
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -77,8 +68,8 @@ class Bucket:
         self.name = name
         self._setting = setting
         config = Config(
-            connect_timeout=CONNECT_TIMEOUT,
-            read_timeout=READ_TIMEOUT,
+            connect_timeout=web.CONNECT_TIMEOUT,
+            read_timeout=web.READ_TIMEOUT,
             retries={"total_max_attempts": ATTEMPTS if retries else 1, "mode": "standard"},
             response_checksum_validation="when_required",  # covers whole bodies only, and those of ranges are not
             signature_version=UNSIGNED if anonymous else None,
@@ -89,7 +80,7 @@ class Bucket:
             raise NervesegError(
                 f"{self.uri()}: cannot create the S3 client: {error}. Check AWS_PROFILE and AWS_ENDPOINT_URL."
             ) from None
-        self._endpoint = without_secrets(self._client.meta.endpoint_url)
+        self._endpoint = web.without_secrets(self._client.meta.endpoint_url)
 
     def uri(self, key: str = "") -> str:
         return f"s3://{self.name}/{key}".rstrip("/")
@@ -108,7 +99,7 @@ class Bucket:
         with self._errors(self.uri(prefix)):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
                 for item in page.get("Contents", []):
-                    yield item["Key"], bare_etag(item["ETag"])
+                    yield item["Key"], web.bare_etag(item["ETag"])
 
     def get(self, key: str, *, offset: int = 0, etag: str | None = None, version_id: str | None = None) -> Object:
         """Requests an object, or its bytes from `offset` on.
@@ -127,9 +118,9 @@ class Bucket:
         wanted |= {"VersionId": version_id} if version_id else {}
         with self._errors(self.uri(key), version_id=version_id):
             reply = self._client.get_object(Bucket=self.name, Key=key, **wanted)
-        first, size = content_range(reply.get("ContentRange")) or (0, reply["ContentLength"])
+        first, size = web.content_range(reply.get("ContentRange")) or (0, reply["ContentLength"])
         modified = reply["LastModified"].isoformat() if "LastModified" in reply else None
-        etag = bare_etag(reply["ETag"]) if "ETag" in reply else None
+        etag = web.bare_etag(reply["ETag"]) if "ETag" in reply else None
         return Object(first, size, etag, reply.get("VersionId"), modified, self._chunks(key, reply["Body"]))
 
     def put(self, key: str, content: bytes) -> None:
@@ -169,9 +160,9 @@ class Bucket:
         from urllib3.exceptions import HTTPError
 
         try:
-            yield from body.iter_chunks(CHUNK)
+            yield from body.iter_chunks(web.CHUNK)
         except (BotoCoreError, HTTPError, OSError) as error:
-            raise TransientError(f"{self.uri(key)}: the connection was lost ({cause(error)}).") from None
+            raise TransientError(f"{self.uri(key)}: the connection was lost ({web.cause(error)}).") from None
 
     @contextmanager
     def _errors(self, what: str, *, version_id: str | None = None, needs: str = "") -> Iterator[None]:
@@ -187,9 +178,9 @@ class Bucket:
         except Boto3Error as error:  # the transfer manager's, around the client's
             if isinstance(error.__context__, exceptions.ClientError):
                 raise self._refusal(what, error.__context__, version_id, needs) from None
-            raise TransientError(f"{what}: the connection was lost ({cause(error)}).") from None
+            raise TransientError(f"{what}: the connection was lost ({web.cause(error)}).") from None
         except exceptions.SSLError as error:
-            raise tls_error(what, self._endpoint, error, "AWS_CA_BUNDLE") from None
+            raise web.tls_error(what, self._endpoint, error, "AWS_CA_BUNDLE") from None
         except (
             exceptions.ConnectionError,
             exceptions.HTTPClientError,
@@ -197,7 +188,7 @@ class Bucket:
             HTTPError,
         ) as error:
             raise TransientError(
-                f"{what}: the endpoint {self._endpoint} does not answer ({cause(error)}). "
+                f"{what}: the endpoint {self._endpoint} does not answer ({web.cause(error)}). "
                 "AWS_ENDPOINT_URL names another one."
             ) from None
         except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:

@@ -16,6 +16,7 @@ from nerveseg.training.module import SegmentationModule
 ROOT = Path(__file__).parents[2]
 SPEC = ModelSpec(architecture="Unet", encoder="resnet18", height=32, width=32, threshold=0.5)
 STEPS, RATE = 6, 0.01
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a .validation_step.")
 
 
 class Rates(Callback):

@@ -11,18 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from nerveseg import s3
+from nerveseg import s3, web
 from nerveseg.errors import ChangedError, NervesegError, TransientError
-from nerveseg.web import (
-    CHUNK,
-    CONNECT_TIMEOUT,
-    READ_TIMEOUT,
-    bare_etag,
-    cause,
-    content_range,
-    tls_error,
-    without_secrets,
-)
 
 _PUBLIC = "For a public bucket, set NERVESEG_S3_ANONYMOUS=true, or use its https address, which DVC reads unsigned too."
 _UNSIGNED = "The request was not signed: unset NERVESEG_S3_ANONYMOUS, unless the bucket is public."
@@ -119,7 +109,7 @@ class HttpSource:
     def __init__(self, uri: str) -> None:
         self._url = uri
         try:
-            self.uri = without_secrets(uri)
+            self.uri = web.without_secrets(uri)
         except ValueError as error:
             raise NervesegError(f"data.uri is not a web address: {error}.") from None
 
@@ -131,18 +121,22 @@ class HttpSource:
         if offset and kept:
             headers |= {"Range": f"bytes={offset}-", "If-Range": f'"{kept.etag}"'}
         try:
-            reply = requests.get(self._url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
+            reply = requests.get(
+                self._url, headers=headers, stream=True, timeout=(web.CONNECT_TIMEOUT, web.READ_TIMEOUT)
+            )
         except requests.exceptions.SSLError as error:
-            raise tls_error(self.uri, "the server", error, "REQUESTS_CA_BUNDLE") from None
+            raise web.tls_error(self.uri, "the server", error, "REQUESTS_CA_BUNDLE") from None
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-            raise TransientError(f"{self.uri}: the server does not answer ({cause(error)}). Check data.uri.") from None
+            raise TransientError(
+                f"{self.uri}: the server does not answer ({web.cause(error)}). Check data.uri."
+            ) from None
         except (requests.exceptions.RequestException, ValueError) as error:
             raise NervesegError(f"{self.uri} cannot be requested ({type(error).__name__}): check data.uri.") from None
         self._check(reply.status_code, ranged=bool(offset))
-        first, size = content_range(reply.headers.get("Content-Range")) or (0, None)
+        first, size = web.content_range(reply.headers.get("Content-Range")) or (0, None)
         if reply.status_code == 200 and "Content-Encoding" not in reply.headers and "Content-Length" in reply.headers:
             size = int(reply.headers["Content-Length"])
-        etag = bare_etag(reply.headers["ETag"]) if "ETag" in reply.headers else None
+        etag = web.bare_etag(reply.headers["ETag"]) if "ETag" in reply.headers else None
         identity = Identity(self.uri, etag, None, size, reply.headers.get("Last-Modified"))
         return Reply(identity, first, self._chunks(reply))
 
@@ -150,9 +144,9 @@ class HttpSource:
         import requests
 
         try:
-            yield from reply.iter_content(CHUNK)
+            yield from reply.iter_content(web.CHUNK)
         except requests.exceptions.RequestException as error:
-            raise TransientError(f"{self.uri}: the connection was lost ({cause(error)}).") from None
+            raise TransientError(f"{self.uri}: the connection was lost ({web.cause(error)}).") from None
 
     def _check(self, status: int, *, ranged: bool) -> None:
         said = f"{self.uri}: the server answers {status}."
@@ -193,7 +187,7 @@ class FileSource:
     def _chunks(self, file: BinaryIO) -> Iterator[bytes]:
         with file:
             try:
-                while chunk := file.read(CHUNK):
+                while chunk := file.read(web.CHUNK):
                     yield chunk
             except OSError as error:
                 raise NervesegError(f"{self.uri} cannot be read ({error.strerror}): check the disk.") from None
