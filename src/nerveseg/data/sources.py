@@ -116,7 +116,7 @@ class HttpSource:
     def open(self, offset: int = 0, kept: Identity | None = None) -> Reply:
         import requests
 
-        # Messages use cause only: the text of these exceptions contains the whole URL, signature included.
+        # Messages use web.cause only: the text of these exceptions contains the whole URL, signature included.
         headers = {"Accept-Encoding": "identity"}
         if offset and kept:
             headers |= {"Range": f"bytes={offset}-", "If-Range": f'"{kept.etag}"'}
