@@ -23,8 +23,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 
 from nerveseg.data import clusters
 from nerveseg.data.frame_store import FrameStore
@@ -180,6 +178,9 @@ def _groups(index: pd.DataFrame, rows: np.ndarray) -> Iterator[np.ndarray]:
 
 def _all_alike(index: pd.DataFrame, rows: np.ndarray, bits: int) -> Iterator[np.ndarray]:
     """Divides a group into parts in which every two frames are near-identical: int64 (2 or more,); single ones not."""
+    from scipy.cluster.hierarchy import fcluster, linkage  # slow to import, and only evaluate looks for conflicts
+    from scipy.spatial.distance import squareform
+
     tree = linkage(squareform(_differences(index, rows)), method="complete")
     parts = fcluster(tree, bits, criterion="distance")
     yield from (

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.spatial import KDTree
 
 from nerveseg.model import shape
 
@@ -41,6 +40,8 @@ def compare(prediction: np.ndarray, truth: np.ndarray, tolerance: float) -> Outl
     Args:
         tolerance: of the normalised surface distance, in pixels.
     """
+    from scipy.spatial import KDTree  # slow to import, and only evaluate compares outlines
+
     if not prediction.any() or not truth.any():
         return Outline(nsd=0.0) if prediction.any() or truth.any() else Outline()
     predicted, true = _outline(prediction), _outline(truth)
