@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from nerveseg.arrays import Ints, Mask
 from nerveseg.model import shape
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
@@ -34,7 +35,7 @@ class Outline:
     centroid_error: float = float("nan")
 
 
-def compare(prediction: np.ndarray, truth: np.ndarray, tolerance: float) -> Outline:
+def compare(prediction: Mask, truth: Mask, tolerance: float) -> Outline:
     """The figures of two masks, uint8 0/1 (H, W).
 
     Args:
@@ -53,7 +54,7 @@ def compare(prediction: np.ndarray, truth: np.ndarray, tolerance: float) -> Outl
     )
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
+def _outline(mask: Mask) -> Ints:
     """Rows and columns of a mask's outline: int64 (N, 2)."""
     inner = cv2.erode(mask, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     return np.argwhere(mask > inner)

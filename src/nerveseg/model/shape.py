@@ -3,16 +3,18 @@
 import cv2
 import numpy as np
 
+from nerveseg.arrays import Floats, Mask
+
 _PIXEL = np.eye(2) / 12  # covariance of a pixel's own square: keeps that of a line or a single pixel invertible
 
 
-def centroid(mask: np.ndarray) -> np.ndarray:
+def centroid(mask: Mask) -> Floats:
     """Mean row and column of a mask's pixels, float64 (2,); NaN where it is empty. The mask is 0/1 (H, W)."""
     found = _moments(mask)
     return np.array([found["m01"], found["m10"]]) / found["m00"] if found["m00"] else np.full(2, np.nan)
 
 
-def ellipse(mask: np.ndarray) -> np.ndarray:
+def ellipse(mask: Mask) -> Mask:
     """The ellipse of a mask's first and second moments.
 
     A filled ellipse with semi-axes a and b has the variances a**2 / 4 and b**2 / 4 along them. So with the centroid c
@@ -42,6 +44,6 @@ def ellipse(mask: np.ndarray) -> np.ndarray:
     return drawn
 
 
-def _moments(mask: np.ndarray) -> dict[str, float]:
+def _moments(mask: Mask) -> dict[str, float]:
     """Raw moments mXY and central ones muXY of a mask's pixels, x along the columns."""
     return cv2.moments(np.ascontiguousarray(mask, np.uint8), binaryImage=True)
