@@ -1,5 +1,5 @@
 #!/bin/sh
-# Registers what prefect.yaml of the configured repository says.
+# Registers the deployments in the configured repository's prefect.yaml.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A worker whose flow runs share a DVC cache and the bucket as DVC's default remote, whatever repository they clone.
+# A worker whose flow runs share a DVC cache and use the bucket as DVC's default remote, whichever repository they clone.
 set -eu
 mkdir -p "$TMPDIR"
 find "$TMPDIR" -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} + # what runs that were killed left

@@ -1,11 +1,25 @@
-"""Where a mask lies and which ellipse resembles it most."""
+"""The outlines of a mask, its centroid, and the ellipse that resembles it most."""
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from nerveseg.arrays import Floats, Mask
 
 _PIXEL = np.eye(2) / 12  # covariance of a pixel's own square: keeps that of a line or a single pixel invertible
+
+
+def outlines(mask: Mask) -> list[npt.NDArray[np.int32]]:
+    """The outlines of a mask, holes included, through the centres of its outermost pixels.
+
+    Args:
+        mask: uint8 0/1 (H, W).
+
+    Returns:
+        A closed polygon for each, int32 (N, 2), column and row; none where the mask is empty.
+    """
+    contours, _ = cv2.findContours(np.ascontiguousarray(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    return [np.asarray(contour[:, 0], np.int32) for contour in contours]
 
 
 def centroid(mask: Mask) -> Floats:

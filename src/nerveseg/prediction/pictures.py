@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 from nerveseg.arrays import Frame, Mask
+from nerveseg.model import shape
 
 _NERVE = (255, 200, 0)  # blue, green, red: the colour of predictions in the report
 
@@ -16,8 +17,7 @@ def mask_png(mask: Mask) -> bytes:
 def overlay_png(frame: Frame, mask: Mask) -> bytes:
     """A frame uint8 (H, W) with the outline of its mask uint8 0/1 (H, W)."""
     picture = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
-    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return _png(cv2.drawContours(picture, outlines, -1, _NERVE, 1, cv2.LINE_AA))
+    return _png(cv2.polylines(picture, shape.outlines(mask), True, _NERVE, 1, cv2.LINE_AA))
 
 
 def _png(pixels: cv2.typing.MatLike) -> bytes:

@@ -1,7 +1,8 @@
 """The native stack's PostgreSQL, from Debian's packages, set up as the image of docker-compose.yml does it.
 
-`python -m stack.postgres_server FOLDER SCRIPT` serves FOLDER on 127.0.0.1:$PGPORT; where it is empty, a database with
-$POSTGRES_PASSWORD for postgres is made first and SCRIPT run. As root, it becomes the user `postgres`.
+`python -m stack.native.postgres_server FOLDER SCRIPT` serves FOLDER on 127.0.0.1:$PGPORT. If the folder is
+empty, it first makes a database with $POSTGRES_PASSWORD for postgres and runs SCRIPT. As root, it becomes the user
+`postgres`.
 """
 
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from nerveseg.console import readable_errors
 from nerveseg.errors import NervesegError
-from stack.ports import free_port
+from stack.native.ports import free_port
 
 
 def _program(name: str) -> str:

@@ -1,9 +1,9 @@
 """The native stack's S3 server: moto's, with signatures checked and a journal on disk. It takes the place of SeaweedFS.
 
-`python -m stack.s3_server HOST PORT FOLDER` serves one account, whose keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
-hold. moto keeps objects in memory; so every request that changes something is written to a journal first, and a server
-that was killed plays it again. For trying out and for tests: the journal grows with every change, and a start reads all
-of it.
+`python -m stack.native.s3_server HOST PORT FOLDER` serves one account, whose keys are AWS_ACCESS_KEY_ID and
+AWS_SECRET_ACCESS_KEY. moto keeps objects in memory, so every request that changes something is first written to a
+journal, which a server that was killed replays. It is meant for trials and tests: the journal grows with every change,
+and the server reads all of it when it starts.
 """
 
 import base64
