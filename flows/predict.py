@@ -48,7 +48,7 @@ def _task_runner() -> TaskRunner[Any]:
     import dask
 
     dask.config.set({"logging.distributed": "warning"})  # read when distributed is imported
-    from prefect_dask import DaskTaskRunner
+    from prefect_dask.task_runners import DaskTaskRunner
 
     if chosen == "dask":
         # No dashboard: it would listen on a port.

@@ -17,7 +17,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from nerveseg import paths
 from nerveseg.errors import NervesegError
@@ -130,7 +131,8 @@ class ModelParams(Section):
     @classmethod
     def _number_or_validation(cls, threshold: Any, check: ValidatorFunctionWrapHandler) -> float | str:
         try:
-            return check(threshold)
+            checked: float | str = check(threshold)
+            return checked
         except ValidationError:  # one line for each way that it might have fitted
             raise ValueError("use a number between 0 and 1, both excluded, or validation") from None
 

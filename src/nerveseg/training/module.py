@@ -71,7 +71,7 @@ class SegmentationModule(LightningModule):
     def _step(self, batch: Batch, side: str) -> torch.Tensor:
         frames, masks = batch
         logits = self.network(frames.contiguous(memory_format=torch.channels_last))
-        loss = self.loss(logits, masks)
+        loss: torch.Tensor = self.loss(logits, masks)
         predicted = (torch.sigmoid(logits.detach().float()) >= self._spec.threshold).flatten(1)
         true = masks.flatten(1).bool()
         areas = torch.stack([(predicted & true).sum(1), predicted.sum(1), true.sum(1)])
