@@ -22,7 +22,7 @@ from nerveseg.evaluation import baselines, calibration, conflicts, scores
 from nerveseg.evaluation.bootstrap import SubjectBootstrap
 from nerveseg.model import plausibility
 from nerveseg.params import load
-from nerveseg.phantom import dataset as phantom
+from nerveseg.phantom.sweep import sweep
 from nerveseg.report import overlays, page
 from nerveseg.report import sections as report
 
@@ -40,7 +40,7 @@ def synthetic(folder: Path) -> FrameStore:
     )
     with Writer(folder) as writer:
         for subject in range(1, SUBJECTS + 1):
-            for number, (frame, mask) in enumerate(phantom.sweep(subject, params)):
+            for number, (frame, mask) in enumerate(sweep(subject, params)):
                 writer.append(f"{subject}_{number}.png", str(subject), None, frame, mask)
         count = len(writer.frames())
         writer.write_index(pd.Series(np.where(np.arange(count) % 2, "train", "test")), np.arange(count) // PER_CLUSTER)
