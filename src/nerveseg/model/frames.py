@@ -1,4 +1,4 @@
-"""What happens to a frame before the network sees it, and to what the network says of it."""
+"""Preprocessing of frames and postprocessing of probabilities."""
 
 import cv2
 import numpy as np
@@ -7,21 +7,21 @@ from nerveseg.model.spec import ModelSpec
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Squashes or stretches an image (H, W), by areas where it shrinks and linearly where it grows."""
+    """Resizes an image (H, W) without keeping its aspect ratio: by area to shrink, linearly to grow."""
     shrinks = image.shape[0] * image.shape[1] > height * width
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def normalise(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
-    """A uint8 frame as the float32 that the network takes, same shape."""
+    """A uint8 frame normalised for the network: float32, same shape."""
     return (frame.astype(np.float32) / 255 - spec.mean) / spec.std
 
 
 def restore(probability: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A probability at the network's size, float32, at its frame's `shape` (H, W)."""
+    """Resizes probabilities, float32, from the network's size to the frame's `shape` (H, W)."""
     return cv2.resize(probability, shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def to_mask(probability: np.ndarray, spec: ModelSpec) -> np.ndarray:
-    """Probabilities of any shape as uint8 mask, 1 where they reach the threshold."""
+    """A uint8 mask from probabilities of any shape: 1 where they reach the threshold."""
     return (probability >= spec.threshold).astype(np.uint8)
