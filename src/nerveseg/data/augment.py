@@ -33,7 +33,7 @@ class Augmentation:
         self._compose = A.Compose({"none": list, "soft": _soft}[name]())
 
     def __call__(self, frame: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Args: frame uint8 (H, W) and mask uint8 0/1 (H, W). Returns: both, transformed alike, same shapes and types."""
+        """Args: frame uint8 (H, W) and mask uint8 0/1 (H, W). Returns: both, transformed alike, same shape and type."""
         # One state shared by all transforms: set_random_seed would give each its own state, all with the same draws.
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311
         changed = self._compose(image=frame, mask=mask)

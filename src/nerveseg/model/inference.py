@@ -48,7 +48,7 @@ class Segmenter:
         return to_mask(probability, self.spec)
 
     def atypicality(self, mask: np.ndarray) -> float:
-        """Like `plausibility.atypicality`, compared with the masks this network was trained on."""
+        """Like `plausibility.atypicality`, compared with the network's training masks."""
         return plausibility.atypicality(mask, self.spec.plausibility)
 
     @torch.inference_mode()

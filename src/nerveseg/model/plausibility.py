@@ -6,10 +6,10 @@ distance from the training masks is
     d2 = ((log a - m) / s)**2 + (c - c0)' P (c - c0) + max(0, (r - r0) / s_r)**2
 
 with its area a as a share of the frame, its centroid c as shares of the frame's height and width, and its residual r,
-which is 1 minus the Dice of the mask with the ellipse that has its moments. Means, deviations and the inverse covariance
-P are those of the true masks of the training frames. A mask rounder than usual does not count as atypical. The
-atypicality of a mask is d2 / (d2 + q), where q is the 95th percentile of d2 over the training masks: 0 for a mask like
-their mean, above 0.5 for one that is more atypical than 95 % of them.
+which is 1 minus the Dice of the mask with the ellipse that has its moments. Means, deviations and the inverse
+covariance P are those of the true masks of the training frames. A mask rounder than usual does not count as atypical.
+The atypicality of a mask is d2 / (d2 + q), where q is the 95th percentile of d2 over the training masks: 0 for a mask
+like their mean, above 0.5 for one that is more atypical than 95 % of them.
 
 On the same scale, an empty mask has an atypicality of 0.05 / (0.05 + e), where e is the share of training frames
 without a nerve: 1 if there are none, 0.5 if it is 5 %.
