@@ -72,8 +72,8 @@ def connect() -> mlflow.MlflowClient:
 def reachable(consequence: str) -> Iterator[None]:
     """Turns a failure of the tracking server into a NervesegError that ends with `consequence`.
 
-    It is a TransientError unless the server answered with a refusal. A local file that cannot be read or written gives a
-    NervesegError too, which says so.
+    It is a TransientError unless the server answered with a refusal. A local file that cannot be read or written is a
+    NervesegError too.
     """
     try:
         yield
