@@ -1,4 +1,4 @@
-"""What Lightning trains: the network, its loss, its optimiser and the scores of an epoch."""
+"""The Lightning module: network, loss, optimizer and the scores of an epoch."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class SegmentationModule(LightningModule):
         self.loss = BceDice()
         self._spec = spec
         self._train = train
-        # Loss and areas of each batch of the epoch, on the device: reading them at every step would make it wait.
+        # Loss and areas of each batch of the epoch, kept on the device: reading them at every step would stall it.
         self._batches: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"train": [], "validation": []}
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
@@ -40,9 +40,9 @@ class SegmentationModule(LightningModule):
         self._batches["validation"].clear()
 
     def scores(self) -> dict[str, float]:
-        """`train_loss`, `train_iou`, `train_dice` and the same for `validation_` of the epoch so far.
+        """`train_loss`, `train_iou`, `train_dice` and the same with `validation_`, for the epoch so far.
 
-        Means over the frames, at the size that the network sees; those of `train` while the network was learning.
+        Means over the frames at the network's input size; for `train`, while the network is still learning.
         """
         found: dict[str, float] = {}
         for side, batches in self._batches.items():
