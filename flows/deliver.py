@@ -66,7 +66,7 @@ def deliver() -> State:
         former, stamp = bundle.current(storage)
         if former is not None and not delivery.is_complete(storage, former):
             _complete(storage, former)
-            completed = f"completed the interrupted delivery of version {former.version}"
+            completed = f"completed the delivery of version {former.version}, which had been cut off"
         if former is not None and (former.version, former.run_id) == champion:
             return Completed(message=completed or f"nothing to do: version {version} is delivered")
         with tempfile.TemporaryDirectory() as name:

@@ -1,1 +1,1 @@
-"""The team stack: what docker-compose.yml runs, and the harness that runs the same without containers."""
+"""The team stack: what docker-compose.yml runs, and a harness that runs the same services without containers."""

@@ -1,6 +1,6 @@
 """The stack's bucket: `python -m stack.bucket init | backup FOLDER | restore FOLDER`.
 
-$S3_BUCKET names it; the endpoint and the keys are AWS's variables.
+$S3_BUCKET is its name; endpoint and keys are in AWS's variables.
 """
 
 import os
@@ -20,12 +20,12 @@ from nerveseg.errors import NervesegError
 
 THREADS = 8
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-Folder = Annotated[Path, typer.Argument(help="Where the backup lies.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of the backup.")]
 
 
 @app.command()
 def init() -> None:
-    """Make the bucket if there is none, with versioning on."""
+    """Create the bucket if it does not exist, and turn versioning on."""
     with readable_errors():
         client, bucket = _bucket()
         try:
@@ -39,11 +39,11 @@ def init() -> None:
 
 @app.command()
 def backup(folder: Folder) -> None:
-    """Copy the current version of every object into a folder, which appears when whole."""
+    """Copy the current version of every object into a folder, which appears once complete."""
     with readable_errors():
         client, bucket = _bucket()
         if folder.exists():
-            raise NervesegError(f"{folder} exists: give each backup its own folder.")
+            raise NervesegError(f"{folder} exists: use a new folder for each backup.")
         beside = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
@@ -53,7 +53,7 @@ def backup(folder: Folder) -> None:
         def copy(key: str) -> None:
             path = beside / key
             if not path.resolve().is_relative_to(beside.resolve()):
-                raise NervesegError(f"{key} cannot be a file's name.")
+                raise NervesegError(f"{key} cannot be used as a file name.")
             path.parent.mkdir(parents=True, exist_ok=True)
             client.download_file(bucket, key, str(path))
 
@@ -63,11 +63,11 @@ def backup(folder: Folder) -> None:
 
 @app.command()
 def restore(folder: Folder) -> None:
-    """Put every file of a backup into the bucket again; other objects stay."""
+    """Put every file of a backup back into the bucket; other objects are kept."""
     with readable_errors():
         client, bucket = _bucket()
         if not folder.is_dir():
-            raise NervesegError(f"{folder} is missing: not a whole backup.")
+            raise NervesegError(f"{folder} does not exist: there is no complete backup.")
         keys = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
         _each(lambda key: client.upload_file(str(folder / key), bucket, key), keys, f"{folder} to {bucket}")
 
@@ -77,7 +77,7 @@ def _bucket() -> tuple[Any, str]:
 
 
 def _region(client: Any) -> dict[str, Any]:
-    """AWS wants every region but its first one named."""
+    """AWS needs the region to be named, except for us-east-1."""
     region = client.meta.region_name
     return {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
 
