@@ -67,7 +67,7 @@ def deliver() -> State:
         former, stamp = bundle.current(storage)
         if former is not None and not delivery.is_complete(storage, former):
             _complete(storage, former)
-            completed = f"completed the interrupted delivery of version {former.version}"
+            completed = f"completed the delivery of version {former.version}, which had been cut off"
         is_delivered = former is not None and (former.version, former.run_id) == champion
         if is_delivered and (key is None or bundle.is_signed(storage, version, key.public_key())):
             return Completed(message=completed or f"nothing to do: version {version} is delivered")

@@ -64,7 +64,7 @@ def _reach(client: SyncPrefectClient) -> None:
     failure = client.api_healthcheck()
     if failure is not None:
         raise NervesegError(
-            f"The Prefect server at {client.api_url} does not respond: {failure}. Start it with `prefect server start`."
+            f"The Prefect server at {client.api_url} does not answer: {failure}. Start it with `prefect server start`."
         )
 
 

@@ -140,7 +140,7 @@ def test_a_server_that_is_down_loses_nothing(workspace: Workspace, tmp_path: Pat
     workspace.env["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
     failed = workspace.stage("train", ok=False)
     assert f"epoch   {EPOCHS} " in failed, "the training goes on without the server"
-    assert "The training is whole and kept" in failed
+    assert "The training is complete and kept" in failed
     assert not (workspace.root / "models").exists()
 
     with mlflow_server(tmp_path / "server", port) as uri:

@@ -27,7 +27,7 @@ def sample(fields: Pair, x: Field, y: Field, blend: float) -> Field:
     first, second = fields
     field = math.cos(blend) * first + math.sin(blend) * second
     column, row = ((axis + BORDER) * PIXELS - 0.5 for axis in (x, y))
-    return cv2.remap(field, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return np.asarray(cv2.remap(field, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), np.float32)
 
 
 def _field(rng: np.random.Generator, lateral: float, axial: float) -> Field:

@@ -177,12 +177,14 @@ def _around(oval: Oval, tissue: Tissue, fields: dict[str, Field]) -> tuple[Tissu
 
 def _step(distance: Field, width: float) -> Field:
     """0 where the distance is well below zero, 1 where well above; smooth over about `width`."""
-    return 1 / (1 + np.exp(np.clip(distance * (-4 / width), -30, 30)))
+    share: Field = 1 / (1 + np.exp(np.clip(distance * (-4 / width), -30, 30)))
+    return share
 
 
 def _ridge(distance: Field, width: Field | float) -> Field:
     """1 at zero distance, falling to 0 over about `width`."""
-    return np.exp(-((distance / width) ** 2))
+    brightness: Field = np.exp(-((distance / width) ** 2))
+    return brightness
 
 
 def _mix(field: Field, value: Field | float, weight: Field) -> None:
