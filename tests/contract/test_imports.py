@@ -85,6 +85,13 @@ def test_only_augment_imports_albumentations() -> None:
     assert users_of("albumentations") == {"data/augment.py"}
 
 
+def test_only_s3_imports_boto3() -> None:
+    for library in ("boto3", "botocore"):
+        assert users_of(library) == {"s3.py"}, library
+    stack = (PACKAGE.parents[1] / "stack").rglob("*.py")
+    assert not [file.name for file in stack if {"boto3", "botocore"} & {name.split(".")[0] for name in imports(file)}]
+
+
 def test_nothing_imports_dvc_or_prefect() -> None:
     assert not users_of("dvc") | users_of("prefect")
 
@@ -111,7 +118,7 @@ def test_a_stage_starts_without_heavy_libraries_it_seldom_needs(stage: str) -> N
 @pytest.mark.parametrize("stage", ["phantom", "download", "split", "register"])
 def test_stages_without_tensors_start_without_torch(stage: str) -> None:
     loaded = modules_after(f"nerveseg.stages.{stage}")
-    assert not loaded & {"torch", "lightning", "albumentations", "segmentation_models_pytorch"}
+    assert not loaded & {"torch", "lightning", "albumentations", "segmentation_models_pytorch", "boto3", "botocore"}
 
 
 def test_the_predictor_needs_no_torch_mlflow_or_prefect() -> None:

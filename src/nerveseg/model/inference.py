@@ -1,4 +1,4 @@
-"""From a frame to a mask: the one way that training, evaluation and the served model share."""
+"""From frame to mask: the only implementation, shared by training, evaluation and the served model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ from nerveseg.model.frames import normalise, resize, restore, to_mask
 from nerveseg.model.network import load
 from nerveseg.model.spec import ModelSpec
 
-BATCH = 16  # frames a forward pass; bounds memory whatever is asked at once
+BATCH = 16  # frames per forward pass; bounds memory for any number of frames
 
 
 class Segmenter:
-    """A network with what it takes to segment frames of any size."""
+    """A network with everything needed to segment frames of any size."""
 
     def __init__(self, network: torch.nn.Module, spec: ModelSpec, device: str = "cpu") -> None:
         self.network = network.eval().to(device).to(memory_format=torch.channels_last)
@@ -25,17 +25,17 @@ class Segmenter:
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Segmenter":
-        """Loads `model.safetensors` and `model.json`. Raises NervesegError as `network.load` does."""
+        """Loads `model.safetensors` and `model.json`. Raises NervesegError like `network.load`."""
         return cls(*load(folder), device)
 
     def probabilities(self, frames: Sequence[Frame]) -> list[Probability]:
         """Nerve probability of every pixel.
 
         Args:
-            frames: uint8 grey frames (H, W), each of its own size.
+            frames: uint8 greyscale frames (H, W) of any sizes.
 
         Returns:
-            float32 arrays in [0, 1], each of its frame's size.
+            float32 arrays in [0, 1], each the size of its frame.
         """
         found: list[Probability] = []
         for start in range(0, len(frames), BATCH):
@@ -45,11 +45,11 @@ class Segmenter:
         return found
 
     def mask(self, probability: Probability) -> Mask:
-        """As `to_mask`, at the network's own threshold."""
+        """Like `to_mask`, with the network's own threshold."""
         return to_mask(probability, self.spec)
 
     def atypicality(self, mask: Mask) -> float:
-        """As `plausibility.atypicality`, compared with the masks of this network's training."""
+        """Like `plausibility.atypicality`, compared with the network's training masks."""
         return plausibility.atypicality(mask, self.spec.plausibility)
 
     @torch.inference_mode()

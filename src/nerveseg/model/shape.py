@@ -6,7 +6,7 @@ import numpy.typing as npt
 
 from nerveseg.arrays import Floats, Mask
 
-_PIXEL = np.eye(2) / 12  # covariance of a pixel's own square: keeps that of a line or a single pixel invertible
+_PIXEL = np.eye(2) / 12  # covariance of one pixel's square: keeps that of a line or a single pixel invertible
 
 
 def outlines(mask: Mask) -> list[npt.NDArray[np.int32]]:
@@ -23,23 +23,23 @@ def outlines(mask: Mask) -> list[npt.NDArray[np.int32]]:
 
 
 def centroid(mask: Mask) -> Floats:
-    """Mean row and column of a mask's pixels, float64 (2,); NaN where it is empty. The mask is 0/1 (H, W)."""
+    """Mean row and column of the pixels of a mask, 0/1 (H, W): float64 (2,); NaN if it is empty."""
     found = _moments(mask)
     return np.array([found["m01"], found["m10"]]) / found["m00"] if found["m00"] else np.full(2, np.nan)
 
 
 def ellipse(mask: Mask) -> Mask:
-    """The ellipse of a mask's first and second moments.
+    """The ellipse with the first and second moments of a mask.
 
     A filled ellipse with semi-axes a and b has the variances a**2 / 4 and b**2 / 4 along them. So with the centroid c
-    and the covariance C of the mask's pixels, it holds every x with (x - c)' C^-1 (x - c) <= 4 (Haralick and
+    and the covariance C of the mask's pixels, it consists of every x with (x - c)' C^-1 (x - c) <= 4 (Haralick and
     Shapiro, Computer and Robot Vision I, 1992, appendix A).
 
     Args:
         mask: 0/1 (H, W).
 
     Returns:
-        uint8 0/1 (H, W), cut at the border of the frame; empty where the mask is.
+        uint8 0/1 (H, W), clipped to the frame; empty if the mask is.
     """
     drawn = np.zeros(mask.shape, np.uint8)
     found = _moments(mask)

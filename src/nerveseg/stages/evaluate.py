@@ -18,7 +18,7 @@ from nerveseg.files import read_json, replacing, replacing_folder, write_json
 from nerveseg.model.device import device_name
 from nerveseg.model.inference import Segmenter
 from nerveseg.modelcard import card, provenance, smoke
-from nerveseg.modelcard import evidence as companions
+from nerveseg.modelcard import evidence as evidence
 from nerveseg.modelcard.card import Card
 from nerveseg.params import EvaluateParams, Params, flatten
 from nerveseg.report import headline, overlays, parity
@@ -61,8 +61,8 @@ def run(params: Params) -> None:
     _write_tables(scored, sweep, contradictions)
     with replacing_folder(paths.FIGURES) as folder:
         _draw(store, scored.table, contradictions, params.evaluate, folder)
-    write_json(paths.REFERENCE_JSON, companions.reference(store, store.rows("train"), segmenter))
-    smoke.write(companions.smoke_pairs(store, scored.table, segmenter), paths.SMOKE)
+    write_json(paths.REFERENCE_JSON, evidence.reference(store, store.rows("train"), segmenter))
+    smoke.write(evidence.smoke_pairs(store, scored.table, segmenter), paths.SMOKE)
     write_json(paths.METRICS_JSON, summary)
     card.write(_card(store, segmenter, summary, params.evaluate), paths.CARD_JSON, paths.CARD, paths.METADATA_JSON)
     _print(summary, segmenter.spec.threshold)
