@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes DATABASE.dump of each database below $BACKUP/databases; a dump appears when whole.
+# Writes DATABASE.dump for each database to $BACKUP/databases; a dump appears once complete.
 set -eu
 mkdir -p "$BACKUP/databases"
 for database in mlflow mlflow_auth prefect; do

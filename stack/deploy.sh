@@ -1,5 +1,5 @@
 #!/bin/sh
-# Registers what prefect.yaml of the configured repository says.
+# Registers the content of prefect.yaml in the configured repository.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
