@@ -33,7 +33,7 @@ def test_only_common_frames_are_compared_in_pairs() -> None:
     better, worse = (compared(scored(dice + gain).iloc[8:], champion) for gain in (0.1, -0.1))
     assert better.value == pytest.approx(0.1)
     assert "against" in better.detail
-    assert "of the champion, version 3, out of fold on 16 frames" in better.detail
+    assert "for the champion, version 3, out of fold on 16 frames" in better.detail
     assert (better.passed, worse.passed) == (True, False)
 
 
@@ -41,7 +41,7 @@ def test_only_common_frames_are_compared_in_pairs() -> None:
 def test_without_common_frames_the_criterion_fails_and_says_so(dice: np.ndarray) -> None:
     found = compared(scored(np.ones(4)), scored(dice))
     assert (found.name, found.value, found.passed) == ("gain_over_champion", None, False)
-    assert found.detail.endswith("of the champion, version 3, out of fold: undefined, no frame has a Dice of both")
+    assert found.detail.endswith("the champion, version 3, out of fold: undefined, no frame has a Dice for both")
 
 
 def test_a_recorded_table_can_be_scored_by_any_rule() -> None:

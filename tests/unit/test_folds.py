@@ -68,7 +68,7 @@ def test_small_shares_get_one_subject_and_zero_gets_none() -> None:
 
 
 def test_too_few_subjects_gives_the_counts() -> None:
-    with pytest.raises(NervesegError, match="Too few subjects: 2 with frames, of which 1 would validate and 1 test"):
+    with pytest.raises(NervesegError, match="Too few subjects: of 2 with frames, 1 would be for validation and 1 for testing"):
         folds.assign(table(["1", "1", "2"]), split())
 
 
@@ -105,7 +105,7 @@ def test_clusters_of_subjects_are_transitive() -> None:
 
 
 def test_shared_clusters_that_leave_nothing_to_train_on_are_listed() -> None:
-    with pytest.raises(NervesegError, match="Near-identical frames keep subjects together: 1, 2, 3"):
+    with pytest.raises(NervesegError, match="Near-duplicate frames keep subjects together: 1, 2, 3"):
         folds.assign(tie(table(["1", "2", "3"]), "1", "2", "3"), split())
 
 
@@ -191,7 +191,7 @@ def test_every_frame_is_in_one_random_test_and_one_validation_fold() -> None:
     assert [(assigned == "test").sum() for assigned in found] == [20] * 5
     shuffled = frames.sample(frac=1, random_state=1)
     assert folds.assign(shuffled, split(by="frame", folds=5, fold=0)).sort_index().tolist() == found[0].tolist()
-    with pytest.raises(NervesegError, match="Too few frames: 2 cannot be divided"):
+    with pytest.raises(NervesegError, match="Too few frames: 2 cannot be split"):
         folds.assign(frames.head(2), split(by="frame", folds=3, fold=0))
 
 
@@ -205,8 +205,8 @@ def test_uses_the_datasets_own_folds() -> None:
     ("fold", "params", "reason"),
     [
         ([None] * 3, by_fold(), "no fold column"),
-        ([0, None, 2], by_fold(), r"1 of 3 frames have no fold, such as 2_1.png. Folds that exist: 0 \(1 frames\), 2"),
-        ([0, 2, 3], by_fold(), r"split.test_fold is 1, but the folds that exist are: 0 \(1 frames\), 2 .*, 3"),
+        ([0, None, 2], by_fold(), r"1 of 3 frames have no fold, such as 2_1.png. Existing folds: 0 \(1 frames\), 2"),
+        ([0, 2, 3], by_fold(), r"split.test_fold is 1, but the existing folds are: 0 \(1 frames\), 2 .*, 3"),
         ([5, 1, 3], by_fold(), r"split.validation_fold is 0, but"),
         ([0, 1, 1], by_fold(), "No fold is left to train on"),
     ],

@@ -49,10 +49,10 @@ def test_a_good_model_meets_every_criterion() -> None:
     ("name", "changes", "words"),
     [
         ("dice_lower_bound", {"dice_ci": [0.599, 0.9]}, "lower bound 0.599 is below register.min_dice 0.6"),
-        ("dice_lower_bound", {"dice_ci": None}, "mean Dice 0.8000: undefined, one subject"),
+        ("dice_lower_bound", {"dice_ci": None}, "mean Dice 0.8000: undefined, a single subject"),
         ("gain_over_nothing", {"empty_ci": [0.0, 0.9]}, "is not above 0"),  # equal to predicting nothing is not better
         ("gain_over_nothing", {"empty_ci": None}, "undefined"),
-        ("gain_over_prior", {"prior_ci": [0.09, 0.4]}, "0.5000 of the mean training mask, gain 0.3000"),
+        ("gain_over_prior", {"prior_ci": [0.09, 0.4]}, "0.5000 for the mean training mask, gain 0.3000"),
         ("gain_over_prior", {"prior_ci": [-0.1, 0.4]}, "lower bound -0.1 is below register.prior_margin 0.1"),
         ("gain_over_prior", {"prior_ci": None}, "undefined"),
         ("worst_subject", {"worst": 0.49}, "worst subject 7: mean Dice 0.49 is below register.min_worst_subject 0.5"),
@@ -85,10 +85,10 @@ def test_a_value_equal_to_its_minimum_passes(name: str, changes: dict[str, Any])
 @pytest.mark.parametrize(
     ("low", "passed", "words"),
     [
-        (0.01, True, "0.8000 against 0.8100 of the champion, version 3 (a remark), difference -0.0100 (0.0100 to"),
+        (0.01, True, "0.8000 against 0.8100 for the champion, version 3 (a remark), difference -0.0100 (0.0100 to"),
         (-0.02, True, "lower bound -0.02 reaches -0.02 (register.champion_margin)"),
         (-0.021, False, "lower bound -0.021 is below -0.02"),
-        (math.nan, False, "undefined, one subject"),
+        (math.nan, False, "undefined, a single subject"),
     ],
 )
 def test_the_champion_may_be_better_by_at_most_the_margin(low: float, passed: bool, words: str) -> None:

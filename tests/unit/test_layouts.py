@@ -138,7 +138,7 @@ def test_neither_layout_lists_what_was_found(tmp_path: Path) -> None:
     assert "2 .dcm in a/" in text
     assert "1 (no suffix) in ./" in text
     assert "labels.csv with the columns file, label" in text
-    assert "image, class_id, rle_mask" in text
+    assert "image, rle_mask" in text
 
 
 def test_both_layouts_and_two_tables_are_rejected(tmp_path: Path) -> None:

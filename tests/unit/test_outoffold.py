@@ -45,8 +45,8 @@ def test_folds_are_pooled_in_the_order_of_the_frames() -> None:
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ([[0, 1], [2]], "of 4, 1 in no fold and 0 again in another"),
-        ([[0, 1], [1, 2, 3]], "of 4, 0 in no fold and 1 again in another"),
+        ([[0, 1], [2]], "of 4, 1 are in no fold, 0 in more than one"),
+        ([[0, 1], [1, 2, 3]], "of 4, 0 are in no fold, 1 in more than one"),
     ],
 )
 def test_a_frame_that_is_missing_or_tested_twice_is_an_error(rows: list[list[int]], reason: str) -> None:
