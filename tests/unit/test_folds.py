@@ -68,7 +68,7 @@ def test_small_shares_get_one_subject_and_zero_gets_none() -> None:
 
 
 def test_too_few_subjects_gives_the_counts() -> None:
-    with pytest.raises(NervesegError, match="Too few subjects: of 2 with frames, 1 would be for validation and 1 for testing"):
+    with pytest.raises(NervesegError, match="of 2 with frames, 1 would be for validation and 1 for testing"):
         folds.assign(table(["1", "1", "2"]), split())
 
 
