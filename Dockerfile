@@ -1,4 +1,4 @@
-# The image of all our services in docker-compose.yml. TORCH=cpu (the default) or gpu.
+# The image for all our services in docker-compose.yml. TORCH=cpu (the default) or gpu.
 FROM python:3.11.15-slim-bookworm AS build
 ARG UV_VERSION=0.13.9
 ARG TORCH=cpu
@@ -6,7 +6,7 @@ RUN pip install --no-cache-dir uv==$UV_VERSION && uv venv /opt/nerveseg
 ENV VIRTUAL_ENV=/opt/nerveseg UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy
 WORKDIR /build
 COPY pyproject.toml requirements.lock ./
-# PyTorch's builds for the CPU, a fifth of the size, lie in an index of their own; uv knows where.
+# PyTorch's CPU builds, a fifth of the size, are in a separate index, which uv knows.
 RUN if [ "$TORCH" = cpu ]; then backend="--torch-backend=cpu"; fi \
     && uv pip install --no-cache $backend --constraint requirements.lock --requirement pyproject.toml
 COPY README.md LICENSE ./
@@ -14,7 +14,7 @@ COPY src src
 RUN uv pip install --no-cache --no-deps .
 
 FROM python:3.11.15-slim-bookworm
-# Flow runs clone the repository with git, which refuses other users' folders unless it is told not to.
+# Flow runs clone the repository with git, which by default refuses folders owned by other users.
 RUN apt-get update && apt-get install --yes --no-install-recommends git openssh-client \
     && rm -rf /var/lib/apt/lists/* \
     && git config --system safe.directory '*' \

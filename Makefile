@@ -1,11 +1,11 @@
-# Everything that a person or CI does with the repository. `make help` lists it.
+# Everything you or CI run in this repository. `make help` lists the targets.
 
 PYTHON ?= python3
 PORT ?= 5000
-# MLflow's pages for training; it opens those for language models by itself.
+# MLflow's model-training view; by default it opens the one for language models.
 UI := http://127.0.0.1:$(PORT)/\#/experiments?workflowType=machine_learning
 UV_VERSION := 0.13.9
-# COMPOSE="python -m stack.native" speaks to a stack that `make stack-native` brought up.
+# COMPOSE="python -m stack.native" controls a stack started by `make stack-native`.
 COMPOSE ?= docker compose
 BACKUP ?= backups/$(shell date -u +%Y%m%d-%H%M%S)
 stack-backup stack-restore: override export BACKUP := $(abspath $(BACKUP))
@@ -25,7 +25,7 @@ export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
-install: $(INSTALLED)  ## create .venv with what requirements.lock pins
+install: $(INSTALLED)  ## create .venv with the packages pinned in requirements.lock
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python 3.11 or later is needed: make PYTHON=...")'
@@ -38,65 +38,66 @@ $(INSTALLED): requirements.lock pyproject.toml
 run: install  ## run the pipeline, on the built-in phantom unless params.yaml says otherwise
 	dvc repro
 	@echo
-	@echo "Look at   reports/index.html the report: open it in a browser, it needs no network"
+	@echo "Look at   reports/index.html  the report: open it in a browser, it works offline"
 	@echo "          reports/metrics.json, reports/registration.json, reports/figures/"
-	@echo "          make ui            the run, its model and the registry in MLflow: $(UI)"
-	@echo "Go on     source $(VENV)/bin/activate; then 'dvc repro' runs what is stale, 'dvc metrics show' prints the figures"
+	@echo "          make ui             the run, its model and the registry in MLflow: $(UI)"
+	@echo "Next      source $(VENV)/bin/activate; then 'dvc repro' runs what is stale, 'dvc metrics show' prints metrics"
 
 test: install  ## run the tests
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --ignore tests/stack
 
-test-stack: install  ## run the tests of the team stack; they need Debian's PostgreSQL and Chromium
+test-stack: install  ## run the team stack's tests; they need Debian's PostgreSQL and Chromium
 	OMP_NUM_THREADS=1 pytest tests/stack
 
-lint: install  ## check style and types
+lint: install  ## check style, types and wording
 	ruff check
 	ruff format --check
 	mypy
+	codespell $$(git ls-files)
 
-ui: install  ## serve the embedded MLflow and its registry (PORT=5000)
+ui: install  ## serve the local MLflow store and registry (PORT=5000)
 	@echo "$(UI)"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(PORT)
 
 deploy worker: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
 
-deploy: install  ## register the deployments of prefect.yaml on the Prefect server (PREFECT_API_URL)
+deploy: install  ## register the deployments in prefect.yaml on the Prefect server (PREFECT_API_URL)
 	python -m flows.deploy
 
 worker: install  ## run deployed flows on this machine
 	python -m flows.lost
 	prefect worker start --pool nerveseg --type process
 
-stack:  ## bring up the team stack by docker compose; it writes .env with random secrets first
+stack:  ## start the team stack with docker compose; writes .env with random secrets first
 	$(PYTHON) -m stack.environment
 	docker compose up --build --detach --wait
 	docker compose ps
 
-stack-native: install  ## bring up the same without containers, until Ctrl-C; needs PostgreSQL on this machine
+stack-native: install  ## start the team stack without containers, until Ctrl-C; needs PostgreSQL on this machine
 	python -m stack.environment
 	python -m stack.native up
 
-stack-down:  ## end the stack; its data stay
+stack-down:  ## stop the stack; its data are kept
 	$(COMPOSE) down
 
-stack-backup:  ## copy databases and bucket of the running stack to BACKUP, a new folder below backups/ by default
-	@test ! -e "$(BACKUP)" || { echo "error: $(BACKUP) exists: give each backup its own folder"; exit 1; }
+stack-backup:  ## back up the running stack's databases and bucket to BACKUP, by default a new folder in backups/
+	@test ! -e "$(BACKUP)" || { echo "error: $(BACKUP) exists: use a new folder for each backup"; exit 1; }
 	mkdir -p "$(BACKUP)"
 	$(COMPOSE) run --rm backup-databases
 	$(COMPOSE) run --rm backup-bucket
-	@echo "The backup is $(BACKUP); keep .env with it."
+	@echo "The backup is in $(BACKUP); keep .env with it."
 
-stack-restore:  ## put the backup in BACKUP back into the running stack
+stack-restore:  ## restore the backup in BACKUP into the running stack
 	@test -d "$(BACKUP)/databases" -a -d "$(BACKUP)/bucket" || \
-		{ echo "error: BACKUP=FOLDER has to name a whole backup; $(BACKUP) is none"; exit 1; }
+		{ echo "error: BACKUP=FOLDER must be a complete backup; $(BACKUP) is not"; exit 1; }
 	$(COMPOSE) stop worker predictor mlflow prefect
 	$(COMPOSE) run --rm restore-databases
 	$(COMPOSE) run --rm restore-bucket
 	$(COMPOSE) start mlflow prefect worker predictor
 
-lock: install  ## solve requirements.lock anew
+lock: install  ## resolve requirements.lock again
 	uv pip compile --universal --python-version 3.11 --extra dev --quiet pyproject.toml -o requirements.lock
 
-clean:  ## remove .venv and caches; data, models, reports and MLflow's store stay
+clean:  ## remove .venv and caches; data, models, reports and MLflow's store are kept
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -prune -exec rm -rf {} +

@@ -4,8 +4,8 @@ Usage: python benchmarks/download.py [MEGABYTES]
 
 The fair comparison is boto3 with one stream, like ours. boto3's default, parallel ranges of 8 MB, is shown too but
 means little here: moto handles the whole object for every range (an 8 MB range of a 200 MB object took 0.17 s, an
-object of 8 MB 0.02 s). With a real S3 service, parallel ranges can be faster; this does not measure that.
-Ours also computes the SHA-256 of the data, which boto3 does not.
+object of 8 MB 0.02 s). With a real S3 service, parallel ranges can be faster than one stream; this does not
+measure that. Ours also computes the SHA-256 of the data, which boto3 does not.
 """
 
 import os

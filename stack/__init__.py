@@ -1,1 +1,1 @@
-"""The team stack: what docker-compose.yml runs, and a harness that runs the same services without containers."""
+"""The team stack: what the services of docker-compose.yml run in our image; `native` runs them without containers."""

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes DATABASE.dump for each database to $BACKUP/databases; a dump appears once complete.
+# Writes a DATABASE.dump for each database to $BACKUP/databases; a dump appears only once it is complete.
 set -eu
 mkdir -p "$BACKUP/databases"
 for database in mlflow mlflow_auth prefect; do

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Registers the content of prefect.yaml in the configured repository.
+# Registers the deployments in the configured repository's prefect.yaml.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run once, when the data folder is empty: creates separate databases and roles for MLflow and Prefect.
+# Runs once, when the data folder is empty: creates MLflow's and Prefect's databases and roles, isolated from each other.
 set -eu
 psql --username postgres --dbname postgres --quiet --set ON_ERROR_STOP=1 \
   --set mlflow="$MLFLOW_DATABASE_PASSWORD" --set prefect="$PREFECT_DATABASE_PASSWORD" <<'SQL'

@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 from ruamel.yaml import YAML
 
-from stack.ports import free_port
+from stack.native.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 PROJECT = (

@@ -17,7 +17,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from nerveseg import paths
 from nerveseg.errors import NervesegError
@@ -134,7 +135,8 @@ class ModelParams(Section):
     @classmethod
     def _number_or_validation(cls, threshold: Any, check: ValidatorFunctionWrapHandler) -> float | str:
         try:
-            return check(threshold)
+            checked: float | str = check(threshold)
+            return checked
         except ValidationError:  # it has one line for each alternative
             raise ValueError("use a number between 0 and 1, exclusive, or validation") from None
 
@@ -156,9 +158,11 @@ class TrainParams(Section):
         ge=2, le=4096, description="frames per step; the last batch of an epoch is dropped if smaller"
     )
     epochs: int = Field(ge=1, le=10_000)
-    optimizer: Literal["adamw"]
+    optimizer: Literal["adamw", "sgd"] = Field(description="sgd: with Nesterov momentum of 0.9")
     learning_rate: float = Field(gt=0, le=1)
-    schedule: Literal["cosine"] = Field(description="learning rate per step, down to zero")
+    schedule: Literal["cosine", "constant"] = Field(
+        description="cosine: the learning rate decays to zero, step by step"
+    )
     weight_decay: float = Field(ge=0, le=1)
     gradient_clip: float = Field(ge=0, description="maximum gradient norm; 0: no clipping")
     augmentation: Literal["none", "soft"]

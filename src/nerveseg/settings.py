@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     notify: SecretStr | None = Field(
         default=None, description="Apprise URL (slack://, mailtos://, json://, ...) to notify of failures and refusals"
     )
+    signing_key: Path | None = Field(
+        default=None, description="PEM file of the Ed25519 private key that `deliver` signs bundles with"
+    )
+    verify_key: Path | None = Field(
+        default=None, description="PEM file of the public key that a bundle must be signed with, or it is not used"
+    )
     s3_anonymous: bool = Field(default=False, description="do not sign S3 requests for the dataset, for public buckets")
     predictor_auth: Annotated[SecretStr, AfterValidator(_user_and_password)] | None = Field(
         default=None, description="user:password for the predictor; unset: it listens on loopback addresses only"

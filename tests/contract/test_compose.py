@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from stack.compose import interpolate
 from stack.environment import fill
+from stack.native.compose import interpolate
 from workspace import ROOT
 
 EXAMPLE = (ROOT / ".env.example").read_text()

@@ -29,9 +29,9 @@ EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace after its split stage."""
-    workspace = Workspace(tmp_path_factory.mktemp("packed") / "project")
+    workspace = Workspace(tmp_path_factory.mktemp("store") / "project")
     workspace.set(**{"train.epochs": EPOCHS})
     (workspace.root / "data").mkdir()
     phantom.write(workspace.root / "data" / "phantom.zip", load(workspace.root / "params.yaml").phantom)
@@ -42,7 +42,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture
 def workspace(store: Workspace, tmp_path: Path) -> Workspace:
-    """A fresh workspace with the packed frames and source of `packed`."""
+    """A fresh workspace with the frame store and source of `store`."""
     copy = Workspace(tmp_path / "project")
     copy.set(**{"train.epochs": EPOCHS})
     shutil.copytree(store.root / "data", copy.root / "data")

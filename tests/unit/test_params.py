@@ -46,7 +46,7 @@ def test_every_profile_applies_once(profile: str, workspace: Path) -> None:
     first = CliRunner().invoke(app, ["profile", "apply", profile])
     assert first.exit_code == 0, first.output
     assert "data.uri: " in first.stdout
-    assert "# Every knob" in (workspace / "params.yaml").read_text(), "comments are kept"
+    assert "# Every parameter" in (workspace / "params.yaml").read_text(), "comments are kept"
     second = CliRunner().invoke(app, ["profile", "apply", profile])
     assert second.stdout == ""
 

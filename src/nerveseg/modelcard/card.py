@@ -259,7 +259,8 @@ def markdown(card: Card) -> str:
         "|---|---|---|",
         *(f"| {link.link} | {link.what} | `{link.sha256}` |" for link in card.provenance),
         "",
-        f"The chain ends with `{card.provenance[-1].chain}`; `card.json` holds what the hashes are of.",
+        f"The chain ends with `{card.provenance[-1].chain}`; `card.json` holds what the hashes are of. It is not "
+        "signed: it detects accidents and partial tampering, not someone who can rewrite all of it.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -332,7 +333,7 @@ def description(card: Card) -> str:
     )
 
 
-def markdown_row(name: str, figures: dict, key: str) -> str:
+def markdown_row(name: str, figures: dict[str, Any], key: str) -> str:
     """A row of a table: a figure of a section of metrics.json, called `name`, and its interval."""
     return _row(name, figures[key], figures[f"{key}_ci"])
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from nerveseg.phantom.anatomy import Anatomy
-from nerveseg.phantom.geometry import spacing
+from nerveseg.phantom.geometry import Field, spacing
 from nerveseg.phantom.noise import generator
 from nerveseg.phantom.tissue import Tissue
 
@@ -18,7 +18,7 @@ COMPENSATION = 0.84  # share of it that time gain compensation restores
 AXIAL_BLUR = 0.003  # standard deviation of the point spread function along the beam
 
 
-def scatterers(seed: int, subject: int, number: int, shape: tuple[int, ...]) -> np.ndarray:
+def scatterers(seed: int, subject: int, number: int, shape: tuple[int, ...]) -> Field:
     """Gaussian scatterers of unit variance, float32 (LOOKS, *shape, 2) for real and imaginary part.
 
     Those of neighbouring frames are correlated.
@@ -30,11 +30,11 @@ def scatterers(seed: int, subject: int, number: int, shape: tuple[int, ...]) -> 
 
 
 @lru_cache(maxsize=2)
-def _generation(seed: int, subject: int, generation: int, shape: tuple[int, ...]) -> np.ndarray:
+def _generation(seed: int, subject: int, generation: int, shape: tuple[int, ...]) -> Field:
     return generator(seed, subject, generation).standard_normal((LOOKS, *shape, 2), dtype=np.float32)
 
 
-def insonify(tissue: Tissue, anatomy: Anatomy, x: np.ndarray, y: np.ndarray, scatterers: np.ndarray) -> np.ndarray:
+def insonify(tissue: Tissue, anatomy: Anatomy, x: Field, y: Field, scatterers: Field) -> Field:
     """The echoes in dB, where 0 is white: attenuation, point spread function, envelope, compounding.
 
     Args:
@@ -67,4 +67,5 @@ def insonify(tissue: Tissue, anatomy: Anatomy, x: np.ndarray, y: np.ndarray, sca
         echoes = np.fft.ifft(spectrum * transfer, axis=1)
         power += echoes.real**2 + echoes.imag**2
     noise = 10 ** (-6.4 + y) * (scatterers[0] ** 2).sum(axis=-1)  # of the receiver, amplified with depth
-    return 10 * np.log10(power / LOOKS + noise)
+    decibels: Field = 10 * np.log10(power / LOOKS + noise)
+    return decibels

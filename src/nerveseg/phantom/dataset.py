@@ -5,9 +5,9 @@ import zipfile
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pandas as pd
 
+from nerveseg.arrays import Frame
 from nerveseg.console import progress
 from nerveseg.data import rle
 from nerveseg.files import replacing
@@ -42,7 +42,7 @@ def write(path: Path, params: PhantomParams) -> None:
             _store(archive, "train.pq", table.getvalue())
 
 
-def _encode(extension: str, image: np.ndarray) -> bytes:
+def _encode(extension: str, image: Frame) -> bytes:
     return cv2.imencode(extension, image)[1].tobytes()
 
 

@@ -8,8 +8,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 ASPECT = 580 / 420  # width over depth
+
+Field = npt.NDArray[np.floating]  # over the points of a grid
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,13 @@ class Oval:
     tilt: float
     waves: tuple[complex, complex]
 
-    def axes(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def axes(self, x: Field, y: Field) -> tuple[Field, Field]:
         """The points in the oval's own coordinates, where its outline is roughly the unit circle."""
         cosine, sine = math.cos(self.tilt), math.sin(self.tilt)
         x, y = x - self.x, y - self.y
         return (x * cosine + y * sine) / self.a, (y * cosine - x * sine) / self.b
 
-    def window(self, x: np.ndarray, y: np.ndarray, margin: float) -> tuple[slice, slice]:
+    def window(self, x: Field, y: Field, margin: float) -> tuple[slice, slice]:
         """The rows and columns of a grid that contain the oval and a margin around it."""
         cosine, sine = math.cos(self.tilt), math.sin(self.tilt)
         reach_x = math.hypot(self.a * cosine, self.b * sine) * 1.15 + margin
@@ -41,7 +44,7 @@ class Oval:
         left, right = np.searchsorted(x[0], (self.x - reach_x, self.x + reach_x))
         return slice(top, bottom), slice(left, right)
 
-    def outline(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def outline(self, x: Field, y: Field) -> tuple[Field, Field]:
         """Distance from the outline (to first order, negative inside) and how squarely it faces the beam, 0 to 1."""
         u, v = self.axes(x, y)
         radius = np.sqrt(u**2 + v**2) + 1e-6
@@ -56,11 +59,11 @@ class Oval:
         return (radius / edge - 1) / steepness, facing
 
 
-def grid(height: int, width: int, border: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def grid(height: int, width: int, border: int = 0) -> tuple[Field, Field]:
     """x and y of the pixel centres, float32, with `border` extra columns on either side."""
     y, x = np.mgrid[0:height, -border : width + border].astype(np.float32) + np.float32(0.5)
     return x * (ASPECT / width), y / height
 
 
-def spacing(x: np.ndarray) -> float:
+def spacing(x: Field) -> float:
     return float(x[0, 1] - x[0, 0])

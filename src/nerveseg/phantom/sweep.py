@@ -7,6 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from nerveseg.arrays import Frame, Mask
 from nerveseg.params import PhantomParams
 from nerveseg.phantom import anatomy as anatomies
 from nerveseg.phantom.acoustics import insonify, scatterers
@@ -21,7 +22,7 @@ SMALLEST_SIDE = 192  # smaller frames are simulated at a multiple of their size
 SIDE_BORDER = 0.05  # units simulated left and right of the frame, so that the blur does not wrap around
 
 
-def sweep(subject: int, params: PhantomParams) -> list[tuple[np.ndarray, np.ndarray]]:
+def sweep(subject: int, params: PhantomParams) -> list[tuple[Frame, Mask]]:
     """The frames of one subject (counted from 1): a slow sweep that reaches the nerve late or leaves it early.
 
     Returns:
@@ -32,7 +33,7 @@ def sweep(subject: int, params: PhantomParams) -> list[tuple[np.ndarray, np.ndar
     return [_frame(anatomy, subject, number, params) for number in range(1, params.frames_per_subject + 1)]
 
 
-def _frame(anatomy: Anatomy, subject: int, number: int, params: PhantomParams) -> tuple[np.ndarray, np.ndarray]:
+def _frame(anatomy: Anatomy, subject: int, number: int, params: PhantomParams) -> tuple[Frame, Mask]:
     sway = [math.sin(2 * math.pi * number / CYCLE + start) for start in anatomy.phases]
     moved = _move(anatomy, number, sway)
     zoom = math.ceil(SMALLEST_SIDE / min(params.height, params.width))

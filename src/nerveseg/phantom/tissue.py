@@ -6,23 +6,23 @@ import numpy as np
 
 from nerveseg.phantom import noise
 from nerveseg.phantom.anatomy import Anatomy
-from nerveseg.phantom.geometry import Oval, spacing
+from nerveseg.phantom.geometry import Field, Oval, spacing
 
 
 @dataclass(frozen=True)
 class Tissue:
     """Maps of acoustic properties, float32 of shape (height, width + borders)."""
 
-    diffuse: np.ndarray  # scattering, dB
-    specular: np.ndarray  # amplitude of reflections at interfaces, 1 is white
-    absorption: np.ndarray  # 1 in soft tissue
+    diffuse: Field  # scattering, dB
+    specular: Field  # amplitude of reflections at interfaces, 1 is white
+    absorption: Field  # 1 in soft tissue
 
     def at(self, window: tuple[slice, slice]) -> "Tissue":
         """A view of part of it: drawing there draws on the whole."""
         return Tissue(self.diffuse[window], self.specular[window], self.absorption[window])
 
 
-def sample_fields(anatomy: Anatomy, x: np.ndarray, y: np.ndarray, blend: float) -> dict[str, np.ndarray]:
+def sample_fields(anatomy: Anatomy, x: Field, y: Field, blend: float) -> dict[str, Field]:
     """The noise fields at these points, `blend` radians of the way from the first to the second of each pair.
 
     Also `x`, `y` and `depth`, which is y along layers that bend.
@@ -33,7 +33,7 @@ def sample_fields(anatomy: Anatomy, x: np.ndarray, y: np.ndarray, blend: float) 
     return fields | {"x": x, "y": y, "depth": depth, "fascia": fields["fascia"] + 0.25 * fields["wiggle"]}
 
 
-def build(anatomy: Anatomy, fields: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray, visibility: float) -> Tissue:
+def build(anatomy: Anatomy, fields: dict[str, Field], x: Field, y: Field, visibility: float) -> Tissue:
     """The tissue of a subject.
 
     Args:
@@ -54,7 +54,7 @@ def build(anatomy: Anatomy, fields: dict[str, np.ndarray], x: np.ndarray, y: np.
     return tissue
 
 
-def _layers(anatomy: Anatomy, fields: dict[str, np.ndarray]) -> Tissue:
+def _layers(anatomy: Anatomy, fields: dict[str, Field]) -> Tissue:
     """Skin, fat, the superficial muscle and the tissue below, with sheets of fascia that fade in and out."""
     depth, patch, fibre, sheet, wiggle = (fields[name] for name in ("depth", "patch", "fibre", "sheet", "wiggle"))
     threads = np.maximum(fields["streak"] - 0.5, 0)
@@ -83,7 +83,7 @@ def _layers(anatomy: Anatomy, fields: dict[str, np.ndarray]) -> Tissue:
     return Tissue(diffuse, specular, np.ones_like(diffuse))
 
 
-def _add_muscle(tissue: Tissue, muscle: Oval, fields: dict[str, np.ndarray]) -> None:
+def _add_muscle(tissue: Tissue, muscle: Oval, fields: dict[str, Field]) -> None:
     """A dark belly with fibres in a thin sheath."""
     tissue, fields = _around(muscle, tissue, fields)
     distance, facing = muscle.outline(fields["x"], fields["depth"])
@@ -94,7 +94,7 @@ def _add_muscle(tissue: Tissue, muscle: Oval, fields: dict[str, np.ndarray]) -> 
     tissue.specular[:] += 0.6 * np.clip(0.4 + 0.6 * fields["sheet"], 0, 1.5) * facing**3 * _ridge(distance, 0.004)
 
 
-def _add_bone(tissue: Tissue, bone: Oval, fields: dict[str, np.ndarray]) -> None:
+def _add_bone(tissue: Tissue, bone: Oval, fields: dict[str, Field]) -> None:
     """The upper surface of a transverse process, and the absorption that casts its shadow."""
     tissue, fields = _around(bone, tissue, fields)
     distance, facing = bone.outline(fields["x"], fields["depth"])
@@ -103,7 +103,7 @@ def _add_bone(tissue: Tissue, bone: Oval, fields: dict[str, np.ndarray]) -> None
     _mix(tissue.absorption, 2.5, _step(-distance, 0.01))
 
 
-def _add_vessel(tissue: Tissue, vessel: Oval, fields: dict[str, np.ndarray]) -> None:
+def _add_vessel(tissue: Tissue, vessel: Oval, fields: dict[str, Field]) -> None:
     """Blood, which hardly scatters or absorbs, in a wall that is bright where it faces the beam."""
     tissue, fields = _around(vessel, tissue, fields)
     distance, facing = vessel.outline(fields["x"], fields["depth"])
@@ -121,9 +121,9 @@ def _add_nerve(
     nerve: Oval,
     fascicles: list[Oval],
     visibility: float,
-    fields: dict[str, np.ndarray],
-    x: np.ndarray,
-    y: np.ndarray,
+    fields: dict[str, Field],
+    x: Field,
+    y: Field,
 ) -> None:
     """Replaces tissue by the nerve bundle: a bright rim, and dark fascicles in bright connective tissue."""
     window = nerve.window(x, y, 0.06)
@@ -151,7 +151,7 @@ def _add_nerve(
     tissue.specular[:] += visibility * (specular - tissue.specular)
 
 
-def _add_skin(tissue: Tissue, fields: dict[str, np.ndarray], y: np.ndarray) -> None:
+def _add_skin(tissue: Tissue, fields: dict[str, Field], y: Field) -> None:
     """The dark film of gel under the probe, then the entry echo and the dermis."""
     outside = 1 - _step(y - 0.011, 0.004)
     _mix(tissue.diffuse, -60, outside)
@@ -159,30 +159,33 @@ def _add_skin(tissue: Tissue, fields: dict[str, np.ndarray], y: np.ndarray) -> N
     tissue.specular[:] += 0.5 * _ridge(y - 0.018, 0.004) + 0.35 * _ridge(fields["depth"] - 0.034, 0.004)
 
 
-def _sheets(field: np.ndarray, width: np.ndarray, pixel: tuple[float, float]) -> np.ndarray:
+def _sheets(field: Field, width: Field, pixel: tuple[float, float]) -> Field:
     """Lines of the given width where `field` changes sign, brighter the more squarely they face the beam.
 
     `pixel` is the height and width of a pixel.
     """
     down, across = np.gradient(field, *pixel)
     slope = np.sqrt(down**2 + across**2) + 8  # the constant keeps plateaus of the field from turning into slabs
-    return (down / slope) ** 2 * _ridge(field / slope, width)
+    lines: Field = (down / slope) ** 2 * _ridge(field / slope, width)
+    return lines
 
 
-def _around(oval: Oval, tissue: Tissue, fields: dict[str, np.ndarray]) -> tuple[Tissue, dict[str, np.ndarray]]:
+def _around(oval: Oval, tissue: Tissue, fields: dict[str, Field]) -> tuple[Tissue, dict[str, Field]]:
     window = oval.window(fields["x"], fields["y"], margin=0.15)  # layers bend by up to 0.1
     return tissue.at(window), {name: field[window] for name, field in fields.items()}
 
 
-def _step(distance: np.ndarray, width: float) -> np.ndarray:
+def _step(distance: Field, width: float) -> Field:
     """0 where the distance is well below zero, 1 where well above; smooth over about `width`."""
-    return 1 / (1 + np.exp(np.clip(distance * (-4 / width), -30, 30)))
+    share: Field = 1 / (1 + np.exp(np.clip(distance * (-4 / width), -30, 30)))
+    return share
 
 
-def _ridge(distance: np.ndarray, width: np.ndarray | float) -> np.ndarray:
+def _ridge(distance: Field, width: Field | float) -> Field:
     """1 at zero distance, falling to 0 over about `width`."""
-    return np.exp(-((distance / width) ** 2))
+    brightness: Field = np.exp(-((distance / width) ** 2))
+    return brightness
 
 
-def _mix(field: np.ndarray, value: np.ndarray | float, weight: np.ndarray) -> None:
+def _mix(field: Field, value: Field | float, weight: Field) -> None:
     field += weight * (value - field)

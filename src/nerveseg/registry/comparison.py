@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from nerveseg import paths
+from nerveseg.arrays import Floats, Ints
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import empty, metrics
@@ -49,12 +50,12 @@ class Candidate:
     model_id: str
     tags: Mapping[str, str]
     store: FrameStore
-    rows: np.ndarray
-    dice: np.ndarray
+    rows: Ints
+    dice: Floats
 
     @classmethod
     def read(
-        cls, model_id: str, tags: Mapping[str, str], store: FrameStore, rows: np.ndarray, per_image: Path
+        cls, model_id: str, tags: Mapping[str, str], store: FrameStore, rows: Ints, per_image: Path
     ) -> "Candidate":
         """The candidate with the scores in a `per_image.csv`.
 
@@ -179,9 +180,7 @@ def by_rule(per_image: pd.DataFrame, rule: EmptyRule) -> pd.DataFrame:
     return per_image.assign(dice=empty.apply(by_kaggle, true, rule))
 
 
-def with_logged(
-    client: MlflowClient, model_id: str, models: Path, store: FrameStore, rows: np.ndarray
-) -> gate.Criterion:
+def with_logged(client: MlflowClient, model_id: str, models: Path, store: FrameStore, rows: Ints) -> gate.Criterion:
     """Compares the logged model with the trained network on some of the scored frames, both on the CPU.
 
     Args:
@@ -225,7 +224,7 @@ def _remark(candidate: Candidate, champion: Model) -> str:
     return f" (trained on {on}: it may have seen these frames in training, which favours it)"
 
 
-def _network_dice(segmenter: "Segmenter", candidate: Candidate, rule: EmptyRule) -> np.ndarray:
+def _network_dice(segmenter: "Segmenter", candidate: Candidate, rule: EmptyRule) -> Floats:
     from nerveseg.evaluation import inference  # it imports torch
 
     store, rows = candidate.store, candidate.rows

@@ -34,6 +34,8 @@ _STYLE: dict[Any, Any] = {
 }
 _METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
+CURVES = {"loss": "Loss (cross-entropy + Dice)", "iou": "IoU", "dice": "Dice"}  # of the training, with their titles
+
 Line = tuple[Sequence[float], Sequence[float]]
 
 
@@ -55,15 +57,31 @@ def lines(
     """
     with rc_context(_STYLE):
         figure, axis = _axes(title, x, 2.7)
-        for (name, (at, values)), colour in zip(series.items(), _SERIES, strict=False):
-            axis.plot(at, values, color=colour, label=name, marker="o" if len(at) <= 20 else "", markersize=3)
+        axis.set_prop_cycle(color=_SERIES)
         for (name, place), style in zip(marks.items(), ("--", ":"), strict=False):
             axis.axvline(place, color=_INK, linewidth=1, linestyle=style, label=name)
-        axis.set_ylim(0, 1 if unit else None)
-        if whole:
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.legend(loc="best")
+        plot_lines(axis, series, whole=whole, unit=unit)
         return _svg(figure, title)
+
+
+def plot_lines(axis: Axes, series: Mapping[str, Line], *, whole: bool, unit: bool) -> None:
+    """Draws lines with a legend on an axis, in its own colours; arguments as for `lines`."""
+    for name, (at, values) in series.items():
+        axis.plot(at, values, label=name, marker="o" if len(at) <= 20 else "", markersize=3)
+    axis.set_ylim(0, 1 if unit else None)
+    if whole:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(loc="best")
+
+
+def of_training(curve: pd.DataFrame, name: str) -> dict[str, Line]:
+    """A figure of the training and the validation frames over the epochs.
+
+    Args:
+        curve: the content of `models/curve.csv`.
+        name: a key of CURVES.
+    """
+    return {side: (curve["epoch"], curve[f"{side}_{name}"]) for side in ("train", "validation")}
 
 
 def reliability(curve: pd.DataFrame, title: str) -> Markup:

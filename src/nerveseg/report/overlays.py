@@ -12,6 +12,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+
+from nerveseg.model import shape
+from nerveseg.report import charts
 
 _TRUTH, _PREDICTION = "#ffd400", "#00c8ff"
 _JPEG: dict[str, Any] = {"dpi": 90, "pil_kwargs": {"quality": 85}}
@@ -96,21 +100,17 @@ def draw_conflicts(pairs: Sequence[tuple[Labelled, Labelled, float]], title: str
 def draw_curves(curve: pd.DataFrame, path: Path) -> None:
     """Writes a PNG of loss, IoU and Dice over the epochs, training and validation."""
     figure = Figure(figsize=(12, 3.5), layout="constrained")
-    for axis, name in zip(figure.subplots(1, 3), ("loss", "iou", "dice"), strict=True):
-        for side in ("train", "validation"):
-            axis.plot(curve["epoch"], curve[f"{side}_{name}"], marker="o", markersize=3, label=side)
+    for axis, name in zip(figure.subplots(1, 3), charts.CURVES, strict=True):
+        axis.set_title(charts.CURVES[name])
         axis.set_xlabel("epoch")
-        axis.set_title({"loss": "loss (BCE + Dice)", "iou": "IoU", "dice": "Dice"}[name])
-        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-        axis.set_ylim(bottom=0, **({} if name == "loss" else {"top": 1}))
-        axis.legend()
+        charts.plot_lines(axis, charts.of_training(curve, name), whole=True, unit=name != "loss")
     figure.savefig(path, dpi=90)
 
 
 def _draw(axis: Axes, frame: np.ndarray, masks: Sequence[tuple[np.ndarray, str]]) -> None:
     axis.imshow(frame, cmap="gray", vmin=0, vmax=255)
     for mask, colour in masks:
-        if mask.any():
-            axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.2)
+        for polygon in shape.outlines(mask):
+            axis.add_patch(Polygon(polygon, closed=True, fill=False, edgecolor=colour, linewidth=1.2))
     axis.set_axis_off()

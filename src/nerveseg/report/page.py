@@ -13,6 +13,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from nerveseg.model import shape
+
 _LONGEST = 512  # pixels of a picture's longer side
 _QUALITY = 70  # of WebP, to 100
 
@@ -143,7 +145,6 @@ def picture(
 
 
 def _outline(mask: np.ndarray) -> str:
-    """The outlines of a mask as a path of SVG, through the centres of its outermost pixels."""
-    contours, _ = cv2.findContours(np.ascontiguousarray(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    points = (" ".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in contour[:, 0].tolist()) for contour in contours)
+    """The outlines of a mask as a path of SVG."""
+    points = (" ".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in polygon.tolist()) for polygon in shape.outlines(mask))
     return "".join(f"M{each}Z" for each in points)

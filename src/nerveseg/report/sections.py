@@ -287,14 +287,8 @@ def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
         record: `params` of `run.json`.
     """
     drawn = [
-        charts.lines(
-            {side: (curve["epoch"], curve[f"{side}_{name}"]) for side in ("train", "validation")},
-            title,
-            "epoch",
-            whole=True,
-            unit=name != "loss",
-        )
-        for name, title in (("loss", "Loss (cross-entropy + Dice)"), ("iou", "IoU"), ("dice", "Dice"))
+        charts.lines(charts.of_training(curve, name), title, "epoch", whole=True, unit=name != "loss")
+        for name, title in charts.CURVES.items()
     ]
     rate = {"after the last step": (curve["epoch"], curve["learning_rate"])}
     drawn.append(charts.lines(rate, "Learning rate", "epoch", whole=True, unit=False))
@@ -673,8 +667,8 @@ def provenance(card: Mapping[str, Any]) -> Section:
     rows = [(each["link"], each["what"], each["sha256"], each["chain"]) for each in card["provenance"]]
     text = (
         "Each link is the SHA-256 of what it names, each chain that of the chain before and the link: whoever changes "
-        "one of them changes all chains below it. `nerveseg verify` walks it. It shows that nothing was exchanged "
-        "later, not that the dataset was right."
+        "one of them changes all chains below it. `nerveseg verify` walks it. It detects accidents and partial "
+        "tampering, not someone who can rewrite all of it, and it does not show that the dataset was right."
     )
     table = Table(("link", "what", "SHA-256", "chain"), rows, words=frozenset(range(4)), code=frozenset({2, 3}))
     return Section("Provenance", text, [table])

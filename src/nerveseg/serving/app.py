@@ -20,7 +20,7 @@ from nerveseg.serving.bounds import FIELD, Queue, read_frame
 from nerveseg.serving.champion import STREAMS, Champion, Follower
 from nerveseg.serving.docs import page
 from nerveseg.serving.metrics import Metrics
-from nerveseg.serving.middleware import BasicAuth, Counting
+from nerveseg.serving.middleware import BasicAuth
 from nerveseg.settings import Settings
 
 SEGMENT = "/v1/segment"
@@ -46,8 +46,8 @@ class Segmentation(BaseModel):
     area: int = Field(description="pixels of the mask")
     confidence: float | None = Field(description="mean probability within the mask; null: no nerve")
     atypicality: float | None = Field(
-        description="how unlike the training's masks this one is, in [0, 1]; 0.5: as their oddest twentieth; "
-        "null: a version of before there was atypicality"
+        description="how unlike the training masks this one is, in [0, 1]; above 0.5, it is more atypical than 95 % of "
+        "them; null: a version registered before there was atypicality"
     )
     height: int = Field(description="of the frame, in pixels")
     width: int = Field(description="of the frame, in pixels")
@@ -137,7 +137,7 @@ def create_app(follower: Follower, metrics: Metrics, settings: Settings) -> Fast
     app.add_exception_handler(RequestValidationError, _one_sentence)
     if settings.predictor_auth is not None:
         app.add_middleware(BasicAuth, credentials=settings.predictor_auth.get_secret_value(), open_paths=_OPEN)
-    app.add_middleware(Counting, path=SEGMENT, metrics=metrics)
+    metrics.count(app, SEGMENT)  # after the authentication, so that it is around it: what is refused counts too
 
     @app.post(SEGMENT, responses=_ANSWER | _PROBLEMS, openapi_extra=_FORM, response_model=None)
     async def segment(request: Request, format: Format = "json") -> Response:

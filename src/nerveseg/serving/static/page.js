@@ -2,11 +2,11 @@
 
 const by = (id) => document.getElementById(id);
 const [form, drop, file, problem, result] = ["form", "drop", "file", "problem", "result"].map(by);
-let latest = 0; // answers to former frames are dropped
+let latest = 0; // answers to earlier frames are discarded
 
 file.addEventListener("change", () => file.files.length && send(file.files[0]));
 
-// Also beside the drop zone: a browser would leave the page to show the file.
+// Also outside the drop zone, where the browser would open the file in place of the page.
 for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => event.preventDefault());
 for (const kind of ["dragenter", "dragover"]) drop.addEventListener(kind, () => drop.classList.add("over"));
 for (const kind of ["dragleave", "drop"]) drop.addEventListener(kind, () => drop.classList.remove("over"));
@@ -18,7 +18,7 @@ addEventListener("drop", (event) => {
 
 async function send(frame) {
   const mine = ++latest;
-  say("Looking for the nerve …");
+  say("Segmenting …");
   result.classList.add("waiting");
   const content = new FormData();
   content.append("frame", frame);
@@ -29,7 +29,7 @@ async function send(frame) {
   } catch (error) {
     if (mine !== latest) return;
     result.hidden = true;
-    say("", error instanceof TypeError ? "The server does not answer, or refused so large a file." : error.message);
+    say("", error instanceof TypeError ? "The server did not answer, or the file is too large." : error.message);
   }
 }
 

@@ -1,6 +1,6 @@
 """The native stack's S3 server instead of SeaweedFS: moto, with signature checks and a journal on disk.
 
-`python -m stack.s3_server HOST PORT FOLDER` serves one account, with the keys in AWS_ACCESS_KEY_ID and
+`python -m stack.native.s3_server HOST PORT FOLDER` serves one account, with the keys in AWS_ACCESS_KEY_ID and
 AWS_SECRET_ACCESS_KEY. moto keeps objects in memory, so every request that changes something is first written to a
 journal, which the server replays when it starts. For trials and tests only: the journal grows with every change, and a
 start reads all of it.

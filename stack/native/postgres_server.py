@@ -1,6 +1,6 @@
 """The native stack's PostgreSQL, from Debian's packages, set up like the image in docker-compose.yml.
 
-`python -m stack.postgres_server FOLDER SCRIPT` serves FOLDER on 127.0.0.1:$PGPORT. If it is empty, a database is
+`python -m stack.native.postgres_server FOLDER SCRIPT` serves FOLDER on 127.0.0.1:$PGPORT. If it is empty, a database is
 created first, with $POSTGRES_PASSWORD for the user postgres, and SCRIPT is run. As root, it switches to that user.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nerveseg.console import readable_errors
 from nerveseg.errors import NervesegError
-from stack.ports import free_port
+from stack.native.ports import free_port
 
 
 def _program(name: str) -> str:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import psutil
 import typer
@@ -33,9 +33,9 @@ from rich.table import Table
 from nerveseg.console import console, readable_errors
 from nerveseg.errors import NervesegError
 from nerveseg.files import replacing
-from stack import compose
-from stack.compose import Service
-from stack.ports import is_taken
+from stack.native import compose
+from stack.native.compose import Service
+from stack.native.ports import is_taken
 
 STATE = Path(".stack")
 MARK = "STACK_SERVICE"  # variable in all processes of a service: its state folder and name
@@ -44,8 +44,13 @@ GRACE = 20  # seconds a service has to end
 ONE_SHOT = "service_completed_successfully"
 # By the start of the image's name: arguments for python that do the same here.
 _STAND_INS = {
-    "postgres": ["-m", "stack.postgres_server", "/var/lib/postgresql/data", "/docker-entrypoint-initdb.d/init.sh"],
-    "chrislusf/seaweedfs": ["-m", "stack.s3_server", "127.0.0.1", "{S3_PORT}", "/data"],
+    "postgres": [
+        "-m",
+        "stack.native.postgres_server",
+        "/var/lib/postgresql/data",
+        "/docker-entrypoint-initdb.d/init.sh",
+    ],
+    "chrislusf/seaweedfs": ["-m", "stack.native.s3_server", "127.0.0.1", "{S3_PORT}", "/data"],
 }
 _ADDRESSES = (  # shown once everything is up
     ("MLFLOW_PORT", "MLflow: runs, models, promotion", "admin or reviewer"),
@@ -111,14 +116,21 @@ class Stack:
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
 
-    def popen(self, service: Service, command: list[str], **more: object) -> subprocess.Popen[bytes]:
+    def popen(
+        self, service: Service, command: list[str], output: BinaryIO | int | None = None
+    ) -> subprocess.Popen[bytes]:
         """Starts a process of a service.
+
+        Args:
+            output: where its output and errors go, as `subprocess.Popen` takes it; None: where this process's go.
 
         Raises:
             NervesegError: its program is not installed.
         """
         try:
-            return subprocess.Popen(command, env=self.environment(service), start_new_session=True, **more)  # type: ignore[call-overload]
+            return subprocess.Popen(
+                command, env=self.environment(service), start_new_session=True, stdout=output, stderr=output
+            )
         except FileNotFoundError:
             raise NervesegError(f"{service.name}: {command[0]} is not installed on this machine.") from None
 
@@ -182,7 +194,7 @@ class Runner:
     def _start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            self._process = self._stack.popen(self.service, self._stack.command(self.service), stdout=log, stderr=log)
+            self._process = self._stack.popen(self.service, self._stack.command(self.service), log)
         self.started, self.state = time.monotonic(), "starting"
 
     def _check(self) -> None:
@@ -191,7 +203,7 @@ class Runner:
             return
         if self._probe is None:
             command = [self._stack.here(self.service, one) for one in self.service.health]
-            self._probe = self._stack.popen(self.service, command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self._probe = self._stack.popen(self.service, command, subprocess.DEVNULL)
         elif (status := self._probe.poll()) is not None:
             self._probe = None
             if status == 0:
