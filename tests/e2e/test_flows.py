@@ -211,7 +211,7 @@ def test_a_failing_stage_fails_the_flow_with_its_own_error_and_is_told(
     )
     name, message = prefect.finish(run)
     assert name == "Failed"
-    assert "split: split.validation_fold is 99, but the folds that exist are" in message
+    assert "split: split.validation_fold is 99, but the existing folds are" in message
     prefect.expect(run, {"download": "Cached", "split": "Failed"})
     assert prefect.tasks(run)["split"]["run_count"] == 1, "what the user has to mend is not retried"
     await_("the notification", lambda: any("validation_fold is 99" in one["message"] for one in told[1]))

@@ -1,4 +1,4 @@
-"""The three forms of the model card, all made from one record."""
+"""The three forms of the model card, all generated from one record."""
 
 import json
 import socket
@@ -35,7 +35,7 @@ TENSOR = {
 }
 TENSORS = {"type": "object", "additionalProperties": TENSOR, "minProperties": 1}
 TEXTS = ("schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors")
-# What MONAI's schema of 2024-07-25, which the file names, demands; it lies in the network.
+# The requirements of MONAI's schema of 2024-07-25, to which the file refers; the schema itself is online.
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -54,7 +54,7 @@ SCHEMA = {
 
 
 def metrics(subjects: int = 4, empty: bool = False, split: Literal["test", "validation"] = "test") -> dict[str, Any]:
-    """Those of ten frames a subject, whose Dice falls from subject to subject."""
+    """Metrics of ten frames per subject, with Dice decreasing from subject to subject."""
     count = subjects * 10
     dice = np.linspace(0.9, 0.5, count)
     table = pd.DataFrame(
@@ -87,7 +87,7 @@ def made(with_mask: int = 60, shared_subjects: int = 0, sides: Sequence[str] = (
     return card.record(SPEC, splits, shared_subjects, metrics(**more), "s3://bucket/nerves.zip", ORIGINS)
 
 
-def test_the_record_survives_its_file(tmp_path: Path) -> None:
+def test_the_record_can_be_written_and_read(tmp_path: Path) -> None:
     record = made()
     path = tmp_path / "card.json"
     path.write_text(record.model_dump_json())
@@ -112,7 +112,7 @@ def test_the_hub_reads_the_markdown_without_the_network(tmp_path: Path, monkeypa
     assert "presence_specificity" not in results, "undefined without empty frames"
 
 
-def test_every_form_shows_the_figures_with_their_intervals() -> None:
+def test_every_form_shows_the_metrics_with_their_intervals() -> None:
     record, found = made(), metrics()
     low, high = found["test"]["dice_ci"]
     text = card.markdown(record)
@@ -133,7 +133,7 @@ def test_every_form_shows_the_figures_with_their_intervals() -> None:
     assert evaluated["baseline.prior.dice"] == found["baseline"]["prior"]["dice"]
 
 
-def test_limits_are_said_only_where_they_hold() -> None:
+def test_limits_are_listed_only_if_they_apply() -> None:
     only_nerves = "Trained on frames with a nerve only"
     first = made(with_mask=60)
     assert first.limits[0].startswith(only_nerves)
@@ -148,7 +148,7 @@ def test_limits_are_said_only_where_they_hold() -> None:
     assert "| train | 60 | 60 | 6 | 30 |" in card.markdown(second)
 
 
-def test_what_is_averaged_is_said() -> None:
+def test_averaging_is_mentioned() -> None:
     record = made()
     assert "mean over" not in card.markdown(record).partition("## Input and output")[2]
     averaged = record.model_copy(update={"network": SPEC.model_copy(update={"flips": True, "members": 5})})
@@ -159,7 +159,7 @@ def test_monai_verifies_the_metadata(tmp_path: Path) -> None:
     written, schema = tmp_path / "metadata.json", tmp_path / "schema.json"
     content = card.bundle_metadata(made())
     written.write_text(json.dumps(content))
-    schema.write_text(json.dumps(SCHEMA))  # MONAI downloads none that is there
+    schema.write_text(json.dumps(SCHEMA))  # MONAI does not download an existing one
     verify_metadata(written, schema)
     assert content["pytorch_version"] == version("torch")
     assert content["network_data_format"]["inputs"]["frames"]["spatial_shape"] == [96, 128]

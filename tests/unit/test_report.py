@@ -1,4 +1,4 @@
-"""The page: what stands in it, and that it needs nothing but itself."""
+"""The page: its content, and that it needs no other files."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ LIMIT = 8 * 2**20
 
 
 class Parsed(HTMLParser):
-    """The text of a page, its tags, and every address that it would load or show."""
+    """The text of a page, its tags, and every URL that it would load or show."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def html(trained: Workspace) -> str:
     return (trained.root / "reports" / "index.html").read_text()
 
 
-def test_the_page_holds_the_figures_of_the_metrics(trained: Workspace, html: str) -> None:
+def test_the_page_contains_the_metrics(trained: Workspace, html: str) -> None:
     metrics, text = path_of(trained, "metrics.json"), Parsed(html).text
     test, baseline = metrics["test"], metrics["baseline"]
     for figures, name in ((test, "dice"), (test, "iou"), (test, "nsd"), (baseline["prior"], "dice")):
@@ -76,7 +76,7 @@ def test_the_page_holds_the_figures_of_the_metrics(trained: Workspace, html: str
     assert f"Worst subject {test['worst_subject']:.3f} ({low:.3f} to {high:.3f}) mean Dice of subject" in text
 
 
-def test_the_page_holds_the_verdict(trained: Workspace, html: str) -> None:
+def test_the_page_contains_the_verdict(trained: Workspace, html: str) -> None:
     receipt = path_of(trained, "registration.json")
     assert f"Registered as {versions.NAME} version {receipt['version']}." in Parsed(html).text
 
@@ -115,10 +115,10 @@ def test_names_are_escaped() -> None:
     parsed = Parsed(html)
     assert "<script" not in html
     assert "script" not in parsed.tags
-    assert name in parsed.words, "and stands there as it is"
+    assert name in parsed.words, "and is shown as it is"
 
 
-def test_a_picture_is_small_and_its_outlines_are_at_the_frames_size() -> None:
+def test_a_picture_is_small_and_its_outlines_have_the_frames_size() -> None:
     frame = np.random.default_rng(0).integers(0, 255, (1500, 2000), np.uint8)
     mask = np.zeros_like(frame)
     mask[100:200, 1800:1900] = 1
@@ -131,7 +131,7 @@ def test_a_picture_is_small_and_its_outlines_are_at_the_frames_size() -> None:
 
 
 def test_the_largest_report_stays_within_its_limit(trained: Workspace) -> None:
-    """As many panels as there can be, of frames of 580x420 that are noise."""
+    """All panels at their maximum, with frames of noise of 580x420 pixels."""
     random = np.random.default_rng(0)
     noise = random.integers(0, 255, (420, 580), np.uint8)
     frame = cv2.GaussianBlur(noise, (0, 0), 1.5)
@@ -175,7 +175,7 @@ def test_a_refusal_says_why_and_which_criterion_failed() -> None:
     assert "scorer 0.0000 <= 0.0001 passed" in text
 
 
-def test_subjects_on_both_sides_are_said(trained: Workspace) -> None:
+def test_subjects_on_both_sides_are_reported(trained: Workspace) -> None:
     store = FrameStore.open(trained.root / "data" / "packed")
     findings = store.findings()
 
