@@ -6,9 +6,8 @@ In a checkout of that release, with its environment:
 
 The dataset is the phantom. The archive holds
 
-    mlflow.sql      the MLflow store as SQL; the version is `champion` and delivered
-    project/        mlruns, data, models, reports and dvc.lock, as the pipeline left them
-    bundles/        the delivery: the pointer, the bundle and the log of promotions
+    mlflow.sql      the MLflow store as SQL; version 1 is `champion` and delivered
+    project/        mlruns, data, models, reports, dvc.lock and delivery, as the pipeline and `deliver` left them
 
 Where MLflow wrote the folder that all this was made in, FOLDER stands instead.
 """
@@ -23,7 +22,7 @@ from workspace import Workspace
 
 FOLDER = "/FOLDER"
 PROMOTE = "import mlflow; mlflow.MlflowClient().set_registered_model_alias('nerve-segmentation', 'champion', '1')"
-KEPT = ("mlruns", "data/packed", "data/raw/source.json", "models", "reports", "dvc.lock")
+KEPT = ("mlruns", "data/packed", "data/raw/source.json", "models", "reports", "dvc.lock", "delivery")
 SMALL = {
     "model.architecture": "Linknet",  # of this encoder 0.4 MB of weights; a U-Net has 6 MB at least
     "model.encoder": "tu-test_efficientnet",
@@ -38,11 +37,17 @@ LEFT_OUT = ("figures", "curves.png", "index.html", "checkpoints")  # nothing rea
 
 def make(folder: Path) -> None:
     """Trains, registers, promotes and delivers below `folder`."""
-    variables = {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db", "LOGNAME": "nerveseg", "PREFECT_HOME": str(folder / "p")}
-    # A processor with bfloat16 would compute in it, as that release lets it: its masks would differ between machines.
-    variables |= {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
+    variables = {
+        "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
+        "PREFECT_HOME": str(folder / "prefect"),
+        # MLflow records who trains, and where the code lies.
+        "LOGNAME": "nerveseg",
+        "PYTHONPATH": str(folder / "project" / "src"),
+        # 0.1 would compute in bfloat16 where the processor can, so that its masks would depend on the machine.
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
+    }
     workspace = Workspace(folder / "project", variables)
-    workspace.set(**SMALL, **{"delivery.uri": str(folder / "bundles")})
+    workspace.set(**SMALL)
     workspace.commit()
     workspace.run("dvc", "repro")
     workspace.run("python", "-c", PROMOTE)
@@ -65,7 +70,7 @@ def pack(folder: Path, archive: Path) -> None:
         return entry
 
     with tarfile.open(archive, "w:xz", preset=9, dereference=True) as file:
-        for name in ("mlflow.sql", "bundles", *(f"project/{part}" for part in KEPT)):
+        for name in ("mlflow.sql", *(f"project/{part}" for part in KEPT)):
             file.add(folder / name, name, filter=plain)
 
 

@@ -54,7 +54,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         path.write_text(path.read_text().replace(FOLDER, str(folder)))
     with closing(sqlite3.connect(workspace.root / "mlflow.db")) as store:
         store.executescript((folder / "mlflow.sql").read_text().replace(FOLDER, str(folder)))
-    workspace.set(**{"register.gate": "report", "delivery.uri": str(folder / "bundles")})
+    workspace.set(**{"register.gate": "report"})
     return workspace
 
 
@@ -73,7 +73,7 @@ def project(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 
 @pytest.fixture
 def bundles(project: Path) -> FolderStorage:
-    return FolderStorage(project.parent / "bundles")
+    return FolderStorage(project / "delivery")
 
 
 @pytest.fixture
