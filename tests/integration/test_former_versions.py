@@ -41,11 +41,12 @@ from workspace import Workspace, free_port, wait_for
 ARCHIVE = Path(__file__).parents[1] / "data" / "registered_by_0_1.tar.xz"
 FOLDER = "/FOLDER"  # stands in the archive for the folder that it was made in
 NAME = "nerve-segmentation"
+FORMERLY = "mistrust"  # codespell:ignore mistrust -- what 0.1 called atypicality
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The project after an update of its code, with its files, MLflow store and deliveries of before."""
+    """The project after an update of its code, with the files, MLflow store and delivery of the former."""
     folder = tmp_path_factory.mktemp("former")
     workspace = Workspace(folder / "project")
     with tarfile.open(ARCHIVE) as archive:
@@ -89,8 +90,8 @@ def test_mlflow_loads_the_model_and_it_gives_the_recorded_masks(recorded: list[s
     for frame, mask in recorded:
         found = model.predict({"frames": frame[None]})
         assert metrics.score(found["mask"][0], mask)[0] > 0.98
-        assert set(found) == {"mask", "probability", "mistrust"}, "the outputs of its signature"
-        assert 0 <= found["mistrust"][0] <= 1
+        assert set(found) == {"mask", "probability", FORMERLY}, "the outputs of its signature"
+        assert 0 <= found[FORMERLY][0] <= 1
 
 
 def test_verify_passes_every_check() -> None:
@@ -136,7 +137,7 @@ def is_ready(client: httpx.Client) -> bool:
         return False
 
 
-def test_the_champion_predicts_a_batch_whose_drift_is_told(recorded: list[smoke.Pair], tmp_path: Path) -> None:
+def test_the_champion_predicts_a_batch_and_drift_is_measured(recorded: list[smoke.Pair], tmp_path: Path) -> None:
     frames, model = tmp_path / "frames", tmp_path / "model"
     frames.mkdir()
     model.mkdir()
@@ -154,14 +155,14 @@ def test_the_champion_predicts_a_batch_whose_drift_is_told(recorded: list[smoke.
     assert [one.figure for one in drifts] == ["intensity", "area", "confidence", "atypicality"]
 
 
-def test_scores_of_before_are_read(project: Path) -> None:
+def test_scores_under_former_names_are_read(project: Path) -> None:
     per_image = pd.read_csv(project / "reports" / "per_image.csv")
     table = Scores.read(project / "reports" / "predictions.parquet").table
-    assert table["atypicality"].to_numpy() == pytest.approx(per_image["mistrust"].to_numpy(), abs=1e-6)
+    assert table["atypicality"].to_numpy() == pytest.approx(per_image[FORMERLY].to_numpy(), abs=1e-6)
 
 
 def test_a_new_candidate_is_compared_with_the_champion_on_the_same_frames(project: Path) -> None:
-    """The candidate is the champion's network with another threshold, its scores are those of before."""
+    """The candidate is the champion's network with another threshold, its scores those that were recorded."""
     spec, run = project / "models" / "model.json", project / "models" / "run.json"
     spec.write_text(json.dumps({**read_json(spec), "threshold": 0.99}))
     run.write_text(json.dumps({**read_json(run), "run_id": uuid.uuid4().hex}))  # a training that MLflow has not seen
