@@ -107,7 +107,7 @@ def test_a_sigterm_that_only_lightning_notices_is_no_success(store: Workspace, t
         trainer.fit(
             FrameStore.open(store.root / "data" / "packed"),
             ModelSpec(**params.model.model_dump(exclude={"encoder_weights"})),
-            params.model,
+            params.model.encoder_weights,
             params.train,
             device="cpu",
             workers=0,

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from nerveseg.model.spec import ModelSpec
+from nerveseg.model.spec import ModelSpec, NetworkSpec
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -12,7 +12,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def normalise(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
+def normalise(frame: np.ndarray, spec: NetworkSpec) -> np.ndarray:
     """A uint8 frame as the float32 that the network takes, same shape."""
     return (frame.astype(np.float32) / 255 - spec.mean) / spec.std
 

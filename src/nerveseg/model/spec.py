@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from nerveseg.errors import NervesegError
-from nerveseg.files import read_json
+from nerveseg.files import read_json, write_json
 
 SPEC_FILE = "model.json"
 
@@ -44,23 +44,28 @@ class Plausibility(_Record):
     outlines: Outlines | None  # None: no training frame has a nerve
 
 
-class ModelSpec(_Record):
-    """The network by its names, the pixels it sees, how it is asked, and what its masks should be like.
-
-    What has a default may be missing from files of older versions.
-    """
+class NetworkSpec(_Record):
+    """The network by its names, and the pixels it sees: what a training needs to know."""
 
     architecture: str
     encoder: str
     height: int  # pixels the network sees
     width: int
+    # ImageNet's channel means and deviations, averaged: frames are grey. https://pytorch.org/vision/stable/models.html
+    mean: float = 0.449
+    std: float = 0.226
+
+
+class ModelSpec(NetworkSpec):
+    """The network, how it is asked, and what its masks should be like.
+
+    What has a default may be missing from files of older versions.
+    """
+
     threshold: float  # probability from which a pixel is nerve
     flips: bool = False  # whether the probabilities of a frame and its flips are averaged
     members: PositiveInt = 1  # networks whose probabilities are averaged
     plausibility: Plausibility | None = None
-    # ImageNet's channel means and deviations, averaged: frames are grey. https://pytorch.org/vision/stable/models.html
-    mean: float = 0.449
-    std: float = 0.226
 
 
 def read_spec(folder: Path) -> ModelSpec:
@@ -70,6 +75,11 @@ def read_spec(folder: Path) -> ModelSpec:
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, detail["loc"])) or "all of it" for detail in error.errors())
         raise NervesegError(
-            f"{folder / SPEC_FILE} describes no network ({wrong} does not fit): `dvc repro train` makes it anew, "
+            f"{folder / SPEC_FILE} describes no network ({wrong} does not fit): `dvc repro calibrate` makes it anew, "
             "`dvc pull` brings it."
         ) from None
+
+
+def write_spec(spec: ModelSpec, folder: Path) -> None:
+    """Writes `model.json` into `folder`."""
+    write_json(folder / SPEC_FILE, spec.model_dump())

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from nerveseg.data.augment import Augmentation
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.model.frames import normalise, resize
-from nerveseg.model.spec import ModelSpec
+from nerveseg.model.spec import NetworkSpec
 
 Item = tuple[int, int]  # position among the dataset's rows, seed of its augmentation
 
@@ -17,7 +17,7 @@ Item = tuple[int, int]  # position among the dataset's rows, seed of its augment
 class FrameDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Frames and masks of some rows at the network's size, float32 (1, height, width) each."""
 
-    def __init__(self, store: FrameStore, rows: np.ndarray, spec: ModelSpec, augmentation: str) -> None:
+    def __init__(self, store: FrameStore, rows: np.ndarray, spec: NetworkSpec, augmentation: str) -> None:
         self._store = store
         self._rows = rows
         self._spec = spec
