@@ -18,9 +18,10 @@ def verdict(receipt: dict[str, Any], former: dict[str, Any] | None, ran: list[st
     Args:
         receipt: the content of `reports/registration.json`.
         former: its content before the run, if any.
-        ran: the stages that ran. If only data.uri has changed, these are download and register, with the same result.
+        ran: the stages that ran. If only the dataset's address is new, download, register and report do, to the
+            same end.
     """
-    if not ran or (receipt == former and set(ran) <= {"download", "register"}):
+    if not ran or (receipt == former and set(ran) <= {"download", "register", "report"}):
         return "nothing to do"
     if receipt["registered"]:
         return f"registered version {receipt['version']}"

@@ -25,10 +25,10 @@ from conftest import aws_variables
 from prefect_api import Prefect, await_
 from workspace import Workspace, free_port, mlflow_server, prefect_server
 
-STAGES = ["download", "split", "train", "evaluate", "register"]
+STAGES = ["download", "split", "train", "calibrate", "evaluate", "register", "report"]
 NAME = "nerve-segmentation"
 EPOCHS = 3
-CACHED = dict.fromkeys(["split", "train", "evaluate"], "Cached")
+CACHED = dict.fromkeys(STAGES[1:5], "Cached")
 
 
 @contextmanager
@@ -197,7 +197,7 @@ def test_a_refusal_completes_and_is_told(
     name, message = prefect.finish(run)
     assert name == "Completed"
     assert message.startswith("refused: mean Dice")
-    prefect.expect(run, dict.fromkeys(STAGES[:4], "Cached") | dict.fromkeys(["register", "push"], "Completed"))
+    prefect.expect(run, dict.fromkeys(STAGES[:5], "Cached") | dict.fromkeys([*STAGES[5:], "push"], "Completed"))
     assert before == ((workspace.root / "params.yaml").read_bytes(), (workspace.root / "dvc.lock").read_bytes())
     assert "| dice_lower_bound | **failed** | mean Dice" in prefect.page(run)
     await_("the notification", lambda: any("below register.min_dice" in one["message"] for one in told[1]))
@@ -230,7 +230,7 @@ def test_a_network_that_fails_is_tried_again(workspace: Workspace, prefect: Pref
         assert prefect.finish(run) == ("Completed", "nothing to do"), "the very same data"
     finally:
         server.stop()
-    prefect.expect(run, {"download": "Completed", "register": "Completed", "push": "Completed"} | CACHED)
+    prefect.expect(run, dict.fromkeys(["download", "register", "report", "push"], "Completed") | CACHED)
 
 
 def test_a_revision_is_run_as_it_was(workspace: Workspace, prefect: Prefect) -> None:

@@ -146,15 +146,15 @@ def test_a_worse_model_is_refused_reported_or_let_in(
 def test_another_evaluation_reaches_a_version_by_register_alone(
     workspace: Workspace, client: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
-    former = json.loads(Path("reports/metrics.json").read_text())["test"]["dice"]
-    rewrite(Path("models/model.json"), threshold=0.5)
+    former = json.loads(Path("reports/metrics.json").read_text())["test"]["nsd"]
+    workspace.set(**{"evaluate.nsd_tolerance": 20.0})
     evaluate.run(params.load())
-    dice = json.loads(Path("reports/metrics.json").read_text())["test"]["dice"]
-    assert dice > former
+    nsd = json.loads(Path("reports/metrics.json").read_text())["test"]["nsd"]
+    assert nsd > former
     assert [check for check in verified(client, "3", tmp_path / "3").values() if not check.passed] == []
     receipt = ask("off")
     assert receipt["version"] == "3"
-    assert client.get_run(receipt["run_id"]).data.metrics["test.dice"] == dice
+    assert client.get_run(receipt["run_id"]).data.metrics["test.nsd"] == nsd
 
 
 @pytest.mark.parametrize("mode", ["report", "enforce"])

@@ -189,7 +189,7 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
         scores=Scores.read(root / paths.PREDICTIONS),
         metrics=read_json(root / paths.METRICS_JSON),
         sweep=pd.read_csv(root / paths.CURVES / "thresholds.csv"),
-        validation_dice=float(pd.read_csv(root / paths.MODELS / "curve.csv")["validation_dice"].iloc[-1]),
+        validation_dice=float(pd.read_csv(root / paths.CURVE_CSV)["validation_dice"].iloc[-1]),
         member=None if keep is None else Member.keep(root, keep / str(number), record["run_id"]),
     )
 

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nerveseg import package
 from nerveseg.files import sha256
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # SHA-256
@@ -37,9 +36,9 @@ class Code(Record):
     source: Digest
 
     @classmethod
-    def of(cls, training: Mapping[str, str], evaluation: Mapping[str, str]) -> Self:
-        """By the tags of a training's run and those of this process, which evaluates."""
-        return cls(training=_of_git(training), evaluation=_of_git(evaluation), source=package.running())
+    def of(cls, training: Mapping[str, str], evaluation: Mapping[str, str], source: str) -> Self:
+        """By the tags of a training's run, and by those of the evaluation and its `package.source_digest`."""
+        return cls(training=_of_git(training), evaluation=_of_git(evaluation), source=source)
 
 
 class Origins(Record):

@@ -59,14 +59,16 @@ def better_threshold(summary: dict[str, Any], used: float, chosen: bool) -> str:
     Args:
         summary: as for `table`.
         used: the model's threshold.
-        chosen: by train, on those frames.
+        chosen: by calibrate, on those frames.
     """
     validation, rule = summary["validation"], summary["empty_rule"].partition(":")[0]
     best = validation["best_threshold"]
     if best in (None, used):
         return ""
     why = (
-        ", which train chose by the rule kaggle" if chosen else ". With model.threshold: validation, train chooses one"
+        ", which calibrate chose by the rule kaggle"
+        if chosen
+        else ". With model.threshold: validation, calibrate chooses one"
     )
     return (
         f"On the validation frames, by the rule {rule} for empty masks, a threshold of {best:g} has the best Dice, "
