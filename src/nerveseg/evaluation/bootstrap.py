@@ -32,9 +32,9 @@ class Estimate:
     high: float
 
     @property
-    def interval(self) -> list[float] | None:
-        """`[low, high]`, as metrics.json holds it; None where undefined."""
-        return None if np.isnan(self.low) else [self.low, self.high]
+    def interval(self) -> tuple[float, float] | None:
+        """Its bounds, low and high; None where undefined."""
+        return None if np.isnan(self.low) else (self.low, self.high)
 
 
 class SubjectBootstrap:

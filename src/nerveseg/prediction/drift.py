@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2
 
+from nerveseg import legacy
 from nerveseg.data.names import subject_of
 
 LEVELS = 256  # grey levels
 _GREY_BINS = 16
 _QUANTILES = 5
-_FORMER_NAMES = {"atypicality": "mistrust"}  # in the reference.json of nerveseg 0.1
 _CHANCE = 0.001  # how often a batch of the very same kind may pass the limit of a figure that a frame has one of
 
 
@@ -96,12 +96,13 @@ def compare(training: dict[str, Any], batch: Figures, threshold: float) -> list[
     """
     if not len(batch.areas):
         return []
+    training = legacy.renamed(training)
     grey = training["intensity"]
     found = [
         Drift("intensity", grey["mean"], _grey_mean(batch.grey), _psi(grey["counts"], _grey_counts(batch)), threshold)
     ]
     for name, values in batch.by_frame().items():
-        expected = training.get(name, training.get(_FORMER_NAMES.get(name, name)))
+        expected = training.get(name)
         if expected is None:
             continue
         bins = len(expected["counts"])

@@ -12,6 +12,7 @@ from nerveseg.data import rle
 from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import baselines, calibration, conflicts, inference, scores
+from nerveseg.evaluation.results import Metrics
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import read_json, replacing, replacing_folder, write_json
 from nerveseg.model.device import device_name
@@ -56,22 +57,23 @@ def run(params: Params) -> None:
     seen = set(store.index["subject"].iloc[store.rows("train")])
     summary["test"]["subjects_in_training"] = len(seen & set(scored.table["subject"]))
     summary["ceiling"] = conflicts.summary(store, rows, contradictions, params.evaluate, params.split.near_duplicate)
+    metrics = Metrics.model_validate(summary)
     by_kaggle.write(paths.PREDICTIONS)
     _write_tables(scored, sweep, contradictions)
     with replacing_folder(paths.FIGURES) as folder:
         _draw(store, scored.table, contradictions, params.evaluate, folder)
     write_json(paths.REFERENCE_JSON, companions.reference(store, store.rows("train"), segmenter))
     smoke.write(companions.smoke_pairs(store, scored.table, segmenter), paths.SMOKE)
-    write_json(paths.METRICS_JSON, summary)
-    card.write(_card(store, segmenter, summary, params.evaluate), paths.CARD_JSON, paths.CARD, paths.METADATA_JSON)
-    _print(summary, segmenter.spec.threshold)
+    metrics.write(paths.METRICS_JSON)
+    card.write(_card(store, segmenter, metrics, params.evaluate), paths.CARD_JSON, paths.CARD, paths.METADATA_JSON)
+    _print(metrics, segmenter.spec.threshold)
     _print_parity()
     with tracking.reachable("reports/ is written: once the server answers, `dvc repro` evaluates again."):
         record = tracking.ensure_run(paths.MODELS)
         if not tracking.has_version(record["run_id"]):
             tracking.log_evaluation(
                 record,
-                flatten(summary),
+                flatten(metrics.record),
                 paths.FIGURES,
                 [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON],
             )
@@ -92,7 +94,7 @@ def _score(store: FrameStore, rows: np.ndarray, segmenter: Segmenter, evaluate: 
 
 
 def _write_tables(scored: Scores, sweep: pd.DataFrame, contradictions: pd.DataFrame) -> None:
-    per_image = scored.table[list(scores.PER_IMAGE)]
+    per_image = scores.per_image(scored.table)
     for table, path in (
         (per_image, paths.PER_IMAGE_CSV),
         (scores.per_subject(per_image), paths.PER_SUBJECT_CSV),
@@ -105,7 +107,7 @@ def _write_tables(scored: Scores, sweep: pd.DataFrame, contradictions: pd.DataFr
             curve.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
 
 
-def _card(store: FrameStore, segmenter: Segmenter, summary: dict, evaluate: EvaluateParams) -> Card:
+def _card(store: FrameStore, segmenter: Segmenter, metrics: Metrics, evaluate: EvaluateParams) -> Card:
     # Provenance, which must not make the evaluation stale, so dvc.yaml does not name it: docs/adr/0003
     source = read_json(paths.SOURCE_JSON)
     training = read_json(paths.MODELS / "run.json")
@@ -118,7 +120,7 @@ def _card(store: FrameStore, segmenter: Segmenter, summary: dict, evaluate: Eval
         figures=provenance.hashes((paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV)),
     )
     shared = int((store.index.groupby("subject")["split"].nunique() > 1).sum())
-    return card.record(segmenter.spec, counts(store.index), shared, summary, source["uri"], origins)
+    return card.record(segmenter.spec, counts(store.index), shared, metrics, source["uri"], origins)
 
 
 def _draw(
@@ -162,11 +164,11 @@ def _print_parity() -> None:
     console.print(shown)
 
 
-def _print(summary: dict, threshold: float) -> None:
-    test = summary["test"]
-    console.print(headline.table(summary, f"{test['frames']} {test['split']} frames of {test['subjects']} subjects"))
+def _print(metrics: Metrics, threshold: float) -> None:
+    test = metrics.test
+    console.print(headline.table(metrics, f"{test.frames} {test.split} frames of {test.subjects} subjects"))
     chosen = read_json(paths.MODELS / "run.json")["params"]["model.threshold"] == "validation"
-    if remark := headline.better_threshold(summary, threshold, chosen):
+    if remark := headline.better_threshold(metrics, threshold, chosen):
         console.print(remark, soft_wrap=True)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from nerveseg import paths, tracking
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
+from nerveseg.evaluation.results import Metrics
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import read_json, replacing, write_json
 from nerveseg.modelcard import card
@@ -25,10 +26,10 @@ def run(params: Params) -> None:
         NervesegError: missing inputs, scored subjects that were trained on, no lineage in dvc.lock, a champion that
             cannot be loaded, or a tracking server that failed.
     """
-    metrics = read_json(paths.METRICS_JSON)
-    if leaking := metrics["test"]["subjects_in_training"]:
+    metrics = Metrics.read(paths.METRICS_JSON)
+    if leaking := metrics.test.subjects_in_training:
         raise NervesegError(
-            f"Not registered: {leaking} of {metrics['test']['subjects']} scored subjects were trained on, so that its "
+            f"Not registered: {leaking} of {metrics.test.subjects} scored subjects were trained on, so that its "
             "figures are too good. A split by frame (split.by) serves the leakage audit only; set split.by: subject."
         )
     description = card.description(card.read(paths.CARD_JSON))
@@ -44,7 +45,7 @@ def run(params: Params) -> None:
         )
         tracking.log_evaluation(
             record,
-            flatten(metrics),
+            flatten(metrics.record),
             paths.FIGURES,
             [
                 *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON),
