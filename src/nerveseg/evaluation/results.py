@@ -168,5 +168,5 @@ class Metrics(_Part):
         except ValidationError as error:
             wrong = ", ".join(".".join(map(str, detail["loc"])) or "all of it" for detail in error.errors()[:5])
             raise NervesegError(
-                f"{path} holds no metrics ({wrong} does not fit): `dvc repro -f -s evaluate` makes it anew."
+                f"{path} holds no metrics ({wrong} does not fit): `dvc repro -f -s evaluate` recreates it."
             ) from None

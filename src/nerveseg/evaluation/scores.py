@@ -60,7 +60,7 @@ class Sample:
     """The scored frames as the figures of the registry see them.
 
     Attributes:
-        scores: by the rule for empty masks that counts.
+        scores: by the rule `evaluate.empty`.
         bootstrap: resamples the subjects of these frames.
         evaluate: rule, resamples and seed.
     """
@@ -112,7 +112,7 @@ class Sample:
 
     @cached_property
     def kept(self) -> np.ndarray:
-        """Weights of the frames that selective prediction keeps, as `selective.kept` makes them."""
+        """Weights of the frames that selective prediction keeps, as `selective.kept` returns them."""
         table = self.scores.table
         return selective.kept(table["atypicality"].where(table["dice"].notna()).to_numpy())
 
@@ -127,43 +127,41 @@ class Scores:
     """Scored frames.
 
     Attributes:
-        table: a row a frame, RangeIndex: row (in the frame store's index), image, subject, cluster, height, width, the
-            entries of `of_frame`.
-        histograms: float64 (frames, 4, BINS), as `calibration.histogram` makes them.
+        table: a row per frame, RangeIndex: row (in the frame store's index), image, subject, cluster, height, width,
+            and the entries of `of_frame`.
+        histograms: float64 (frames, 4, BINS), as `calibration.histogram` returns them.
     """
 
     table: pd.DataFrame
     histograms: np.ndarray
 
     def by_rule(self, rule: EmptyRule) -> "Scores":
-        """The same with every Dice and IoU by another rule for empty masks."""
+        """The same frames with every Dice and IoU by another rule for empty masks."""
         columns = ["dice", "iou", *(f"{name}_dice" for name in BASELINES)]
         true = self.table["true_area"].to_numpy()
         changed = {column: empty.apply(self.table[column].to_numpy(), true, rule) for column in columns}
         return Scores(self.table.assign(**changed), self.histograms)
 
     def write(self, path: Path) -> None:
-        """Writes all of it as a parquet file: the columns of the table, and `histogram` as a list a frame."""
+        """Writes a parquet file with the columns of the table, and `histogram`, a list for each frame."""
         flat = self.histograms.reshape(len(self.histograms), -1)
         with replacing(path) as beside:
             self.table.assign(**{_HISTOGRAM: list(flat)}).to_parquet(beside, index=False)
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """What `write` wrote.
+        """Reads what `write` wrote.
 
         Raises:
-            NervesegError: the file is missing, damaged, or of an older version, which kept the masks alone.
+            NervesegError: the file is missing, damaged, or from an older version, which only stored the masks.
         """
         try:
             table = pd.read_parquet(path)
             histograms = np.stack(table.pop(_HISTOGRAM).to_numpy()).reshape(len(table), -1, calibration.BINS)
         except FileNotFoundError:
-            raise NervesegError(f"{path} is missing: `dvc repro` makes it, `dvc pull` brings it.") from None
+            raise NervesegError(f"{path} is missing: `dvc repro` makes it, `dvc pull` fetches it.") from None
         except (OSError, ValueError, KeyError) as error:
-            raise NervesegError(
-                f"{path} holds no scores ({error}): `dvc repro -f -s evaluate` makes it anew."
-            ) from None
+            raise NervesegError(f"{path} holds no scores ({error}): `dvc repro -f -s evaluate` recreates it.") from None
         return cls(table.rename(columns=legacy.current), histograms)
 
 
@@ -179,8 +177,8 @@ def of_frame(
 
     Args:
         probability, mask, truth, tolerance: as `Frame` has them.
-        priors: as `baselines.priors` makes them.
-        training: as `plausibility.fit` makes it; None: atypicality is NaN.
+        priors: as `baselines.priors` returns them.
+        training: as `plausibility.fit` returns it; None: atypicality is NaN.
 
     Returns:
         The registry's figures of frames; atypicality; confidence (NaN where nothing is predicted); true_area,
@@ -211,7 +209,7 @@ def per_subject(table: pd.DataFrame) -> pd.DataFrame:
     """What `per_subject.csv` holds: one row a subject.
 
     Args:
-        table: as `per_image` makes it, or with more columns.
+        table: as `per_image` returns it, or with more columns.
 
     Returns:
         subject, frames; the means of the figures of frames and of atypicality; the medians of the former as X_median;
@@ -239,11 +237,11 @@ def per_subject(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(scores: Scores, sweep: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """What `reports/curves/` holds, by name: calibration, thresholds and risk_coverage.
+    """The tables in `reports/curves/`, by name: calibration, thresholds and risk_coverage.
 
     Args:
-        scores: by the rule that counts.
-        sweep: of the validation frames, as `calibration.sweep` makes it.
+        scores: by the rule `evaluate.empty`.
+        sweep: of the validation frames, as `calibration.sweep` returns it.
     """
     atypicality, dice = (scores.table[name].to_numpy() for name in ("atypicality", "dice"))
     return {
@@ -257,8 +255,8 @@ def summary(scores: Scores, sweep: pd.DataFrame, evaluate: EvaluateParams) -> di
     """What `metrics.json` holds but for the sections that come from elsewhere, as `results.Metrics` reads it.
 
     Args:
-        scores: by Kaggle's rule, as `of_frame` makes them.
-        sweep: of the validation frames, as `calibration.sweep` makes it.
+        scores: by Kaggle's rule, as `of_frame` computes them.
+        sweep: of the validation frames, as `calibration.sweep` returns it.
         evaluate: rule, resamples and seed.
     """
     sample = Sample.of(scores.by_rule(evaluate.empty), evaluate)

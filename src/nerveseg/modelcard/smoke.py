@@ -1,4 +1,4 @@
-"""A few frames with the masks that the network gave them: whoever has its weights must get the same."""
+"""Smoke frames: a few frames with the network's masks, which its weights must reproduce."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ Pair = tuple[np.ndarray, np.ndarray]  # frame uint8 (H, W), mask uint8 0/1 (H, W
 
 
 def write(pairs: Sequence[Pair], path: Path) -> None:
-    """Writes frames and expected masks as `frame_0`, `mask_0`, ... of an .npz file."""
+    """Writes frames and expected masks to an .npz file as `frame_0`, `mask_0`, ..."""
     arrays: dict[str, np.ndarray] = {}
     for number, (frame, mask) in enumerate(pairs):
         arrays |= {f"frame_{number}": frame, f"mask_{number}": mask}
@@ -22,7 +22,7 @@ def write(pairs: Sequence[Pair], path: Path) -> None:
 
 
 def read(path: Path) -> list[Pair]:
-    """Frames and expected masks.
+    """Reads frames and expected masks.
 
     Raises:
         NervesegError: the file is missing or damaged.

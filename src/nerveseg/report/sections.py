@@ -36,7 +36,7 @@ def render(
     """The report of a model that the gate has judged, as HTML.
 
     Args:
-        receipt: what `registration.json` is about to hold.
+        receipt: the future content of `registration.json`.
         store: the dataset.
         scores: by Kaggle's rule.
         models, reports: folders that the stages before have written.
@@ -96,7 +96,7 @@ def render_crossval(
         pooled: the out-of-fold scores, by Kaggle's rule.
         sweep: of the validation frames of all folds.
         folds: what `crossval/folds.csv` holds.
-        pairs: as `conflicts.find` makes them.
+        pairs: as `conflicts.find` returns them.
         receipt: what `crossval/registration.json` is about to hold of the ensemble; None: none was asked for.
     """
     scored, model = pooled.by_rule(params.evaluate.empty), params.model
@@ -416,7 +416,7 @@ def thresholds(sweep: pd.DataFrame, threshold: float | str, metrics: Metrics) ->
     """The scores of the validation frames at other thresholds.
 
     Args:
-        sweep: as `calibration.sweep` makes it.
+        sweep: as `calibration.sweep` returns it.
         threshold: the model's; "validation" if each fold has chosen its own.
     """
     best = metrics.validation.best_threshold
