@@ -67,7 +67,7 @@ def _lives(run: FlowRun) -> bool:
         environment = psutil.Process(int(run.labels[PROCESS])).environ()
     except psutil.Error:
         return False
-    return environment.get("PREFECT__FLOW_RUN_ID") == str(run.id)
+    return bool(environment.get("PREFECT__FLOW_RUN_ID") == str(run.id))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from flows.retries import retrying_task
 from flows.shards import CPUS, predict_shard
 from flows.summary import WARNING
 from nerveseg import params, tracking
-from nerveseg.data import sources
+from nerveseg.data.sources import open_source
+from nerveseg.data.transfer import download
 from nerveseg.errors import NervesegError
 from nerveseg.files import read_json
 from nerveseg.prediction import batch as batches
@@ -47,7 +48,7 @@ def _task_runner() -> TaskRunner[Any]:
     import dask
 
     dask.config.set({"logging.distributed": "warning"})  # read when distributed is imported
-    from prefect_dask import DaskTaskRunner
+    from prefect_dask.task_runners import DaskTaskRunner
 
     if chosen == "dask":
         # No dashboard: it would listen on a port.
@@ -245,7 +246,7 @@ def _local_zip(uri: str) -> Iterator[str]:
         raise NervesegError(f"{uri} is a zip, which workers on other machines cannot share: unpack it to a prefix.")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frames.zip"
-        sources.download(sources.open_source(uri, anonymous=settings().s3_anonymous), path)
+        download(open_source(uri, anonymous=settings().s3_anonymous), path)
         yield str(path)
 
 

@@ -14,3 +14,11 @@ class TransientError(NervesegError):
     """A failure of a network or a server that may pass by itself: worth another try."""
 
     status = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class ChangedError(TransientError):
+    """A file is no longer what the caller read: another process wrote it in the meantime."""
+
+    @classmethod
+    def of(cls, what: str) -> "ChangedError":
+        return cls(f"{what} was written by another process in the meantime; run again.")

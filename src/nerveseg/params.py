@@ -17,7 +17,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from nerveseg import paths
 from nerveseg.errors import NervesegError
@@ -130,7 +131,8 @@ class ModelParams(Section):
     @classmethod
     def _number_or_validation(cls, threshold: Any, check: ValidatorFunctionWrapHandler) -> float | str:
         try:
-            return check(threshold)
+            checked: float | str = check(threshold)
+            return checked
         except ValidationError:  # one line for each way that it might have fitted
             raise ValueError("use a number between 0 and 1, both excluded, or validation") from None
 
@@ -150,9 +152,11 @@ class ModelParams(Section):
 class TrainParams(Section):
     batch_size: int = Field(ge=2, le=4096, description="frames a step; the last, smaller batch is dropped")
     epochs: int = Field(ge=1, le=10_000)
-    optimizer: Literal["adamw"]
+    optimizer: Literal["adamw", "sgd"] = Field(description="sgd: with Nesterov momentum of 0.9")
     learning_rate: float = Field(gt=0, le=1)
-    schedule: Literal["cosine"] = Field(description="learning rate per step, down to zero")
+    schedule: Literal["cosine", "constant"] = Field(
+        description="cosine: the learning rate decays to zero, step by step"
+    )
     weight_decay: float = Field(ge=0, le=1)
     gradient_clip: float = Field(ge=0, description="largest norm of the gradient; 0: no clipping")
     augmentation: Literal["none", "soft"]

@@ -356,9 +356,10 @@ def _log_model(folder: Path) -> str:
             pip_requirements=[f"{name}=={version(name)}" for name in SERVED_MODEL_REQUIREMENTS],
             signature=signature,
         )
-    if info.model_id is None:
+    model_id: str | None = info.model_id
+    if model_id is None:
         raise MlflowException("the server returned no id for the logged model")
-    return info.model_id
+    return model_id
 
 
 def _logged_model(client: mlflow.MlflowClient, run_id: str) -> LoggedModel | None:
@@ -380,7 +381,8 @@ def _active_run_id() -> str:
     run = mlflow.active_run()
     if run is None:
         raise MlflowException("no run is active")
-    return run.info.run_id
+    run_id: str = run.info.run_id
+    return run_id
 
 
 def _first_line(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import psutil
 import typer
@@ -116,14 +116,21 @@ class Stack:
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
 
-    def popen(self, service: Service, command: list[str], **more: object) -> subprocess.Popen[bytes]:
+    def popen(
+        self, service: Service, command: list[str], output: BinaryIO | int | None = None
+    ) -> subprocess.Popen[bytes]:
         """Starts a process of a service.
+
+        Args:
+            output: where its output and errors go, as `subprocess.Popen` takes it; None: where this process's go.
 
         Raises:
             NervesegError: its program is not installed.
         """
         try:
-            return subprocess.Popen(command, env=self.environment(service), start_new_session=True, **more)  # type: ignore[call-overload]
+            return subprocess.Popen(
+                command, env=self.environment(service), start_new_session=True, stdout=output, stderr=output
+            )
         except FileNotFoundError:
             raise NervesegError(f"{service.name}: {command[0]} is not installed on this machine.") from None
 
@@ -184,7 +191,7 @@ class Runner:
     def _start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            self._process = self._stack.popen(self.service, self._stack.command(self.service), stdout=log, stderr=log)
+            self._process = self._stack.popen(self.service, self._stack.command(self.service), log)
         self.started, self.state = time.monotonic(), "starting"
 
     def _check(self) -> None:
@@ -193,7 +200,7 @@ class Runner:
             return
         if self._probe is None:
             command = [self._stack.here(self.service, one) for one in self.service.health]
-            self._probe = self._stack.popen(self.service, command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self._probe = self._stack.popen(self.service, command, subprocess.DEVNULL)
         elif (status := self._probe.poll()) is not None:
             self._probe = None
             if status == 0:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from nerveseg.arrays import Frame
 from nerveseg.errors import NervesegError
 
 MAX_MEMBER_BYTES = 256 * 2**20  # four times the largest image: 4096 x 4096 pixels of 4 bytes
@@ -127,7 +128,7 @@ def _reason_to_refuse(name: str, info: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def decode_grey(content: bytes) -> tuple[np.ndarray, bool]:
+def decode_grey(content: bytes) -> tuple[Frame, bool]:
     """Decodes a PNG, JPEG, TIFF or BMP file.
 
     Returns:
@@ -165,7 +166,7 @@ def _refuse_unfit(image: Image.Image, content: bytes) -> None:
         raise UnfitImageError("16-bit", f"has {bits} bits a sample; save it with 8 bits, scaled as you see fit")
 
 
-def _grey(image: Image.Image) -> tuple[np.ndarray, bool]:
+def _grey(image: Image.Image) -> tuple[Frame, bool]:
     if image.mode in ("1", "L", "LA"):
         return np.asarray(image.convert("L")), False
     colours = image.convert("RGB")

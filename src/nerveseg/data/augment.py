@@ -6,6 +6,8 @@ import albumentations as A
 import cv2
 import numpy as np
 
+from nerveseg.arrays import Frame, Mask
+
 
 def _soft() -> list[A.BasicTransform]:
     return [
@@ -32,7 +34,7 @@ class Augmentation:
         """Args: name: `none` or `soft` (flips, small shifts, scales and rotations, brightness and contrast)."""
         self._compose = A.Compose({"none": list, "soft": _soft}[name]())
 
-    def __call__(self, frame: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, frame: Frame, mask: Mask, seed: int) -> tuple[Frame, Mask]:
         """Args: frame uint8 (H, W) and mask uint8 0/1 (H, W). Returns: both changed alike, same shapes and types."""
         # One state for all transforms: set_random_seed would give each its own, and all of them the same draws.
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311

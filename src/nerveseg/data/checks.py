@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nerveseg.arrays import Frame, Mask
 from nerveseg.console import progress
 from nerveseg.data import rle
 from nerveseg.data.archive import Archive, UnfitImageError, decode_grey
@@ -24,8 +25,8 @@ class _Pair:
     """A decoded frame and its mask, as far as they could be had."""
 
     record: Record
-    frame: np.ndarray | None = None
-    mask: np.ndarray | None = None
+    frame: Frame | None = None
+    mask: Mask | None = None
     findings: list[Finding] = field(default_factory=list)
 
     def error(self, kind: str, detail: str) -> None:
@@ -97,7 +98,7 @@ def _decode(archive: Archive, record: Record) -> _Pair:
     return pair
 
 
-def _image(archive: Archive, pair: _Pair, member: str) -> np.ndarray | None:
+def _image(archive: Archive, pair: _Pair, member: str) -> Frame | None:
     try:
         pixels, is_coloured = decode_grey(archive.read(member))
     except UnfitImageError as error:
@@ -111,14 +112,14 @@ def _image(archive: Archive, pair: _Pair, member: str) -> np.ndarray | None:
     return pixels
 
 
-def _check_frame(pair: _Pair, frame: np.ndarray) -> None:
+def _check_frame(pair: _Pair, frame: Frame) -> None:
     if min(frame.shape) < MIN_SIDE:
         pair.error("frame too small", f"is {_size(frame)}; {MIN_SIDE} pixels a side are the least")
     if frame.min() == frame.max():
         pair.warn("blank frame", f"all pixels are {frame.min()}")
 
 
-def _mask_from_image(archive: Archive, pair: _Pair, member: str) -> np.ndarray | None:
+def _mask_from_image(archive: Archive, pair: _Pair, member: str) -> Mask | None:
     pixels = _image(archive, pair, member)
     if pixels is None:
         return None
@@ -130,7 +131,7 @@ def _mask_from_image(archive: Archive, pair: _Pair, member: str) -> np.ndarray |
     return (pixels > 0).astype(np.uint8)
 
 
-def _mask_from_runs(pair: _Pair, shape: tuple[int, ...]) -> np.ndarray | None:
+def _mask_from_runs(pair: _Pair, shape: tuple[int, ...]) -> Mask | None:
     height, width = shape
     mask = np.zeros((height, width), np.uint8)
     try:
@@ -148,7 +149,7 @@ class _Twins:
     def __init__(self) -> None:
         self._seen: dict[str, dict[str, tuple[str, str]]] = {}  # pixels -> subject -> first image, its mask
 
-    def compare(self, record: Record, frame: np.ndarray, mask: np.ndarray) -> list[Finding]:
+    def compare(self, record: Record, frame: Frame, mask: Mask) -> list[Finding]:
         earlier = self._seen.setdefault(pixel_digest(frame), {})
         mask_digest = pixel_digest(mask)
         kind = detail = None
@@ -164,6 +165,6 @@ class _Twins:
         return [Finding("warning", kind, record.image, detail)] if kind and detail else []
 
 
-def _size(pixels: np.ndarray) -> str:
+def _size(pixels: Frame) -> str:
     height, width = pixels.shape
     return f"{width}x{height}"

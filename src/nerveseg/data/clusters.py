@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from nerveseg.arrays import Bools, Ints
 
-def near_identical(hashes: Sequence[str], bits: int) -> np.ndarray:
+
+def near_identical(hashes: Sequence[str], bits: int) -> Ints:
     """Numbers that are the same for near-identical frames, and for what is near-identical to those.
 
     Args:
@@ -27,23 +30,26 @@ def near_identical(hashes: Sequence[str], bits: int) -> np.ndarray:
     return connected(first, second, len(codes))
 
 
-def connected(first: np.ndarray, second: np.ndarray, number: int) -> np.ndarray:
+def connected(first: Ints, second: Ints, number: int) -> Ints:
     """The component of each of `number` nodes, int64, from 0 in their order; edges join `first` with `second`."""
     edges = coo_array((np.ones(len(first), bool), (first, second)), (number, number))
-    return pd.factorize(connected_components(edges)[1])[0]
+    components: Ints = pd.factorize(connected_components(edges)[1])[0]
+    return components
 
 
-def differences(hashes: Sequence[str]) -> np.ndarray:
+def differences(hashes: Sequence[str]) -> Ints:
     """By how many bits any two hashes, as for `near_identical`, differ: int64 (n, n)."""
     codes = _codes(hashes)
-    return np.bitwise_count(codes[:, None] ^ codes).sum(axis=2, dtype=np.int64)
+    bits: Ints = np.bitwise_count(codes[:, None] ^ codes).sum(axis=2, dtype=np.int64)
+    return bits
 
 
-def _codes(hashes: Sequence[str]) -> np.ndarray:
+def _codes(hashes: Sequence[str]) -> npt.NDArray[np.uint64]:
     """The bits of each hash: uint64 (n, 4)."""
     return np.array([list(bytes.fromhex(each)) for each in hashes], np.uint8).view(np.uint64)
 
 
-def _near(code: np.ndarray, codes: np.ndarray, rows: np.ndarray, bits: int) -> np.ndarray:
+def _near(code: npt.NDArray[np.uint64], codes: npt.NDArray[np.uint64], rows: Ints, bits: int) -> Ints:
     """Those of `rows` whose codes differ from `code` in `bits` at most."""
-    return rows[np.bitwise_count(codes[rows] ^ code).sum(axis=1) <= bits]
+    near: Bools = np.bitwise_count(codes[rows] ^ code).sum(axis=1) <= bits
+    return rows[near]

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from nerveseg.arrays import Frame, Ints, Mask
 from nerveseg.errors import NervesegError
 from nerveseg.files import read_json
 
@@ -38,12 +39,12 @@ _ASSIGNED = ("split", "cluster")  # known only when all frames are there
 _HASH_SIDE = 16
 
 
-def pixel_digest(frame: np.ndarray) -> str:
+def pixel_digest(frame: Frame) -> str:
     """The SHA-256 of the pixels of a frame in row order, as 64 hexadecimal digits."""
     return hashlib.sha256(np.ascontiguousarray(frame).data).hexdigest()
 
 
-def difference_hash(frame: np.ndarray) -> str:
+def difference_hash(frame: Frame) -> str:
     """A hash that differs in few bits for frames that look alike: 256 bits as 64 hexadecimal digits.
 
     Whether each of 16 x 16 areas of the frame is brighter than the one to its left (Krawetz's dHash,
@@ -78,7 +79,7 @@ class Writer:
         self._write_headers()
         return self
 
-    def append(self, image: str, subject: str, fold: int | None, frame: np.ndarray, mask: np.ndarray) -> None:
+    def append(self, image: str, subject: str, fold: int | None, frame: Frame, mask: Mask) -> None:
         """Adds one frame.
 
         Args:
@@ -101,7 +102,7 @@ class Writer:
         dtypes = {name: dtype for name, dtype in _DTYPES.items() if name not in _ASSIGNED}
         return pd.DataFrame(self._rows, columns=list(dtypes)).astype(dtypes)
 
-    def write_index(self, split: pd.Series, cluster: np.ndarray) -> pd.DataFrame:
+    def write_index(self, split: pd.Series, cluster: Ints) -> pd.DataFrame:
         """Writes and returns the index.
 
         Args:
@@ -136,7 +137,7 @@ class FrameStore:
 
     index: pd.DataFrame
 
-    def __init__(self, folder: Path, index: pd.DataFrame, frames: np.ndarray, masks: np.ndarray) -> None:
+    def __init__(self, folder: Path, index: pd.DataFrame, frames: Frame, masks: Mask) -> None:
         self.index = index
         self._folder = folder
         self._frames = frames
@@ -173,15 +174,15 @@ class FrameStore:
     def __len__(self) -> int:
         return len(self.index)
 
-    def frame(self, row: int) -> np.ndarray:
+    def frame(self, row: int) -> Frame:
         """The pixels of a frame: uint8 (height, width), a read-only view of the map."""
         return self._view(self._frames, row)
 
-    def mask(self, row: int) -> np.ndarray:
+    def mask(self, row: int) -> Mask:
         """The mask of a frame: uint8 0/1 (height, width), a read-only view of the map."""
         return self._view(self._masks, row)
 
-    def rows(self, split: str) -> np.ndarray:
+    def rows(self, split: str) -> Ints:
         """The row numbers of one split: int64, ascending."""
         return np.flatnonzero(self.index["split"] == split).astype(np.int64)
 
@@ -196,12 +197,12 @@ class FrameStore:
         digest.update(self._masks.data)
         return digest.hexdigest()
 
-    def _view(self, pixels: np.ndarray, row: int) -> np.ndarray:
+    def _view(self, pixels: Frame, row: int) -> Frame:
         offset, (height, width) = self._places[row]
         return pixels[offset : offset + height * width].reshape(height, width)
 
 
-def _inconsistency(index: pd.DataFrame, frames: np.ndarray, masks: np.ndarray) -> str | None:
+def _inconsistency(index: pd.DataFrame, frames: Frame, masks: Mask) -> str | None:
     if list(index.columns) != list(_DTYPES):
         return f"{_INDEX} has the columns {', '.join(index.columns)}"
     sizes = (index["height"] * index["width"]).to_numpy()

@@ -4,13 +4,17 @@ Source: https://www.kaggle.com/competitions/ultrasound-nerve-segmentation/overvi
 """
 
 import re
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from nerveseg.arrays import Bools, Ints, Mask
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")  # 18 digits fit int64
 
 
-def encode(mask: np.ndarray) -> str:
+def encode(mask: npt.NDArray[Any]) -> str:
     """The run lengths of a mask.
 
     Args:
@@ -25,7 +29,7 @@ def encode(mask: np.ndarray) -> str:
     return " ".join(map(str, edges))
 
 
-def decode(text: str, height: int, width: int) -> np.ndarray:
+def decode(text: str, height: int, width: int) -> Mask:
     """The mask that run lengths describe. Runs may come in any order and may touch, but not overlap.
 
     Returns:
@@ -58,7 +62,7 @@ def decode(text: str, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(mask.reshape(width, height).T)
 
 
-def _refuse(runs: np.ndarray, wrong: np.ndarray, reason: str) -> None:
+def _refuse(runs: Ints, wrong: Bools, reason: str) -> None:
     if wrong.any():
         start, length = runs[np.argmax(wrong)]
         raise ValueError(f"run '{start} {length}' {reason}")

@@ -173,19 +173,10 @@ def _selective_gain(sample: "Sample") -> Estimate:
     return sample.bootstrap.difference(dice, dice, sample.kept)
 
 
-def _precision(sample: "Sample") -> Estimate:
-    right = sample.outcomes["true_positives"]
-    return sample.bootstrap.ratio(right, right | sample.outcomes["false_positives"])
-
-
-def _recall(sample: "Sample") -> Estimate:
-    right = sample.outcomes["true_positives"]
-    return sample.bootstrap.ratio(right, right | sample.outcomes["false_negatives"])
-
-
-def _specificity(sample: "Sample") -> Estimate:
-    right = sample.outcomes["true_negatives"]
-    return sample.bootstrap.ratio(right, right | sample.outcomes["false_positives"])
+def _presence(sample: "Sample", right: str, wrong: str) -> Estimate:
+    """The share of frames with the outcome `right` among those with either outcome."""
+    good, bad = (sample.outcomes[name].astype(np.float64) for name in (right, wrong))
+    return sample.bootstrap.ratio(good, good + bad)
 
 
 def _of_baseline(key: str, meaning: str, shown: frozenset[Place]) -> tuple[Figure, Figure]:
@@ -310,20 +301,20 @@ FIGURES: tuple[Figure, ...] = (
         "Nerve presence, recall",
         "share of the frames with a nerve on which one is predicted: TP / (TP + FN)",
         shown=_RECORDED,
-        over=_recall,
+        over=lambda sample: _presence(sample, "true_positives", "false_negatives"),
     ),
     Figure(
         "test.presence.specificity",
         "Nerve presence, specificity",
         "share of the frames without a nerve on which nothing is predicted: TN / (TN + FP)",
         shown=_RECORDED,
-        over=_specificity,
+        over=lambda sample: _presence(sample, "true_negatives", "false_positives"),
     ),
     Figure(
         "test.presence.precision",
         "Nerve presence, precision",
         "share of the frames with a predicted nerve that have one: TP / (TP + FP)",
-        over=_precision,
+        over=lambda sample: _presence(sample, "true_positives", "false_positives"),
     ),
     Figure(
         "test.ece",

@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from nerveseg import legacy
+from nerveseg.arrays import Bools, Floats, Mask, Probability
 from nerveseg.data import rle
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import baselines, calibration, empty, figures, metrics, selective, surface
@@ -39,9 +39,9 @@ class Frame:
         tolerance: of the normalised surface distance, in pixels.
     """
 
-    probability: np.ndarray
-    mask: np.ndarray
-    truth: np.ndarray
+    probability: Probability
+    mask: Mask
+    truth: Mask
     tolerance: float
 
     @cached_property
@@ -74,9 +74,10 @@ class Sample:
         """The frames with resamples of a column: whole subjects, or the clusters of one subject."""
         return cls(scores, SubjectBootstrap(scores.table[unit], evaluate.resamples, evaluate.seed), evaluate)
 
-    def column(self, name: str) -> np.ndarray:
-        """A column of the table: float64 or int64 (frames,), NaN where undefined."""
-        return self.scores.table[name].to_numpy()
+    def column(self, name: str) -> Floats:
+        """A column of the table: float64 (frames,), NaN where undefined."""
+        values: Floats = self.scores.table[name].to_numpy(np.float64)
+        return values
 
     def mean(self, name: str) -> Estimate:
         """The mean of a column over frames, those where it is undefined left out."""
@@ -88,6 +89,8 @@ class Sample:
 
     def rank_correlation(self, name: str) -> float:
         """Spearman's rank correlation of a column with Dice; NaN where either is constant."""
+        from scipy.stats import spearmanr  # slow to import
+
         both = self.scores.table[[name, "dice"]].dropna()
         if (both.nunique() < 2).any():
             return float("nan")
@@ -106,19 +109,19 @@ class Sample:
         return subjects.loc[subjects["size"] >= self.evaluate.min_frames, "mean"].sort_values(kind="stable")
 
     @cached_property
-    def outcomes(self) -> dict[str, np.ndarray]:
+    def outcomes(self) -> dict[str, Bools]:
         """TP, FP, FN and TN of nerve presence, per frame: bool (frames,)."""
         return _outcomes(self.scores.table)
 
     @cached_property
-    def kept(self) -> np.ndarray:
+    def kept(self) -> Floats:
         """Weights of the frames that selective prediction keeps, as `selective.kept` returns them."""
         table = self.scores.table
         return selective.kept(table["atypicality"].where(table["dice"].notna()).to_numpy())
 
     @cached_property
-    def histogram_sums(self) -> np.ndarray:
-        """The histograms, a row a frame: float64 (frames, 4 * BINS)."""
+    def histogram_sums(self) -> Floats:
+        """The histograms, a row per frame: float64 (frames, 4 * BINS)."""
         return self.scores.histograms.reshape(len(self.scores.histograms), -1)
 
 
@@ -133,7 +136,7 @@ class Scores:
     """
 
     table: pd.DataFrame
-    histograms: np.ndarray
+    histograms: Floats
 
     def by_rule(self, rule: EmptyRule) -> "Scores":
         """The same frames with every Dice and IoU by another rule for empty masks."""
@@ -166,9 +169,9 @@ class Scores:
 
 
 def of_frame(
-    probability: np.ndarray,
-    mask: np.ndarray,
-    truth: np.ndarray,
+    probability: Probability,
+    mask: Mask,
+    truth: Mask,
     priors: Priors,
     training: Plausibility | None,
     tolerance: float,
@@ -303,7 +306,7 @@ def _measure(figure: Figure, sample: Sample) -> dict[str, Any]:
     return record
 
 
-def _outcomes(table: pd.DataFrame) -> dict[str, np.ndarray]:
+def _outcomes(table: pd.DataFrame) -> dict[str, Bools]:
     """TP, FP, FN and TN of nerve presence, per frame: bool (frames,)."""
     is_there, is_found = table["true_area"].to_numpy() > 0, table["predicted_area"].to_numpy() > 0
     return {

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from nerveseg.arrays import Frame, Mask, Probability
 from nerveseg.model import plausibility
 from nerveseg.model.frames import normalise, resize, restore, to_mask
 from nerveseg.model.network import load
@@ -27,7 +28,7 @@ class Segmenter:
         """Loads `model.safetensors` and `model.json`. Raises NervesegError as `network.load` does."""
         return cls(*load(folder), device)
 
-    def probabilities(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def probabilities(self, frames: Sequence[Frame]) -> list[Probability]:
         """Nerve probability of every pixel.
 
         Args:
@@ -36,23 +37,23 @@ class Segmenter:
         Returns:
             float32 arrays in [0, 1], each of its frame's size.
         """
-        found: list[np.ndarray] = []
+        found: list[Probability] = []
         for start in range(0, len(frames), BATCH):
             batch = frames[start : start + BATCH]
             for frame, small in zip(batch, self._forward(batch), strict=True):
                 found.append(restore(small, frame.shape))
         return found
 
-    def mask(self, probability: np.ndarray) -> np.ndarray:
+    def mask(self, probability: Probability) -> Mask:
         """As `to_mask`, at the network's own threshold."""
         return to_mask(probability, self.spec)
 
-    def atypicality(self, mask: np.ndarray) -> float:
+    def atypicality(self, mask: Mask) -> float:
         """As `plausibility.atypicality`, compared with the masks of this network's training."""
         return plausibility.atypicality(mask, self.spec.plausibility)
 
     @torch.inference_mode()
-    def _forward(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+    def _forward(self, frames: Sequence[Frame]) -> Probability:
         inputs = np.stack([normalise(resize(frame, self.spec.height, self.spec.width), self.spec) for frame in frames])
         tensor = torch.from_numpy(inputs)[:, None].to(self.device, memory_format=torch.channels_last)
         return torch.sigmoid(self.network(tensor))[:, 0].float().cpu().numpy()

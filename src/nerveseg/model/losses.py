@@ -18,4 +18,5 @@ class BceDice(torch.nn.Module):
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Args: logits and target (0/1), float (N, 1, H, W). Returns: a scalar >= 0."""
         logits = logits.float()  # half precision overflows in the sums
-        return binary_cross_entropy_with_logits(logits, target) + self.dice(logits, target)
+        loss: torch.Tensor = binary_cross_entropy_with_logits(logits, target) + self.dice(logits, target)
+        return loss

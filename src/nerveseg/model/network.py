@@ -142,7 +142,10 @@ def _load_weights(network: torch.nn.Module, folder: Path) -> None:
 def _create(spec: ModelSpec, weights: str | None, channels: int) -> torch.nn.Module:
     try:
         with hub_errors(spec.encoder):
-            return smp.create_model(spec.architecture, spec.encoder, weights, in_channels=channels, classes=1)
+            network: torch.nn.Module = smp.create_model(
+                spec.architecture, spec.encoder, weights, in_channels=channels, classes=1
+            )
+            return network
     except (KeyError, ValueError, AssertionError, AttributeError, RuntimeError) as error:
         raise NervesegError(
             f"model.architecture {spec.architecture} cannot be built on model.encoder {spec.encoder} "

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from nerveseg.arrays import Floats, Mask
 from nerveseg.evaluation import metrics
 from nerveseg.model import shape
 from nerveseg.model.spec import Outlines, Place, Plausibility, Spread
@@ -27,7 +28,7 @@ _LEAST = 1e-3  # floor of a deviation: masks that are all alike would put any ot
 _RARE = 0.05  # share of the training's masks that has an atypicality of 0.5 or more
 
 
-def fit(masks: Iterable[np.ndarray]) -> Plausibility:
+def fit(masks: Iterable[Mask]) -> Plausibility:
     """What the training's masks are like.
 
     Args:
@@ -49,7 +50,7 @@ def fit(masks: Iterable[np.ndarray]) -> Plausibility:
     return Plausibility(empty_share=1 - len(found) / len(described), outlines=outlines.model_copy(update={"odd": odd}))
 
 
-def atypicality(mask: np.ndarray, training: Plausibility | None) -> float:
+def atypicality(mask: Mask, training: Plausibility | None) -> float:
     """The atypicality of a mask, uint8 0/1 (H, W): in [0, 1].
 
     Args:
@@ -66,7 +67,7 @@ def atypicality(mask: np.ndarray, training: Plausibility | None) -> float:
     return distance / (distance + training.outlines.odd)
 
 
-def _describe(mask: np.ndarray) -> np.ndarray | None:
+def _describe(mask: Mask) -> Floats | None:
     """log of the share of the frame, residual, and the centroid's row and column in shares: (4,); None if empty."""
     if not mask.any():
         return None
@@ -75,11 +76,11 @@ def _describe(mask: np.ndarray) -> np.ndarray | None:
     return np.array([np.log(mask.mean()), residual, *place])
 
 
-def _spread(values: np.ndarray) -> Spread:
+def _spread(values: Floats) -> Spread:
     return Spread(mean=float(values.mean()), deviation=max(float(values.std()), _LEAST))
 
 
-def _squared_distance(figures: np.ndarray, outlines: Outlines) -> float:
+def _squared_distance(figures: Floats, outlines: Outlines) -> float:
     area, residual = (
         (value - spread.mean) / spread.deviation
         for value, spread in zip(figures[:2], (outlines.area, outlines.residual), strict=True)

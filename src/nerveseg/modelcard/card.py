@@ -251,7 +251,8 @@ def markdown(card: Card) -> str:
         "|---|---|---|",
         *(f"| {link.link} | {link.what} | `{link.sha256}` |" for link in card.provenance),
         "",
-        f"The last chain value is `{card.provenance[-1].chain}`; `card.json` holds the data that the links hash.",
+        f"The last chain value is `{card.provenance[-1].chain}`; `card.json` holds the data that the links hash. The "
+        "chain is not signed: it detects accidents and partial tampering, not someone who can rewrite all of it.",
     ]
     return "\n".join(lines) + "\n"
 

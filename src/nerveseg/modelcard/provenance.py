@@ -1,4 +1,7 @@
-"""Provenance of a model's metrics: dataset, split, params, code, weights and metrics as one chain of hashes."""
+"""Provenance of a model's metrics: dataset, split, params, code, weights and metrics as one chain of hashes.
+
+The chain is not signed: it detects accidents and partial tampering, not someone who can rewrite all of it.
+"""
 
 import hashlib
 import json

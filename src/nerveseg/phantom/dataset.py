@@ -19,8 +19,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from nerveseg.arrays import Frame, Mask
 from nerveseg.console import progress
 from nerveseg.data import rle
 from nerveseg.files import replacing
@@ -40,6 +42,7 @@ SMALLEST_SIDE = 192  # smaller frames are simulated at a multiple of their size
 FIELD_PIXELS = 250  # per unit, of the noise fields that tissue is made of
 FIELD_BORDER = 0.25  # units that they extend beyond the frame
 SIDE_BORDER = 0.05  # units simulated left and right of the frame, so that the blur does not wrap around
+_Field = npt.NDArray[np.floating]  # over the points of a grid
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same bytes on any day
 
 
@@ -54,13 +57,13 @@ class _Oval:
     tilt: float
     waves: tuple[complex, complex]
 
-    def axes(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def axes(self, x: _Field, y: _Field) -> tuple[_Field, _Field]:
         """The points in the oval's own coordinates, in which its outline is roughly the unit circle."""
         cosine, sine = math.cos(self.tilt), math.sin(self.tilt)
         x, y = x - self.x, y - self.y
         return (x * cosine + y * sine) / self.a, (y * cosine - x * sine) / self.b
 
-    def window(self, x: np.ndarray, y: np.ndarray, margin: float) -> tuple[slice, slice]:
+    def window(self, x: _Field, y: _Field, margin: float) -> tuple[slice, slice]:
         """The rows and columns of a grid that hold the oval and a margin around it."""
         cosine, sine = math.cos(self.tilt), math.sin(self.tilt)
         reach_x = math.hypot(self.a * cosine, self.b * sine) * 1.15 + margin
@@ -69,7 +72,7 @@ class _Oval:
         left, right = np.searchsorted(x[0], (self.x - reach_x, self.x + reach_x))
         return slice(top, bottom), slice(left, right)
 
-    def outline(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def outline(self, x: _Field, y: _Field) -> tuple[_Field, _Field]:
         """Distance from the outline (first order, negative inside) and how squarely it faces the beam, 0 to 1."""
         u, v = self.axes(x, y)
         radius = np.sqrt(u**2 + v**2) + 1e-6
@@ -88,9 +91,9 @@ class _Oval:
 class _Tissue:
     """What the beam meets, float32 of shape (height, width + borders)."""
 
-    diffuse: np.ndarray  # scattering, dB
-    specular: np.ndarray  # amplitude of interfaces, 1 being white
-    absorption: np.ndarray  # 1 in soft tissue
+    diffuse: _Field  # scattering, dB
+    specular: _Field  # amplitude of interfaces, 1 being white
+    absorption: _Field  # 1 in soft tissue
 
     def at(self, window: tuple[slice, slice]) -> "_Tissue":
         """A part of it; what is drawn there is drawn in the whole."""
@@ -116,10 +119,10 @@ class _Anatomy:
     contact: tuple[float, float]  # dB lost at the left and the right edge, where the probe rests less firmly
     gain: float  # dB
     nerve_frames: range  # frames, from 1, that the nerve is in
-    fields: dict[str, tuple[np.ndarray, np.ndarray]]  # noise; the two of a pair blend as the probe moves
+    fields: dict[str, tuple[_Field, _Field]]  # noise; the two of a pair blend as the probe moves
 
 
-def sweep(subject: int, params: PhantomParams) -> list[tuple[np.ndarray, np.ndarray]]:
+def sweep(subject: int, params: PhantomParams) -> list[tuple[Frame, Mask]]:
     """The frames of one subject (counted from 1): a slow sweep that reaches the nerve late or leaves it early.
 
     Returns:
@@ -154,7 +157,7 @@ def write(path: Path, params: PhantomParams) -> None:
             _store(archive, "train.pq", table.getvalue())
 
 
-def _encode(extension: str, image: np.ndarray) -> bytes:
+def _encode(extension: str, image: Frame) -> bytes:
     return cv2.imencode(extension, image)[1].tobytes()
 
 
@@ -262,21 +265,22 @@ def _nerve_frames(subject: int, params: PhantomParams, at_start: bool) -> range:
     return range(first, first + params.frames_per_subject - empty)
 
 
-def _noise_pair(rng: np.random.Generator, lateral: float, axial: float) -> tuple[np.ndarray, np.ndarray]:
+def _noise_pair(rng: np.random.Generator, lateral: float, axial: float) -> tuple[_Field, _Field]:
     return _noise(rng, lateral, axial), _noise(rng, lateral, axial)
 
 
-def _noise(rng: np.random.Generator, lateral: float, axial: float) -> np.ndarray:
+def _noise(rng: np.random.Generator, lateral: float, axial: float) -> _Field:
     """A Gaussian random field over the frame and its surroundings, float32 of unit variance, with these blurs."""
     height, width = (round((length + 2 * FIELD_BORDER) * FIELD_PIXELS) for length in (1, ASPECT))
     down, across = np.fft.fftfreq(height, 1 / FIELD_PIXELS), np.fft.rfftfreq(width, 1 / FIELD_PIXELS)
     transfer = np.outer(np.exp(-2 * (math.pi * axial * down) ** 2), np.exp(-2 * (math.pi * lateral * across) ** 2))
     white = rng.standard_normal((height, width), dtype=np.float32)
     field = np.fft.irfft2(np.fft.rfft2(white) * transfer.astype(np.float32), s=(height, width))
-    return field / field.std()
+    unit: _Field = field / field.std()
+    return unit
 
 
-def _frame(anatomy: _Anatomy, subject: int, number: int, params: PhantomParams) -> tuple[np.ndarray, np.ndarray]:
+def _frame(anatomy: _Anatomy, subject: int, number: int, params: PhantomParams) -> tuple[Frame, Mask]:
     phase = 2 * math.pi * number / CYCLE
     sway = [math.sin(phase + start) for start in anatomy.phases]
     nerve = replace(
@@ -316,7 +320,7 @@ def _frame(anatomy: _Anatomy, subject: int, number: int, params: PhantomParams) 
     return frame, (distance <= 0).astype(np.uint8)
 
 
-def _spacing(x: np.ndarray) -> float:
+def _spacing(x: _Field) -> float:
     return float(x[0, 1] - x[0, 0])
 
 
@@ -327,44 +331,46 @@ def _visibility(number: int, nerve_frames: range) -> float:
     return 0.2 if number + 1 in nerve_frames or number - 1 in nerve_frames else 0.0
 
 
-def _grid(height: int, width: int, border: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def _grid(height: int, width: int, border: int = 0) -> tuple[_Field, _Field]:
     """x and y of the pixel centres, float32, with `border` more columns on either side."""
     y, x = np.mgrid[0:height, -border : width + border].astype(np.float32) + np.float32(0.5)
     return x * (ASPECT / width), y / height
 
 
-def _tissue_fields(anatomy: _Anatomy, x: np.ndarray, y: np.ndarray, blend: float) -> dict[str, np.ndarray]:
+def _tissue_fields(anatomy: _Anatomy, x: _Field, y: _Field, blend: float) -> dict[str, _Field]:
     """The noise fields at these points, `blend` radians from the first to the second of each pair.
 
     With them x, y and `depth`, which is y in layers that bend.
     """
 
-    def look_up(name: str, depth: np.ndarray) -> np.ndarray:
+    def look_up(name: str, depth: _Field) -> _Field:
         first, second = anatomy.fields[name]
         field = math.cos(blend) * first + math.sin(blend) * second
         column, row = ((axis + FIELD_BORDER) * FIELD_PIXELS - 0.5 for axis in (x, depth))
-        return cv2.remap(field, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        return np.asarray(cv2.remap(field, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), np.float32)
 
     depth = y + 0.04 * np.clip(look_up("bend", y), -2.5, 2.5) * np.minimum(1, y / 0.15)
     fields = {name: look_up(name, depth) for name in anatomy.fields if name != "bend"}
     return fields | {"x": x, "y": y, "depth": depth, "fascia": fields["fascia"] + 0.25 * fields["wiggle"]}
 
 
-def _step(distance: np.ndarray, width: float) -> np.ndarray:
+def _step(distance: _Field, width: float) -> _Field:
     """0 well below zero distance, 1 well above, smooth over about `width`."""
-    return 1 / (1 + np.exp(np.clip(distance * (-4 / width), -30, 30)))
+    share: _Field = 1 / (1 + np.exp(np.clip(distance * (-4 / width), -30, 30)))
+    return share
 
 
-def _line(distance: np.ndarray, width: np.ndarray | float) -> np.ndarray:
+def _line(distance: _Field, width: _Field | float) -> _Field:
     """1 at zero distance, falling to 0 over about `width`."""
-    return np.exp(-((distance / width) ** 2))
+    brightness: _Field = np.exp(-((distance / width) ** 2))
+    return brightness
 
 
-def _mix(field: np.ndarray, value: np.ndarray | float, weight: np.ndarray) -> None:
+def _mix(field: _Field, value: _Field | float, weight: _Field) -> None:
     field += weight * (value - field)
 
 
-def _layers(anatomy: _Anatomy, fields: dict[str, np.ndarray]) -> _Tissue:
+def _layers(anatomy: _Anatomy, fields: dict[str, _Field]) -> _Tissue:
     """Skin, fat, the superficial muscle and what lies below, with sheets of fascia that come and go."""
     depth, patch, fibre, sheet, wiggle = (fields[name] for name in ("depth", "patch", "fibre", "sheet", "wiggle"))
     threads = np.maximum(fields["streak"] - 0.5, 0)
@@ -393,17 +399,18 @@ def _layers(anatomy: _Anatomy, fields: dict[str, np.ndarray]) -> _Tissue:
     return _Tissue(diffuse, specular, np.ones_like(diffuse))
 
 
-def _sheets(field: np.ndarray, width: np.ndarray, pixel: tuple[float, float]) -> np.ndarray:
+def _sheets(field: _Field, width: _Field, pixel: tuple[float, float]) -> _Field:
     """Lines of that width where `field` changes sign; brighter the more squarely they face the beam.
 
     `pixel` is its height and width.
     """
     down, across = np.gradient(field, *pixel)
     slope = np.sqrt(down**2 + across**2) + 8  # the constant keeps plateaus of the field from turning into slabs
-    return (down / slope) ** 2 * _line(field / slope, width)
+    lines: _Field = (down / slope) ** 2 * _line(field / slope, width)
+    return lines
 
 
-def _add_muscle(tissue: _Tissue, muscle: _Oval, fields: dict[str, np.ndarray]) -> None:
+def _add_muscle(tissue: _Tissue, muscle: _Oval, fields: dict[str, _Field]) -> None:
     """A dark belly with fibres, in a thin sheath."""
     tissue, fields = _around(muscle, tissue, fields)
     distance, facing = muscle.outline(fields["x"], fields["depth"])
@@ -414,7 +421,7 @@ def _add_muscle(tissue: _Tissue, muscle: _Oval, fields: dict[str, np.ndarray]) -
     tissue.specular[:] += 0.6 * np.clip(0.4 + 0.6 * fields["sheet"], 0, 1.5) * facing**3 * _line(distance, 0.004)
 
 
-def _add_bone(tissue: _Tissue, bone: _Oval, fields: dict[str, np.ndarray]) -> None:
+def _add_bone(tissue: _Tissue, bone: _Oval, fields: dict[str, _Field]) -> None:
     """The upper surface of a transverse process, with the shadow below it."""
     tissue, fields = _around(bone, tissue, fields)
     distance, facing = bone.outline(fields["x"], fields["depth"])
@@ -423,7 +430,7 @@ def _add_bone(tissue: _Tissue, bone: _Oval, fields: dict[str, np.ndarray]) -> No
     _mix(tissue.absorption, 2.5, _step(-distance, 0.01))
 
 
-def _add_vessel(tissue: _Tissue, vessel: _Oval, fields: dict[str, np.ndarray]) -> None:
+def _add_vessel(tissue: _Tissue, vessel: _Oval, fields: dict[str, _Field]) -> None:
     """Blood, which hardly scatters or absorbs, in a wall that shines where it faces the beam."""
     tissue, fields = _around(vessel, tissue, fields)
     distance, facing = vessel.outline(fields["x"], fields["depth"])
@@ -441,9 +448,9 @@ def _add_nerve(
     nerve: _Oval,
     fascicles: list[_Oval],
     visibility: float,
-    fields: dict[str, np.ndarray],
-    x: np.ndarray,
-    y: np.ndarray,
+    fields: dict[str, _Field],
+    x: _Field,
+    y: _Field,
 ) -> None:
     """Puts the bundle in the place of other tissue: a bright rim, and dark fascicles in bright connective tissue."""
     window = nerve.window(x, y, 0.06)
@@ -471,7 +478,7 @@ def _add_nerve(
     tissue.specular[:] += visibility * (specular - tissue.specular)
 
 
-def _add_skin(tissue: _Tissue, fields: dict[str, np.ndarray], y: np.ndarray) -> None:
+def _add_skin(tissue: _Tissue, fields: dict[str, _Field], y: _Field) -> None:
     """The face of the probe with a dark film of gel, then the entry echo and the dermis."""
     outside = 1 - _step(y - 0.011, 0.004)
     _mix(tissue.diffuse, -60, outside)
@@ -479,12 +486,12 @@ def _add_skin(tissue: _Tissue, fields: dict[str, np.ndarray], y: np.ndarray) -> 
     tissue.specular[:] += 0.5 * _line(y - 0.018, 0.004) + 0.35 * _line(fields["depth"] - 0.034, 0.004)
 
 
-def _around(oval: _Oval, tissue: _Tissue, fields: dict[str, np.ndarray]) -> tuple[_Tissue, dict[str, np.ndarray]]:
+def _around(oval: _Oval, tissue: _Tissue, fields: dict[str, _Field]) -> tuple[_Tissue, dict[str, _Field]]:
     window = oval.window(fields["x"], fields["y"], margin=0.15)  # layers bend by up to 0.1
     return tissue.at(window), {name: field[window] for name, field in fields.items()}
 
 
-def _scatterers(seed: int, subject: int, number: int, shape: tuple[int, ...]) -> np.ndarray:
+def _scatterers(seed: int, subject: int, number: int, shape: tuple[int, ...]) -> _Field:
     """Unit Gaussian scatterers, float32 of (LOOKS, *shape, real and imaginary); neighbouring frames share some."""
     life, age = divmod(number, SCATTERER_LIFE)
     angle = age / SCATTERER_LIFE * math.pi / 2
@@ -493,11 +500,11 @@ def _scatterers(seed: int, subject: int, number: int, shape: tuple[int, ...]) ->
 
 
 @lru_cache(maxsize=2)
-def _generation(seed: int, subject: int, generation: int, shape: tuple[int, ...]) -> np.ndarray:
+def _generation(seed: int, subject: int, generation: int, shape: tuple[int, ...]) -> _Field:
     return _rng(seed, subject, generation).standard_normal((LOOKS, *shape, 2), dtype=np.float32)
 
 
-def _insonify(tissue: _Tissue, anatomy: _Anatomy, x: np.ndarray, y: np.ndarray, scatterers: np.ndarray) -> np.ndarray:
+def _insonify(tissue: _Tissue, anatomy: _Anatomy, x: _Field, y: _Field, scatterers: _Field) -> _Field:
     """The echoes in dB, 0 being white: attenuation, point spread function, envelope, compounding of the looks."""
     height, width = y.shape
     path = np.cumsum(tissue.absorption + 1.2 * tissue.specular, axis=0) / height
@@ -523,4 +530,5 @@ def _insonify(tissue: _Tissue, anatomy: _Anatomy, x: np.ndarray, y: np.ndarray, 
         echoes = np.fft.ifft(spectrum * transfer, axis=1)
         power += echoes.real**2 + echoes.imag**2
     noise = 10 ** (-6.4 + y) * (scatterers[0] ** 2).sum(axis=-1)  # of the receiver, amplified with depth
-    return 10 * np.log10(power / LOOKS + noise)
+    decibels: _Field = 10 * np.log10(power / LOOKS + noise)
+    return decibels

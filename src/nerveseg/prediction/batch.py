@@ -29,15 +29,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nerveseg.arrays import Floats, Ints, Mask, Probability
 from nerveseg.data import rle
 from nerveseg.data.archive import decode_grey
-from nerveseg.errors import NervesegError, TransientError
+from nerveseg.errors import ChangedError, NervesegError, TransientError
 from nerveseg.evaluation import metrics
 from nerveseg.model.spec import SPEC_FILE
 from nerveseg.prediction import drift, pictures
 from nerveseg.prediction.inputs import Frames, mask_name, open_frames
 from nerveseg.prediction.openvino import ONNX_FILE, OpenVinoScorer
-from nerveseg.storage import ChangedError, Entry, Storage, open_storage
+from nerveseg.storage import Entry, Storage, open_storage
 
 PREDICTIONS = "predictions.parquet"
 INDEX = "index.json"
@@ -166,7 +167,7 @@ def predict_shard(batch: Batch, entries: Sequence[Entry], threads: int) -> None:
     output.write(_shard_name(batch, entries), sink.getvalue().to_pybytes())
 
 
-def row(name: str, probability: np.ndarray, mask: np.ndarray, atypicality: float, model_version: str) -> dict[str, Any]:
+def row(name: str, probability: Probability, mask: Mask, atypicality: float, model_version: str) -> dict[str, Any]:
     """A row of SCHEMA, for a frame's probability and mask, both (H, W), and the mask's atypicality, NaN for none."""
     area = int(mask.sum())
     return {
@@ -185,9 +186,9 @@ def merge(batch: Batch, shards: Sequence[tuple[Entry, ...]]) -> Summary:
     """Writes `predictions.parquet` from the files of all shards, the same bytes however the frames are divided."""
     output = open_storage(batch.output)
     grey = np.zeros(drift.LEVELS, np.int64)
-    areas: list[np.ndarray] = []
-    confidences: list[np.ndarray] = []
-    atypicalities: list[np.ndarray] = []
+    areas: list[Floats] = []
+    confidences: list[Floats] = []
+    atypicalities: list[Floats] = []
     names: set[str] = set()
     unreadable: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -215,7 +216,7 @@ def _tables(
     batch: Batch,
     output: Storage,
     shards: Sequence[tuple[Entry, ...]],
-    grey: np.ndarray,
+    grey: Ints,
     unreadable: list[tuple[str, str]],
 ) -> Iterator[pa.Table]:
     """The rows of each shard; adds its grey levels and unreadable frames to the sums."""

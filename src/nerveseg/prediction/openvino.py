@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nerveseg.arrays import Frame, Mask, Probability
 from nerveseg.errors import NervesegError
 from nerveseg.model import plausibility
 from nerveseg.model.frames import resize, restore, to_mask
@@ -58,7 +59,7 @@ class OpenVinoScorer:
             request.infer([np.zeros((1, self.spec.height, self.spec.width), np.uint8)])
             self._requests.put(request)
 
-    def probability(self, frame: np.ndarray) -> np.ndarray:
+    def probability(self, frame: Frame) -> Probability:
         """Nerve probability of every pixel of a uint8 grey frame (H, W): float32 in [0, 1] of the same shape."""
         small = resize(frame, self.spec.height, self.spec.width)
         request = self._requests.get()  # waits for one of the streams
@@ -67,10 +68,10 @@ class OpenVinoScorer:
         finally:
             self._requests.put(request)
 
-    def mask(self, probability: np.ndarray) -> np.ndarray:
+    def mask(self, probability: Probability) -> Mask:
         """As `to_mask`, at the network's own threshold."""
         return to_mask(probability, self.spec)
 
-    def atypicality(self, mask: np.ndarray) -> float:
+    def atypicality(self, mask: Mask) -> float:
         """As `plausibility.atypicality`, compared with the masks of this network's training; NaN for an older model."""
         return plausibility.atypicality(mask, self.spec.plausibility)

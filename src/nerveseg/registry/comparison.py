@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from nerveseg import paths
+from nerveseg.arrays import Floats, Ints
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import empty, metrics
@@ -50,12 +51,12 @@ class Candidate:
     model_id: str
     tags: Mapping[str, str]
     store: FrameStore
-    rows: np.ndarray
-    dice: np.ndarray
+    rows: Ints
+    dice: Floats
 
     @classmethod
     def read(
-        cls, model_id: str, tags: Mapping[str, str], store: FrameStore, rows: np.ndarray, per_image: Path
+        cls, model_id: str, tags: Mapping[str, str], store: FrameStore, rows: Ints, per_image: Path
     ) -> "Candidate":
         """The candidate with the scores of a `per_image.csv`.
 
@@ -180,9 +181,7 @@ def by_rule(per_image: pd.DataFrame, rule: EmptyRule) -> pd.DataFrame:
     return per_image.assign(dice=empty.apply(by_kaggle, true, rule))
 
 
-def with_logged(
-    client: MlflowClient, model_id: str, models: Path, store: FrameStore, rows: np.ndarray
-) -> gate.Criterion:
+def with_logged(client: MlflowClient, model_id: str, models: Path, store: FrameStore, rows: Ints) -> gate.Criterion:
     """Runs the logged model and the trained network on some of the scored frames, both on the CPU.
 
     Args:
@@ -226,7 +225,7 @@ def _remark(candidate: Candidate, champion: Model) -> str:
     return f" (trained on {on}: these frames may have been in its training, which favours it)"
 
 
-def _network_dice(segmenter: "Segmenter", candidate: Candidate, rule: EmptyRule) -> np.ndarray:
+def _network_dice(segmenter: "Segmenter", candidate: Candidate, rule: EmptyRule) -> Floats:
     from nerveseg.evaluation import inference  # it imports torch
 
     store, rows = candidate.store, candidate.rows

@@ -1,10 +1,12 @@
 """The model that MLflow serves, as code: `mlflow.pyfunc.load_model` runs this file beside the weights it logged."""
 
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.pyfunc import PythonModel, PythonModelContext
+import numpy.typing as npt
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from nerveseg.model.inference import Segmenter
 
@@ -17,8 +19,8 @@ class NerveModel(PythonModel):
 
     # MLflow warns of a missing type hint and of any but this one; the logged signature says more.
     def predict(
-        self, context: PythonModelContext, model_input: np.ndarray, params: dict | None = None
-    ) -> dict[str, np.ndarray]:
+        self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
         """Segments frames.
 
         Args:

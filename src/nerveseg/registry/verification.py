@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from nerveseg import legacy, paths
+from nerveseg.arrays import Mask
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.evaluation import metrics
 from nerveseg.evaluation.results import Metrics
@@ -341,7 +343,7 @@ def _pairs(folder: Path) -> list[smoke.Pair]:
     return pairs
 
 
-def _agreement(name: str, found: list[np.ndarray], expected: list[np.ndarray], least: float, what: str) -> Check:
+def _agreement(name: str, found: list[Mask], expected: list[Mask], least: float, what: str) -> Check:
     if not any(mask.any() for mask in found):
         return Check(name, False, f"it segments nothing on {len(found)} smoke frames")
     dice = float(np.mean([metrics.score(*pair)[0] for pair in zip(found, expected, strict=True)]))

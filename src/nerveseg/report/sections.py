@@ -593,8 +593,9 @@ def provenance(card: Mapping[str, Any]) -> Section:
     rows = [(each["link"], each["what"], each["sha256"], each["chain"]) for each in card["provenance"]]
     text = (
         "Each link is the SHA-256 of what it names, each chain value the SHA-256 of the previous chain value and the "
-        "link: a change to one link changes all chain values below it. `nerveseg verify` checks the chain. It shows "
-        "whether the recorded files still match each other, not whether the dataset was correct."
+        "link: a change to one link changes all chain values below it. `nerveseg verify` checks the chain. It detects "
+        "accidents and partial tampering, not someone who can rewrite all of it, and it does not show whether the "
+        "dataset was correct."
     )
     table = Table(("link", "what", "SHA-256", "chain"), rows, words=frozenset(range(4)), code=frozenset({2, 3}))
     return Section("Provenance", text, [table])

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from nerveseg.arrays import Ints
 from nerveseg.data.augment import Augmentation
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.model.frames import normalise, resize
@@ -17,7 +18,7 @@ Item = tuple[int, int]  # position among the dataset's rows, seed of its augment
 class FrameDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Frames and masks of some rows at the network's size, float32 (1, height, width) each."""
 
-    def __init__(self, store: FrameStore, rows: np.ndarray, spec: ModelSpec, augmentation: str) -> None:
+    def __init__(self, store: FrameStore, rows: Ints, spec: ModelSpec, augmentation: str) -> None:
         self._store = store
         self._rows = rows
         self._spec = spec
@@ -61,7 +62,9 @@ class EpochSampler(Sampler[Item]):
         return iter(list(zip(order.tolist(), seeds.tolist(), strict=True)))
 
 
-def loader(dataset: FrameDataset, batch_size: int, seed: int, workers: int, training: bool) -> DataLoader:
+def loader(
+    dataset: FrameDataset, batch_size: int, seed: int, workers: int, training: bool
+) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of a dataset: shuffled and without a last smaller batch in training, in order and whole otherwise."""
     return DataLoader(
         dataset,
