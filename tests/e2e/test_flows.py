@@ -157,7 +157,7 @@ def test_a_flow_run_registers_a_version(workspace: Workspace, prefect: Prefect, 
     (trained,) = mlflow_runs(client)
     page = prefect.page(run)
     assert "# registered version 1" in page
-    assert f"| Dice | {trained.data.metrics['test.dice']:.4f} |" in page
+    assert f"| Dice, mean over frames | {trained.data.metrics['test.dice']:.4f} |" in page
     assert f"/#/runs/{trained.info.run_id}" in page
     assert f"/#/models/{NAME}/versions/1" in page
     recorded = {info.path for info in client.list_artifacts(trained.info.run_id, "reproduce")}
