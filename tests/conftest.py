@@ -1,8 +1,9 @@
-"""Fixtures that several tests share: an S3 server that speaks HTTP."""
+"""Fixtures that several tests share: a trained workspace, and an S3 server that speaks HTTP."""
 
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,16 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from preload import VARIABLE, preloaded
 from workspace import Workspace
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that starts the others keeps the preloaded one, which costs nothing until a test needs it."""
+    if VARIABLE not in os.environ:
+        stack = ExitStack()
+        os.environ[VARIABLE] = str(stack.enter_context(preloaded()))
+        config.add_cleanup(stack.close)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -438,7 +437,7 @@ def test_a_version_that_the_pipeline_did_not_register_is_refused(
 
 
 def start(workspace: Workspace, log_file: Path) -> subprocess.Popen[str]:
-    command = (sys.executable, "-m", "flows.deliver")
+    command = ("python", "-m", "flows.deliver")
     with log_file.open("a") as file:
         return subprocess.Popen(command, cwd=workspace.root, env=workspace.env, stdout=file, stderr=file, text=True)
 

@@ -29,7 +29,7 @@ EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace after its split stage."""
     workspace = Workspace(tmp_path_factory.mktemp("packed") / "project")
     workspace.set(**{"train.epochs": EPOCHS})
@@ -42,7 +42,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture
 def workspace(store: Workspace, tmp_path: Path) -> Workspace:
-    """A fresh workspace with the packed frames and source of `packed`."""
+    """A fresh workspace with the packed frames and source of `store`."""
     copy = Workspace(tmp_path / "project")
     copy.set(**{"train.epochs": EPOCHS})
     shutil.copytree(store.root / "data", copy.root / "data")
