@@ -14,7 +14,7 @@ from prefect.states import Completed, Failed
 from flows import lost
 from flows.retries import retrying_task
 from nerveseg import params, tracking
-from nerveseg.registry import bundle, delivery, verify, versions
+from nerveseg.registry import bundle, delivery, signatures, verify, versions
 from nerveseg.registry.bundle import Pointer
 from nerveseg.registry.verification import Check, failures
 from nerveseg.storage import ChangedError, Storage
@@ -35,8 +35,8 @@ def check(version: str, folder: Path) -> list[Check]:
 
 @retrying_task
 def publish(storage: Storage, version: str, folder: Path) -> str:
-    """Writes the version's bundle and reads it back; returns the hash of its SHA256SUMS."""
-    return delivery.publish(storage, version, folder)
+    """Writes and signs the version's bundle and reads it back; returns the hash of its SHA256SUMS."""
+    return delivery.publish(storage, version, folder, signatures.signing_key())
 
 
 @retrying_task
@@ -56,7 +56,7 @@ def refuse(storage: Storage, version: str, reason: str) -> str:
 @flow(persist_result=False, on_running=[lost.sign])
 def deliver() -> State:
     """Deliver the version that has the alias champion, if it is not delivered yet."""
-    completed = ""
+    completed, key = "", signatures.signing_key()
     while True:
         champion = _champion()
         if champion is None:
@@ -67,7 +67,8 @@ def deliver() -> State:
         if former is not None and not delivery.is_complete(storage, former):
             _complete(storage, former)
             completed = f"completed the delivery of version {former.version}, which had been cut off"
-        if former is not None and (former.version, former.run_id) == champion:
+        is_delivered = former is not None and (former.version, former.run_id) == champion
+        if is_delivered and (key is None or bundle.is_signed(storage, version, key.public_key())):
             return Completed(message=completed or f"nothing to do: version {version} is delivered")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

@@ -51,6 +51,12 @@ class Settings(BaseSettings):
     notify: SecretStr | None = Field(
         default=None, description="Apprise address (slack://, mailtos://, json://, ...) told of failures and refusals"
     )
+    signing_key: Path | None = Field(
+        default=None, description="PEM file of the Ed25519 private key that `deliver` signs bundles with"
+    )
+    verify_key: Path | None = Field(
+        default=None, description="PEM file of the public key that a bundle must be signed with, or it is not used"
+    )
     s3_anonymous: bool = Field(default=False, description="the download's S3 requests go unsigned, to public buckets")
     predictor_auth: Annotated[SecretStr, AfterValidator(_user_and_password)] | None = Field(
         default=None, description="user:password that the predictor asks for; unset: it serves this machine only"

@@ -49,7 +49,7 @@ def test_nothing_imports_dvc_or_prefect() -> None:
 
 
 def test_only_serving_imports_a_web_server() -> None:
-    for library in ("fastapi", "starlette", "uvicorn", "prometheus_client"):
+    for library in ("fastapi", "starlette", "uvicorn", "prometheus_client", "prometheus_fastapi_instrumentator"):
         assert {user for user in users_of(library) if not user.startswith("serving/")} == set(), library
 
 

@@ -13,6 +13,7 @@ from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mlflow
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from conftest import Bucket, aws_variables
 from nerveseg.files import sha256
 from nerveseg.modelcard import provenance
 from nerveseg.modelcard.card import Card
+from nerveseg.settings import settings
 from workspace import Workspace, free_port, mlflow_server, prefect_server, wait_for
 
 NAME = "nerve-segmentation"
@@ -59,8 +61,6 @@ def client(workspace: Workspace) -> mlflow.MlflowClient:
 @pytest.fixture
 def inside(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is in the workspace and has its environment."""
-    from nerveseg.settings import settings
-
     monkeypatch.chdir(workspace.root)
     for name, value in workspace.env.items():
         monkeypatch.setenv(name, value)
@@ -151,6 +151,10 @@ def tag(client: mlflow.MlflowClient, name: str, file: Path) -> None:
 def read(bucket: Bucket, name: str) -> bytes:
     content: bytes = bucket.client.get_object(Bucket=bucket.name, Key=f"bundles/{name}")["Body"].read()
     return content
+
+
+def put(bucket: Bucket, name: str, content: bytes) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key=f"bundles/{name}", Body=content)
 
 
 def pointer(bucket: Bucket) -> Any:
@@ -299,6 +303,48 @@ def test_a_tampered_hash_is_refused_and_a_mended_version_delivered_as_it_is_now(
     assert "refused" not in client.get_model_version(NAME, NEXT).description
     promote(client, GOOD)
     assert deliver()[0] == "Completed"
+
+
+def test_a_key_signs_what_is_delivered_already_and_only_that_is_used(
+    deliver: Callable[[], tuple[str, str]],
+    workspace: Workspace,
+    client: mlflow.MlflowClient,
+    bucket: Bucket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    private, public = tmp_path / "signing.pem", tmp_path / "verify.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    promote(client, GOOD)
+    deliver()
+    monkeypatch.setitem(workspace.env, "NERVESEG_VERIFY_KEY", str(public))
+    (frame := tmp_path / "frame.png").write_bytes(cv2.imencode(".png", np.zeros((64, 64), np.uint8))[1].tobytes())
+    for command in (("verify", GOOD), ("predict", str(frame))):
+        output = " ".join(workspace.run("nerveseg", *command, ok=False).split())
+        assert f"{bucket.uri('bundles')}/{GOOD} is not signed: set NERVESEG_SIGNING_KEY" in output
+
+    monkeypatch.setenv("NERVESEG_SIGNING_KEY", str(private))
+    settings.cache_clear()
+    promotions, previous = len(log(bucket)), pointer(bucket)["previous"]
+    assert deliver() == ("Completed", f"delivered version {GOOD} to {bucket.uri('bundles')}/{GOOD}")
+    assert len(log(bucket)) == promotions + 1
+    assert pointer(bucket)["previous"] == previous
+    assert deliver() == ("Completed", f"nothing to do: version {GOOD} is delivered")
+    assert "files as signed" in " ".join(workspace.run("nerveseg", "verify", GOOD).split())
+    workspace.run("nerveseg", "predict", str(frame))
+    assert (tmp_path / "frame_predicted_mask.png").exists()
+
+    network = read(bucket, f"{GOOD}/model.onnx")
+    put(bucket, f"{GOOD}/model.onnx", network + b"0")
+    assert "model.onnx in" in " ".join(workspace.run("nerveseg", "verify", GOOD, ok=False).split())
+    put(bucket, f"{GOOD}/model.onnx", network)
+    put(bucket, f"{GOOD}/SHA256SUMS.sig", bytes(64))
+    output = " ".join(workspace.run("nerveseg", "predict", str(frame), ok=False).split())
+    assert "is no signature of its SHA256SUMS by the expected key" in output
+    assert deliver()[1].startswith("delivered version"), "which signs it anew"
+    monkeypatch.delenv("NERVESEG_SIGNING_KEY")
+    settings.cache_clear()
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from PIL import Image
 
 from nerveseg.data import rle
@@ -418,6 +420,37 @@ def test_deliveries_are_followed_under_load(tmp_path: Path, models: dict[str, Pa
         log = server.log.read_text()
         assert log.count("3/model.onnx is not what") in (1, 2), "again once the storage was back"
         assert log.count("holds no current.json") == 2, "before the first delivery and while it was gone"
+
+
+def test_with_a_key_only_signed_bundles_answer(
+    tmp_path: Path, models: dict[str, Path], frame: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = Ed25519PrivateKey.generate()
+    public = tmp_path / "verify.pem"
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    storage = FolderStorage(tmp_path / "delivery")
+    deliver(storage, models, "1")
+    monkeypatch.setenv("NERVESEG_VERIFY_KEY", str(public))
+    with serving(tmp_path, storage, ready=False) as server:
+        wait_for("the refusal", lambda: "1 is not signed" in server.client.get("/readyz").text, server.process)
+        assert server.segment(encoded(frame)).status_code == 503
+        point(storage, "2", delivery.publish(storage, "2", models["2"], key))
+        wait_for("the signed version", server.is_ready, server.process)
+        assert server.segment(encoded(frame)).json()["model_version"] == "2"
+        point(storage, "3", delivery.publish(storage, "3", models["1"], Ed25519PrivateKey.generate()))
+        wait_for("the refusal", lambda: "is no signature" in server.client.get("/readyz").text, server.process)
+        assert server.segment(encoded(frame)).json()["model_version"] == "2"
+
+
+def test_a_key_that_is_none_is_named_at_the_start(
+    tmp_path: Path, storage: FolderStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NERVESEG_VERIFY_KEY", str(tmp_path / "missing.pem"))
+    command = (NERVESEG, "serve", "--port", str(free_port()), "--delivery", storage.uri)
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert process.returncode == 1
+    assert "NERVESEG_VERIFY_KEY" in process.stderr + process.stdout
+    assert "Traceback" not in process.stderr
 
 
 def tamper(storage: FolderStorage, models: dict[str, Path]) -> None:

@@ -259,7 +259,8 @@ def markdown(card: Card) -> str:
         "|---|---|---|",
         *(f"| {link.link} | {link.what} | `{link.sha256}` |" for link in card.provenance),
         "",
-        f"The chain ends with `{card.provenance[-1].chain}`; `card.json` holds what the hashes are of.",
+        f"The chain ends with `{card.provenance[-1].chain}`; `card.json` holds what the hashes are of. It is not "
+        "signed: it detects accidents and partial tampering, not someone who can rewrite all of it.",
     ]
     return "\n".join(lines) + "\n"
 

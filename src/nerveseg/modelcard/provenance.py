@@ -1,4 +1,7 @@
-"""Where a model's figures come from: dataset, split, params, code, weights and figures as one chain of hashes."""
+"""Where a model's figures come from: dataset, split, params, code, weights and figures as one chain of hashes.
+
+The chain is not signed: it detects accidents and partial tampering, not someone who can rewrite all of it.
+"""
 
 import hashlib
 import json

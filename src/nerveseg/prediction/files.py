@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from nerveseg import tracking
+from nerveseg import params, tracking
 from nerveseg.console import console
 from nerveseg.data.archive import decode_grey
 from nerveseg.errors import NervesegError
@@ -14,18 +14,23 @@ from nerveseg.evaluation import metrics
 from nerveseg.files import replacing
 from nerveseg.prediction import pictures
 from nerveseg.prediction.openvino import ONNX_FILE, OpenVinoScorer
-from nerveseg.registry import delivery, verification, versions
+from nerveseg.registry import bundle, delivery, verification, versions
+from nerveseg.registry.signatures import verify_key
 from nerveseg.registry.versions import Model
+from nerveseg.workspace.clones import lasting_storage
 
 
 def fetch(wanted: str, folder: Path) -> Model:
     """Brings a model's files into `folder` and exports it there as `model.onnx`.
 
+    Where NERVESEG_VERIFY_KEY is set, the files must be those of a bundle that was signed with it.
+
     Args:
         wanted: an alias, a version's number or a run's id.
 
     Raises:
-        NervesegError: there is no such model, it is not what was recorded of it, or the tracking server failed.
+        NervesegError: there is no such model, it is not what was recorded of it or what was signed, or the tracking
+            server or the storage failed.
     """
     from nerveseg.model.network import load  # it imports torch
     from nerveseg.prediction.export import export
@@ -40,6 +45,9 @@ def fetch(wanted: str, folder: Path) -> Model:
             )
         versions.fetch(client, model, folder)
         verification.require_recorded(client, model, folder)
+    if (key := verify_key()) is not None:
+        storage = lasting_storage(params.load().delivery.uri, "delivery.uri")
+        bundle.require_signed(storage, model.version, folder, key)
     export(*load(folder), folder / ONNX_FILE)
     return model
 

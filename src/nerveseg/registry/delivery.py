@@ -5,7 +5,7 @@ A delivery storage holds
     current.json                    the pointer, replaced in one step: what is delivered, and by which promotion
     VERSION/                        a bundle: model.onnx, model.safetensors, model.json, reference.json, card.json,
                                     card.md, metadata.json, licences/ and SHA256SUMS, which names them all
-                                    (`sha256sum -c SHA256SUMS`)
+                                    (`sha256sum -c SHA256SUMS`); with a key, SHA256SUMS.sig
     promotions/000001.json ...      the log, a file a promotion, written once and last
 
 The pointer is the truth. A promotion is complete once its entry is in the log; what comes before, `finish`, can be
@@ -15,7 +15,6 @@ done again as often as one likes.
 import hashlib
 import json
 import shutil
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -23,13 +22,25 @@ from importlib.metadata import distribution
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from nerveseg import paths
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import sha256
-from nerveseg.registry.bundle import POINTER, SUMS, Pointer, current, parse_sums, sums_text
+from nerveseg.registry.bundle import (
+    POINTER,
+    SIGNATURE,
+    SUMS,
+    Pointer,
+    altered,
+    current,
+    is_signed,
+    parse_sums,
+    read_sums,
+    sums_text,
+)
 from nerveseg.registry.verification import Check
 from nerveseg.registry.versions import CHAMPION, NAME, PREVIOUS, holder, is_missing
 from nerveseg.storage import ChangedError, Storage
@@ -49,14 +60,15 @@ def is_complete(storage: Storage, pointer: Pointer) -> bool:
     return any(entry.name == _entry(pointer.promotion) for entry in storage.entries(LOG))
 
 
-def publish(storage: Storage, version: str, folder: Path) -> str:
-    """Writes the bundle of a verified version and reads it back.
+def publish(storage: Storage, version: str, folder: Path, key: Ed25519PrivateKey | None = None) -> str:
+    """Writes the bundle of a verified version, signs it where there is a key, and reads it back.
 
-    One that is there and whole stays as it is, unless it holds other files than were verified: those of the version
-    before it was registered anew.
+    One that is there and whole stays as it is, unless it holds other files than were verified, those of the version
+    before it was registered anew; or `key` did not sign it: only what was verified just now is signed.
 
     Args:
         folder: holds the version's files and `model.onnx`.
+        key: signs the bundle.
 
     Returns:
         The SHA-256 of its SHA256SUMS.
@@ -74,13 +86,17 @@ def publish(storage: Storage, version: str, folder: Path) -> str:
             f"{storage.uri}/{version} is a bundle of other weights: another registry delivers there. Give each its "
             "own delivery.uri."
         )
-    if all(found.get(name) == sums[name] for name in _VERIFIED):
+    is_trusted = key is None or is_signed(storage, version, key.public_key())
+    if is_trusted and all(found.get(name) == sums[name] for name in _VERIFIED):
         sums = found
     else:
         for name in names:
             storage.upload(f"{version}/{name}", folder / name)
         storage.write(f"{version}/{SUMS}", sums_text(sums))
-        if _published(storage, version) != sums:
+        if key is not None:
+            storage.write(f"{version}/{SIGNATURE}", key.sign(sums_text(sums)))
+        is_trusted = key is None or is_signed(storage, version, key.public_key())
+        if not is_trusted or _published(storage, version) != sums:
             raise TransientError(f"{storage.uri}/{version} is not what was written; another process may write it too.")
     return hashlib.sha256(sums_text(sums)).hexdigest()
 
@@ -106,13 +122,20 @@ def point(
         run_id=run_id,
         path=version,
         sha256=digest,
-        previous=former.version if former else None,
+        previous=_former_version(former, version),
         promotion=max([former.promotion if former else 0, *logged]) + 1,  # also where the pointer was lost
         at=_now(),
         checks=[{"name": check.name, "found": check.found} for check in checks],
     )
     storage.replace(POINTER, _json(asdict(pointer)), stamp)
     return pointer
+
+
+def _former_version(former: Pointer | None, version: str) -> str | None:
+    """The version to roll back to; delivering the current one again, to sign it, does not change which that is."""
+    if former is None:
+        return None
+    return former.previous if former.version == version else former.version
 
 
 def finish(client: MlflowClient, pointer: Pointer) -> None:
@@ -172,16 +195,10 @@ def _describe(client: MlflowClient, version: str, refusal: str) -> None:
 def _published(storage: Storage, version: str) -> dict[str, str] | None:
     """Hashes of the files of a bundle by name, if it is there and each file is what SHA256SUMS says."""
     try:
-        content, _ = storage.read(f"{version}/{SUMS}")
-        sums = parse_sums(content)
-        with tempfile.TemporaryDirectory() as folder:
-            for name, digest in sums.items():
-                storage.download(f"{version}/{name}", Path(folder) / "file")
-                if sha256(Path(folder) / "file") != digest:
-                    return None
+        sums = parse_sums(read_sums(storage, version, None))
+        return None if altered(storage, version, sums) else sums
     except (FileNotFoundError, ValueError):
         return None
-    return sums
 
 
 def _add_licences(folder: Path) -> None:

@@ -3,18 +3,21 @@
 import tempfile
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from rich.table import Table
 
-from nerveseg import package, paths, tracking
+from nerveseg import package, params, paths, tracking
 from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore, pixel_digest
-from nerveseg.errors import NervesegError
+from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import sha256
 from nerveseg.modelcard import card
 from nerveseg.modelcard.card import Card
-from nerveseg.registry import versions
+from nerveseg.registry import bundle, delivery, versions
+from nerveseg.registry.signatures import verify_key
 from nerveseg.registry.verification import Check, checked, failures, locked_outs, of_network, of_record, read_lock
 from nerveseg.workspace import commands
+from nerveseg.workspace.clones import lasting_storage
 
 
 def check(version: str, folder: Path) -> list[Check]:
@@ -115,17 +118,42 @@ def _require(what: Path | str, found: str, recorded: str) -> None:
         raise NervesegError(f"{what} has SHA-256 {found}, but the card says {recorded}")
 
 
+def _signature(version: str, folder: Path, key: Ed25519PublicKey) -> Check:
+    """The bundle of a version, where it was delivered: its signature, its files, and that they are this version's."""
+    with tracking.reachable("Nothing was verified."):
+        model = versions.locate(tracking.connect(), version)
+    if not model.tags.get(delivery.TAG, "").startswith(delivery.DELIVERED):
+        return Check("signature", True, "not delivered, so nothing of it is signed")
+    storage = lasting_storage(params.load().delivery.uri, "delivery.uri")
+    place = f"{storage.uri}/{model.label}"
+    try:
+        sums = bundle.require_signed(storage, model.version, folder, key)
+        others = bundle.altered(storage, model.label, sums)
+    except TransientError:
+        raise
+    except (NervesegError, FileNotFoundError) as error:
+        return Check("signature", False, str(error))
+    if others:
+        return Check("signature", False, f"{', '.join(others)} in {place} differ from what was signed")
+    return Check("signature", True, f"{place}: {len(sums)} files as signed")
+
+
 def verify(version: str) -> None:
-    """Checks a version as a delivery does and prints what was found.
+    """Checks a version as a delivery does and prints what was found; with NERVESEG_VERIFY_KEY, its bundle too.
 
     Raises:
-        NervesegError: it is not what was recorded of it, or the tracking server failed.
+        NervesegError: it is not what was recorded of it or what was signed, or a server failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        checks = check(version, Path(folder))
+    key, signature = verify_key(), None
+    with tempfile.TemporaryDirectory() as name:
+        checks = check(version, Path(name))
+        if key is not None and not failures(checks):
+            signature = _signature(version, Path(name), key)
     table = Table("check", "", "found", title=f"version {version}")
-    for one in checks:
+    for one in [*checks, *([signature] if signature else [])]:
         table.add_row(one.name, "[green]passed[/]" if one.passed else "[bold red]FAILED[/]", one.found)
     console.print(table)
     if reason := failures(checks):
         raise NervesegError(f"Version {version} must not be delivered: {reason}")
+    if signature and not signature.passed:
+        raise NervesegError(f"The bundle of version {version} must not be used: {signature.found}")

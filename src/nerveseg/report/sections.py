@@ -667,8 +667,8 @@ def provenance(card: Mapping[str, Any]) -> Section:
     rows = [(each["link"], each["what"], each["sha256"], each["chain"]) for each in card["provenance"]]
     text = (
         "Each link is the SHA-256 of what it names, each chain that of the chain before and the link: whoever changes "
-        "one of them changes all chains below it. `nerveseg verify` walks it. It shows that nothing was exchanged "
-        "later, not that the dataset was right."
+        "one of them changes all chains below it. `nerveseg verify` walks it. It detects accidents and partial "
+        "tampering, not someone who can rewrite all of it, and it does not show that the dataset was right."
     )
     table = Table(("link", "what", "SHA-256", "chain"), rows, words=frozenset(range(4)), code=frozenset({2, 3}))
     return Section("Provenance", text, [table])

@@ -20,7 +20,7 @@ from nerveseg.serving.bounds import FIELD, Queue, read_frame
 from nerveseg.serving.champion import STREAMS, Champion, Follower
 from nerveseg.serving.docs import page
 from nerveseg.serving.metrics import Metrics
-from nerveseg.serving.middleware import BasicAuth, Counting
+from nerveseg.serving.middleware import BasicAuth
 from nerveseg.settings import Settings
 
 SEGMENT = "/v1/segment"
@@ -137,7 +137,7 @@ def create_app(follower: Follower, metrics: Metrics, settings: Settings) -> Fast
     app.add_exception_handler(RequestValidationError, _one_sentence)
     if settings.predictor_auth is not None:
         app.add_middleware(BasicAuth, credentials=settings.predictor_auth.get_secret_value(), open_paths=_OPEN)
-    app.add_middleware(Counting, path=SEGMENT, metrics=metrics)
+    metrics.count(app, SEGMENT)  # after the authentication, so that it is around it: what is refused counts too
 
     @app.post(SEGMENT, responses=_ANSWER | _PROBLEMS, openapi_extra=_FORM, response_model=None)
     async def segment(request: Request, format: Format = "json") -> Response:

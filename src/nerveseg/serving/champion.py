@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.model.spec import SPEC_FILE
@@ -50,13 +51,17 @@ class Follower:
         problem: why the latest look did not bring what is delivered; None where it did.
     """
 
-    def __init__(self, storage: Storage, pause: float, metrics: Metrics) -> None:
-        """Follows `storage`, with `pause` seconds between two looks, once `start` is called."""
+    def __init__(self, storage: Storage, pause: float, metrics: Metrics, key: Ed25519PublicKey | None) -> None:
+        """Follows `storage`, with `pause` seconds between two looks, once `start` is called.
+
+        With a `key`, only bundles that it signed are loaded.
+        """
         self.champion: Champion | None = None
         self.problem: str | None = "the first look at the delivery is under way"
         self._storage = storage
         self._pause = pause
         self._metrics = metrics
+        self._key = key
         self._refused: Pointer | None = None
         self._refused_until = 0.0
         self._refusal: str | None = None
@@ -118,7 +123,7 @@ class Follower:
     def _load(self, pointer: Pointer) -> Champion:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            bundle.fetch(self._storage, pointer, (ONNX_FILE, SPEC_FILE), folder)
+            bundle.fetch(self._storage, pointer, (ONNX_FILE, SPEC_FILE), folder, self._key)
             scorer = OpenVinoScorer(folder, streams=STREAMS, threads=CPUS)
         if not np.isfinite(scorer.probability(np.zeros((scorer.spec.height, scorer.spec.width), np.uint8))).all():
             raise NervesegError(f"Version {pointer.version} gives no probabilities for a blank frame.")

@@ -1,14 +1,11 @@
-"""Around every request: who may ask, and what is counted."""
+"""Around every request: who may ask."""
 
-import time
 from base64 import b64encode
 from hmac import compare_digest
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from nerveseg.serving.metrics import Metrics
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class BasicAuth:
@@ -32,33 +29,3 @@ class BasicAuth:
     def _knows(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         return compare_digest(given.strip().encode(), self._expected) and scheme.lower() == "basic"
-
-
-class Counting:
-    """Counts the requests to one path, and their seconds."""
-
-    def __init__(self, app: ASGIApp, path: str, metrics: Metrics) -> None:
-        self._app = app
-        self._path = path
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on."""
-        if scope["type"] != "http" or scope["path"] != self._path:
-            await self._app(scope, receive, send)
-            return
-
-        status = 500  # where no answer was begun
-
-        async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        begun = time.perf_counter()
-        try:
-            await self._app(scope, receive, noting)
-        finally:
-            self._metrics.requests.labels(status).inc()
-            self._metrics.seconds.observe(time.perf_counter() - begun)

@@ -8,6 +8,7 @@ import uvicorn
 
 from nerveseg import params
 from nerveseg.errors import NervesegError
+from nerveseg.registry.signatures import verify_key
 from nerveseg.serving.app import create_app
 from nerveseg.serving.champion import Follower
 from nerveseg.serving.metrics import Metrics
@@ -33,7 +34,7 @@ def serve(host: str, port: int, delivery: str | None) -> None:
         )
     storage = lasting_storage(delivery or params.load().delivery.uri, "--delivery" if delivery else "delivery.uri")
     metrics = Metrics()
-    follower = Follower(storage, configured.predictor_poll, metrics)
+    follower = Follower(storage, configured.predictor_poll, metrics, verify_key())
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")  # of every library, from WARNING on
     logging.getLogger("nerveseg").setLevel(logging.INFO)
     uvicorn.run(
