@@ -14,6 +14,9 @@ from filelock import FileLock
 from preload import VARIABLE, preloaded
 from workspace import Workspace
 
+# Where the tests of a file are run by one process, two processes end together if these come first.
+SLOWEST = ("test_flows", "test_crossval", "test_delivery", "test_reproduce", "test_s3_to_registry", "test_prediction")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """The process that starts the others keeps the preloaded one, which costs nothing until a test needs it."""
@@ -21,6 +24,19 @@ def pytest_configure(config: pytest.Config) -> None:
         stack = ExitStack()
         os.environ[VARIABLE] = str(stack.enter_context(preloaded()))
         config.add_cleanup(stack.close)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folders = ("e2e", "integration", "contract", "unit")
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        folder, file = item.path.parent.name, item.path.stem
+        return (
+            SLOWEST.index(file) if file in SLOWEST else len(SLOWEST),
+            folders.index(folder) if folder in folders else -1,
+        )
+
+    items.sort(key=place)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import sys
 
 FOLDER = os.path.dirname(sys.argv[0])  # noqa: PTH120 - pathlib takes longer than all the rest
 SCRIPTS = {"dvc": ["-m", "dvc"], "nerveseg": ["-m", "nerveseg"]}
-FORWARDED = ("nerveseg", "flows", "dvc")
+FORWARDED = ("nerveseg.", "flows.", "dvc.", "prefect.engine.")
 LIMITS = (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)
 
 
 def main(arguments: list[str]) -> None:
-    if len(arguments) < 2 or arguments[0] != "-m" or arguments[1].partition(".")[0] not in FORWARDED:
+    if len(arguments) < 2 or arguments[0] != "-m" or not f"{arguments[1]}.".startswith(FORWARDED):
         os.execv(f"{FOLDER}/real/python", [f"{FOLDER}/python", *arguments])
     server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     server.connect(f"{FOLDER}/socket")
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
         _signal.signal(number, lambda number, _: server.send(bytes([number])))
     limits = {limit: resource.getrlimit(limit) for limit in LIMITS}
     mask = os.umask(0)
-    request = marshal.dumps((f"{FOLDER}/python", arguments, os.getcwd(), dict(os.environ), mask, limits))
+    request = marshal.dumps((f"{FOLDER}/python", arguments, os.getcwd(), dict(os.environ), mask, limits))  # noqa: PTH109
     os.umask(mask)
     streams = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
     server.sendmsg([len(request).to_bytes(4, "big")], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)])

@@ -24,23 +24,14 @@ from contextlib import suppress
 from pathlib import Path
 
 LIBRARIES = (
-    *(
-        "albumentations",
-        "boto3",
-        "cv2",
-        "dvc.cli",
-        "dvc_s3",
-        "dvc.repo",
-        "dvc.stage",
-        "dvc.output",
-        "dvc.commands.repro",
-    ),
-    *("dvc.commands.status", "dvc.commands.checkout", "dvc.commands.config", "filelock", "jinja2", "lightning.pytorch"),
-    *("matplotlib.pyplot", "mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store", "onnx", "openvino"),
-    *("pandas", "PIL.Image", "psutil", "pyarrow.parquet", "pydantic_settings", "requests", "rich.progress"),
-    *("rich.table", "rich.traceback", "ruamel.yaml", "s3fs", "safetensors.torch", "scipy.ndimage", "scipy.optimize"),
-    *("scipy.spatial", "scipy.stats", "segmentation_models_pytorch", "sklearn.isotonic", "sklearn.metrics"),
-    *("sklearn.model_selection", "torch", "torch.utils.data", "torchvision", "typer"),
+    *("albumentations", "boto3", "cv2", "dvc.cli", "dvc_s3", "dvc.repo", "dvc.stage", "dvc.output", "filelock"),
+    *("dvc.commands.status", "dvc.commands.checkout", "dvc.commands.config", "dvc.commands.repro", "jinja2"),
+    *("lightning.pytorch", "matplotlib.pyplot", "mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
+    *("onnx", "openvino", "pandas", "PIL.Image", "prefect", "prefect.flow_engine", "prefect.runner"),
+    *("prefect.task_runners", "prefect.workers.process", "prefect_dask", "psutil", "pyarrow.parquet", "requests"),
+    *("pydantic_settings", "rich.progress", "rich.table", "rich.traceback", "ruamel.yaml", "s3fs", "scipy.ndimage"),
+    *("safetensors.torch", "scipy.optimize", "scipy.spatial", "scipy.stats", "segmentation_models_pytorch", "typer"),
+    *("sklearn.isotonic", "sklearn.metrics", "sklearn.model_selection", "torch", "torch.utils.data", "torchvision"),
 )
 
 
@@ -154,6 +145,7 @@ def run(
     sys.executable = executable
     sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     importlib.invalidate_caches()
+    sys.modules["prefect.context"].refresh_global_settings_context()  # it read the environment when it was imported
     if "COVERAGE_PROCESS_CONFIG" in environment:
         import coverage
 
