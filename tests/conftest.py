@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from preload import VARIABLE, preloaded
-from workspace import Workspace
+from workspace import Workspace, prefect_server
 
 # Where the tests of a file are run by one process, two processes end together if these come first.
 SLOWEST = ("test_flows", "test_crossval", "test_delivery", "test_reproduce", "test_s3_to_registry", "test_prediction")
@@ -70,6 +70,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
             making.commit()
             making.root.rename(project)
     return Workspace.of(project)
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the API of a Prefect server, for all files that a test process runs."""
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as api:
+        yield api
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from conftest import Bucket, aws_variables
 from nerveseg.files import sha256
 from nerveseg.settings import settings
 from tampering import register_again, replace, tag
-from workspace import Workspace, free_port, mlflow_server, prefect_server, wait_for
+from workspace import Workspace, free_port, mlflow_server, wait_for
 
 NAME = "nerve-segmentation"
 GOOD, NEXT = "1", "2"
@@ -36,10 +36,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workspace(folder: Path, trained: Workspace, bucket: Bucket, s3_endpoint: str) -> Iterator[Workspace]:
+def workspace(
+    folder: Path, trained: Workspace, bucket: Bucket, s3_endpoint: str, prefect_api: str
+) -> Iterator[Workspace]:
     """Two versions of a small model on an MLflow server; bundles go to the bucket."""
-    with mlflow_server(folder / "mlflow", free_port()) as tracking, prefect_server(folder / "prefect") as api:
-        servers = {"MLFLOW_TRACKING_URI": tracking, "PREFECT_API_URL": api, "PREFECT_HOME": str(folder / "client")}
+    with mlflow_server(folder / "mlflow", free_port()) as tracking:
+        servers = {
+            "MLFLOW_TRACKING_URI": tracking,
+            "PREFECT_API_URL": prefect_api,
+            "PREFECT_HOME": str(folder / "client"),
+        }
         workspace = trained.copy(folder / "project", servers | aws_variables(s3_endpoint, folder))
         workspace.set(**{"delivery.uri": bucket.uri("bundles")})
         workspace.stage("register")

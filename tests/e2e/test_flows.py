@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 
 from conftest import aws_variables
 from prefect_api import Prefect, await_
-from workspace import Workspace, free_port, mlflow_server, prefect_server
+from workspace import Workspace, free_port, mlflow_server
 
 STAGES = ["download", "split", "train", "evaluate", "register"]
 NAME = "nerve-segmentation"
@@ -57,12 +57,12 @@ def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def servers(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Iterator[dict[str, str]]:
     folder = tmp_path_factory.mktemp("servers")
-    with mlflow_server(folder / "mlflow", free_port()) as tracking, prefect_server(folder / "prefect") as api:
+    with mlflow_server(folder / "mlflow", free_port()) as tracking:
         yield {
             "MLFLOW_TRACKING_URI": tracking,
-            "PREFECT_API_URL": api,
+            "PREFECT_API_URL": prefect_api,
             "PREFECT_HOME": str(folder / "client"),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
         }
