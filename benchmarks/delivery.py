@@ -1,4 +1,4 @@
-"""A run of `deliver` that has nothing to do against its limit, five seconds beyond the flow's own start.
+"""Seconds of a run of `deliver` that has nothing to do, compared with a limit of five seconds after the flow starts.
 
 Usage, in a workspace whose champion is delivered: python benchmarks/delivery.py
 """
@@ -16,7 +16,7 @@ STAMP = re.compile(
 
 
 def seconds() -> float:
-    """From "Beginning flow run" to its final state, by the log's own clock."""
+    """From "Beginning flow run" to its final state, by the timestamps in the log."""
     done = subprocess.run(
         (sys.executable, "-m", "flows.deliver"), check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )

@@ -1,12 +1,11 @@
-"""Our resumable download against boto3's `download_file`, from one local S3 server: prints the ratios of their rates.
+"""Compares our resumable download with boto3's `download_file`, from the same local S3 server; prints ratios of rates.
 
 Usage: python benchmarks/download.py [MEGABYTES]
 
-The fair peer is boto3 in one stream, as ours is. boto3's default, parallel ranges of 8 MB, is shown too but says
-nothing here: moto handles the whole object for every range of it (an 8 MB range of 200 MB took 0.17 s, an object of
-8 MB 0.02 s).
-Against a real S3 service parallel ranges can be faster than one stream; this does not measure that.
-Ours also computes the SHA-256 of what arrived, which boto3 does not.
+The fair comparison is boto3 with one stream, like ours. boto3's default, parallel ranges of 8 MB, is shown too but
+means little here: moto handles the whole object for every range (an 8 MB range of a 200 MB object took 0.17 s, an
+object of 8 MB 0.02 s). With a real S3 service, parallel ranges can be faster than one stream; this does not
+measure that. Ours also computes the SHA-256 of the data, which boto3 does not.
 """
 
 import os
@@ -62,7 +61,7 @@ def measure(megabytes: int, folder: Path) -> None:
         "boto3, parallel ranges": lambda: client.download_file("benchmark", "nerves.zip", folder / "theirs.zip"),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):  # in turns, so that a busy machine slows both
+    for _ in range(ROUNDS):  # alternating, so that a busy machine slows both
         for name, way in ways.items():
             start = time.perf_counter()
             way()

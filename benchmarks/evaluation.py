@@ -1,10 +1,10 @@
-"""Seconds of an evaluation without the network against the limits that it has to keep: 629 frames of 580x420.
+"""Seconds of an evaluation without the network, compared with their limits: 629 frames of 580x420 pixels.
 
-The frames are the phantom's, of 35 subjects; in place of a network, the truth is shifted, blurred and at times missed.
-Prints the seconds of what is fitted to the training masks, of scoring, of label conflicts and their ceiling, of the
-summary with 10,000 resamples and of the report's frames and charts, then those of one interval, each with its share of
-the limit; and the size of the report. Frames are put in clusters of up to 24, which real ones hardly reach. Making the
-phantom takes some minutes that do not count.
+The frames are from the phantom, with 35 subjects; instead of running a network, the true mask is shifted, blurred and
+sometimes faint. Prints the seconds for fitting the training masks, for scoring, for label conflicts and their ceiling,
+for the summary with 10,000 resamples and for the report's frames and charts, then for one interval, and their share of
+the limits; and the size of the report. Frames are in clusters of up to 24, larger than most real ones. Creating the
+phantom takes a few minutes, which are not counted.
 """
 
 import tempfile
@@ -22,7 +22,7 @@ from nerveseg.evaluation import baselines, calibration, conflicts, scores
 from nerveseg.evaluation.bootstrap import SubjectBootstrap
 from nerveseg.model import plausibility
 from nerveseg.params import load
-from nerveseg.phantom import dataset as phantom
+from nerveseg.phantom.sweep import sweep
 from nerveseg.report import overlays, page
 from nerveseg.report import sections as report
 
@@ -30,17 +30,17 @@ FRAMES, SUBJECTS = 629, 35
 EVALUATION_LIMIT, INTERVAL_LIMIT = 60, 3  # seconds
 REPORT_LIMIT = 8 * 2**20  # bytes
 PER_CLUSTER = 24
-ALL_BITS = 256  # all frames of a cluster count as near-identical, the most work there can be
+ALL_BITS = 256  # all frames of a cluster count as near-duplicates: the worst case
 
 
 def synthetic(folder: Path) -> FrameStore:
-    """The phantom's frames, half of which count as training as well."""
+    """The phantom's frames, half of them in the training split."""
     params = load().phantom.model_copy(
         update={"subjects": SUBJECTS, "frames_per_subject": -(-FRAMES // SUBJECTS), "height": 420, "width": 580}
     )
     with Writer(folder) as writer:
         for subject in range(1, SUBJECTS + 1):
-            for number, (frame, mask) in enumerate(phantom.sweep(subject, params)):
+            for number, (frame, mask) in enumerate(sweep(subject, params)):
                 writer.append(f"{subject}_{number}.png", str(subject), None, frame, mask)
         count = len(writer.frames())
         writer.write_index(pd.Series(np.where(np.arange(count) % 2, "train", "test")), np.arange(count) // PER_CLUSTER)
@@ -48,7 +48,7 @@ def synthetic(folder: Path) -> FrameStore:
 
 
 def probability(truth: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """What a network might say of a frame: float32 (H, W)."""
+    """Probabilities that a network might predict for a frame: float32 (H, W)."""
     shift = np.float32([[1, 0, random.normal(0, 8)], [0, 1, random.normal(0, 8)]])
     moved = cv2.warpAffine(truth.astype(np.float32), shift, truth.shape[::-1])
     return np.clip(cv2.GaussianBlur(moved, (0, 0), 6) * random.uniform(0.4, 1.1), 0.02, 0.98)

@@ -1,9 +1,9 @@
-"""A flow run over a pipeline in which nothing is stale against the `dvc repro` that finds the same, in one run.
+"""Compares a flow run of the pipeline with `dvc repro` when nothing is stale.
 
 Usage, in a workspace where `dvc repro` has nothing to do: python benchmarks/flow.py
 
-Prints the ratio of their seconds, twice: for the flow run as the Prefect server counts it, and for the whole process
-of `python -m flows.pipeline`, most of which is the import of Prefect. The server runs already, as in a deployment.
+Prints two ratios of their seconds: for the flow run, from its start to its final state, and for the whole process of
+`python -m flows.pipeline`, most of which is importing Prefect. The server is already running, as in a deployment.
 """
 
 import os
@@ -25,14 +25,14 @@ STAMP = re.compile(
 
 
 def timed(*command: str) -> tuple[float, str]:
-    """Seconds of a command, and what it printed."""
+    """Seconds of a command, and its output."""
     start = time.perf_counter()
     done = subprocess.run((sys.executable, "-m", *command), check=True, capture_output=True, text=True)
     return time.perf_counter() - start, done.stdout + done.stderr
 
 
 def flow_run_seconds(output: str) -> float:
-    """From "Beginning flow run" to its final state, by the log's own clock."""
+    """From "Beginning flow run" to its final state, by the timestamps in the log."""
     begun, ended = (int(h) * 3600 + int(m) * 60 + float(s) for h, m, s, _ in STAMP.findall(output))
     return (ended - begun) % 86400
 
@@ -40,9 +40,9 @@ def flow_run_seconds(output: str) -> float:
 def measure() -> None:
     _, said = timed("dvc", "repro")
     if "Running stage" in said:
-        raise SystemExit("something was stale; it has run now: call this again")
+        raise SystemExit("something was stale and has run now: run this again")
     repros, runs, processes = [], [], []
-    for _ in range(ROUNDS):  # in turns, so that a busy machine slows both
+    for _ in range(ROUNDS):  # alternating, so that a busy machine slows both
         repros.append(timed("dvc", "repro")[0])
         seconds, output = timed("flows.pipeline")
         processes.append(seconds)
@@ -50,7 +50,7 @@ def measure() -> None:
     repro, run, process = median(repros), median(runs), median(processes)
     print(f"median of {ROUNDS}: dvc repro {repro:.2f} s")
     print(f"flow run {run:.2f} s, ratio {run / repro:.2f}")
-    print(f"whole process, Prefect's import included {process:.2f} s, ratio {process / repro:.2f}")
+    print(f"whole process, including the import of Prefect {process:.2f} s, ratio {process / repro:.2f}")
 
 
 def main() -> None:

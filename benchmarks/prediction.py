@@ -1,4 +1,4 @@
-"""The exported scorer against eager torch, batch prediction against the bare scorer, and memory over 10,000 frames.
+"""Compares the exported scorer with eager torch, and batch prediction with the scorer alone; memory over 10,000 frames.
 
 Run it in the root of a repository with a trained model (`make run`): python -m benchmarks.prediction
 """
@@ -80,7 +80,7 @@ def scorers(model: Path, segmenter: Segmenter, frames: list[np.ndarray]) -> None
 
 
 def accuracy(store: FrameStore, rows: np.ndarray, folder: Path) -> None:
-    segmenter = Segmenter.load(paths.MODELS)  # at its own size
+    segmenter = Segmenter.load(paths.MODELS)  # at the size it was trained with
     scorer = OpenVinoScorer(save(folder / "own", segmenter), streams=1, threads=CPUS)
     dice: list[tuple[float, float]] = []
     for row in rows:
@@ -112,13 +112,13 @@ def memory(model: Path, frames: list[np.ndarray], folder: Path) -> None:
     seen: list[float] = []
     run_batch(model, folder / "many", folder / "many-output", 64, lambda: seen.append(megabytes()))
     middle = len(seen) // 2
-    print(f"memory over {MANY} frames: {max(seen[:middle]):.0f} MB in the first half, {max(seen[middle:]):.0f} after")
+    print(f"memory over {MANY} frames: first half {max(seen[:middle]):.0f} MB, second half {max(seen[middle:]):.0f} MB")
 
 
 def run_batch(
     model: Path, frames: Path, output: Path, shard: int, after_shard: Callable[[], None] = lambda: None
 ) -> None:
-    """As the flow does with threads, without Prefect."""
+    """Like the flow with threads, without Prefect."""
     batch = Batch(str(frames), str(output), str(model), "0", "0", overlays=False)
     shards = batches.divide(select(open_storage(str(frames)).entries(), str(frames))[0], shard)
     with ThreadPoolExecutor(CPUS) as pool:

@@ -1,8 +1,8 @@
-"""The predictor over loopback HTTP against the bare scorer, in one run.
+"""Compares the predictor over loopback HTTP with the scorer alone.
 
-The peer decodes the same PNG, scores it and makes its mask, in this process, one frame after the other, with the
-fastest scorer for that: one stream on all CPUs. The server is `nerveseg serve` as it starts by default; it parses the
-form and writes run lengths and JSON beside that. Rounds of both alternate.
+The baseline decodes the same PNG, scores it and makes the mask in this process, one frame after another, with the
+fastest scorer for this: one stream on all CPUs. The server is `nerveseg serve` with its defaults, which also parses the
+form and writes run lengths and JSON. Rounds of both alternate.
 
 Usage: python -m benchmarks.predictor
 """
@@ -30,9 +30,9 @@ from nerveseg.serving.champion import CPUS
 from nerveseg.storage import FolderStorage
 
 SPEC = ModelSpec(architecture="Unet", encoder="resnet34", height=256, width=256, threshold=0.5)
-LIMIT = 1.3  # of the median latency at one client
+LIMIT = 1.3  # ratio of median latencies with one client
 CLIENTS = 8
-FRAMES = 20  # a round and client
+FRAMES = 20  # per round and client
 ROUNDS = 3
 PORT = 8765
 
@@ -70,7 +70,7 @@ def deliver(folder: Path, storage: FolderStorage) -> None:
 
 
 def frame() -> bytes:
-    """A PNG of 580 x 420 pixels, blurred so that it packs as a frame does."""
+    """A PNG of 580 x 420 pixels, blurred so that it compresses like a real frame."""
     noise = np.random.default_rng(70).integers(0, 256, (420, 580), dtype=np.uint8)
     return cv2.imencode(".png", cv2.GaussianBlur(noise, (0, 0), 3))[1].tobytes()
 
@@ -99,8 +99,8 @@ def compare(bare: Callable[[], None], png: bytes) -> None:
     report("predictor, 1 client", one, len(one) / sum(one))
     report(f"predictor, {CLIENTS} clients", many, len(many) / busy)
     ratio = np.median(one) / np.median(alone)
-    print(f"p50 at 1 client: {ratio:.2f} x the bare scorer, limit {LIMIT} x")
-    print(f"throughput at {CLIENTS} clients: {len(many) / busy * np.median(alone):.2f} x the bare scorer at its median")
+    print(f"p50 with 1 client: {ratio:.2f} x the bare scorer, limit {LIMIT} x")
+    print(f"throughput with {CLIENTS} clients: {len(many) / busy * np.median(alone):.2f} x the bare scorer's median")
 
 
 def wait_until_ready(client: httpx.Client) -> None:
@@ -111,7 +111,7 @@ def wait_until_ready(client: httpx.Client) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise SystemExit("The predictor does not start.")
+    raise SystemExit("The predictor did not start.")
 
 
 def seconds(work: Callable[[], None]) -> float:

@@ -1,7 +1,7 @@
-"""Images/s of a training by nerveseg against a bare PyTorch loop on the same tensors in memory, in one run.
+"""Compares images/s of a training by nerveseg with a bare PyTorch loop on tensors in memory.
 
-The loop does what no training can do without: forward, loss, backward, AdamW. What nerveseg adds (Lightning, reading
-and augmenting frames, scores) is the difference. Prints both and their ratio.
+The loop does only the essential: forward, loss, backward, AdamW. The difference is what nerveseg adds: Lightning,
+reading and augmenting frames, scores. Prints both rates and their ratio.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ HEIGHT, WIDTH = 420, 580  # native size of the frames, pixels
 
 
 def synthetic(folder: Path) -> FrameStore:
-    """Frames of noise with an ellipse as mask: `FRAMES` to train on, one batch to validate."""
+    """Noise with an ellipse as mask: `FRAMES` training frames and one batch for validation."""
     random = np.random.default_rng(0)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     mask = (((x - 290) / 60) ** 2 + ((y - 200) / 40) ** 2 < 1).astype(np.uint8)
@@ -39,7 +39,7 @@ def synthetic(folder: Path) -> FrameStore:
 
 
 def nerveseg_rate(store: FrameStore, spec: ModelSpec, folder: Path) -> float:
-    """Images/s of the second epoch, waiting for data included."""
+    """Images/s in the second epoch, including waiting for data."""
     params = load()
     train = params.train.model_copy(update={"epochs": 2})
     _, rows = trainer.fit(
@@ -57,7 +57,7 @@ def nerveseg_rate(store: FrameStore, spec: ModelSpec, folder: Path) -> float:
 
 
 def bare_rate(spec: ModelSpec, batch_size: int) -> float:
-    """Images/s of the bare loop, after two steps to warm up."""
+    """Images/s of the bare loop, after two warm-up steps."""
     device = device_name("auto")
     network = build(spec).to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0)

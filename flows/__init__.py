@@ -1,6 +1,6 @@
-"""Prefect flows: when and how the pipeline runs. What is stale is DVC's to decide.
+"""Prefect flows: when and how the pipeline runs. DVC decides what is stale.
 
-A flow run uses the code of its own workspace, whatever is installed beside it.
+A flow run uses the code of its own workspace, not an installed package.
 """
 
 import sys

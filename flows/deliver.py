@@ -1,7 +1,7 @@
-"""The flow `deliver`: a version that a person made champion is verified and delivered, or refused and rolled back.
+"""The flow `deliver`: verifies and delivers the version that a person made champion, or refuses it and rolls back.
 
-`python -m flows.deliver` runs it here. It looks at the alias and at the pointer, so that it can be run as often as one
-likes; what a run that was cut off left undone, the next one does.
+`python -m flows.deliver` runs it immediately. It compares the alias with the pointer, so it can run as often as you
+like, and a run completes what an interrupted one left undone.
 """
 
 import tempfile
@@ -14,14 +14,15 @@ from prefect.states import Completed, Failed
 from flows import lost
 from flows.retries import retrying_task
 from nerveseg import params, tracking
+from nerveseg.errors import ChangedError
 from nerveseg.registry import bundle, delivery, signatures, verify, versions
 from nerveseg.registry.bundle import Pointer
 from nerveseg.registry.verification import Check, failures
-from nerveseg.storage import ChangedError, Storage
+from nerveseg.storage import Storage
 from nerveseg.workspace import clones
 
 DELIVERED = "nerveseg.model.delivered"  # the event that starts `predict`
-_LATER = "The next run of `deliver` goes on from here."
+_LATER = "The next run of `deliver` continues from here."
 
 
 @retrying_task
@@ -41,21 +42,21 @@ def publish(storage: Storage, version: str, folder: Path) -> str:
 
 @retrying_task
 def finish(pointer: Pointer) -> None:
-    """Says on the version that it is delivered, and moves the alias `previous`."""
+    """Tags the version as delivered, and moves the alias `previous`."""
     with tracking.reachable(_LATER):
         delivery.finish(tracking.connect(), pointer)
 
 
 @retrying_task
 def refuse(storage: Storage, version: str, reason: str) -> str:
-    """Writes the reason on the version and gives the alias back; returns what became of it."""
+    """Tags the version with the reason and moves the alias back; returns where it is now."""
     with tracking.reachable(_LATER):
         return delivery.refuse(tracking.connect(), storage, version, reason)
 
 
 @flow(persist_result=False, on_running=[lost.sign])
 def deliver() -> State:
-    """Deliver the version that has the alias champion, if it is not delivered yet."""
+    """Deliver the version with the alias champion, unless it has been delivered."""
     completed, key = "", signatures.signing_key()
     while True:
         champion = _champion()
@@ -78,19 +79,19 @@ def deliver() -> State:
                 return Failed(message=f"refused version {version}: {reason}. {outcome.capitalize()}.")
             digest = publish.with_options(task_run_name=f"publish version {version}")(storage, version, folder)
         if _champion() != champion:
-            get_run_logger().info("the alias champion was moved meanwhile: looking again")
+            get_run_logger().info("the alias champion has moved meanwhile: starting over")
             continue
         try:
             pointer = delivery.point(storage, former, stamp, version, run_id, digest, checks)
         except ChangedError:
-            get_run_logger().info("another delivery moved the pointer meanwhile: looking again")
+            get_run_logger().info("another delivery has moved the pointer meanwhile: starting over")
             continue
         _complete(storage, pointer)
         return Completed(message=f"delivered version {version} to {storage.uri}/{pointer.path}")
 
 
 def _complete(storage: Storage, pointer: Pointer) -> None:
-    """What follows a moved pointer. The entry in the log comes last: until it is there, the next run does it again."""
+    """The steps after moving the pointer. The log entry comes last: without it, the next run repeats them."""
     finish.with_options(task_run_name="finish")(pointer)
     emit_event(
         DELIVERED,

@@ -1,7 +1,7 @@
-"""Registers what prefect.yaml says on a Prefect server: `python -m flows.deploy`, which `make deploy` calls.
+"""Registers the content of prefect.yaml on a Prefect server: `python -m flows.deploy`, called by `make deploy`.
 
-Beyond `prefect deploy` it makes the work pool and its queue, removes schedules and deployments that left the file, and
-sets up notifications.
+In addition to `prefect deploy`, it creates the work pool and its queues, deletes schedules and deployments that are no
+longer in the file, and sets up notifications.
 """
 
 import os
@@ -38,13 +38,15 @@ REFUSALS = "nerveseg: the gate refused a model"
 
 
 def main() -> None:
-    """Makes the server that PREFECT_API_URL names hold what prefect.yaml says.
+    """Registers everything on the server at PREFECT_API_URL.
 
     Raises:
         NervesegError: there is no server, or `prefect deploy` failed.
     """
     if not os.environ.get("PREFECT_API_URL"):
-        raise NervesegError("PREFECT_API_URL names no server: `prefect server start`, then set it to its address.")
+        raise NervesegError(
+            "PREFECT_API_URL is not set: start a server with `prefect server start`, and set it to its URL."
+        )
     config = YAML(typ="safe", pure=True).load(PREFECT_YAML)
     with get_client(sync_client=True) as client:
         _reach(client)
@@ -62,7 +64,7 @@ def _reach(client: SyncPrefectClient) -> None:
     failure = client.api_healthcheck()
     if failure is not None:
         raise NervesegError(
-            f"The Prefect server at {client.api_url} does not answer: {failure}. `prefect server start`"
+            f"The Prefect server at {client.api_url} does not answer: {failure}. Start it with `prefect server start`."
         )
 
 
@@ -87,11 +89,11 @@ def _deploy(config: dict[str, Any]) -> None:
         command = (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
         done = subprocess.run(command, env=os.environ | {"CHECKOUT": str(Path.cwd())})
     if done.returncode:
-        raise NervesegError("`prefect deploy` failed; its message is above.")
+        raise NervesegError("`prefect deploy` failed; see its message above.")
 
 
 def _prune(client: SyncPrefectClient, config: dict[str, Any]) -> None:
-    """Removes deployments of the pools and their schedules that the file does not hold."""
+    """Deletes deployments in the pools, and their schedules, that are not in the file."""
     wanted = {entry["name"]: {one["slug"] for one in entry.get("schedules", [])} for entry in config["deployments"]}
     pools = WorkPoolFilter(
         name=WorkPoolFilterName(any_=[entry["work_pool"]["name"] for entry in config["deployments"]])
@@ -108,7 +110,7 @@ def _prune(client: SyncPrefectClient, config: dict[str, Any]) -> None:
 
 
 def _notify(client: SyncPrefectClient) -> None:
-    """Notifications on failures and refusals where NERVESEG_NOTIFY is set, none where it is not."""
+    """Sets up notifications of failures and refusals if NERVESEG_NOTIFY is set, and removes them otherwise."""
     url = settings().notify
     for name in (FAILURES, REFUSALS):
         for automation in client.read_automations_by_name(name):
@@ -116,7 +118,7 @@ def _notify(client: SyncPrefectClient) -> None:
     if url is None:
         console.print("no notifications: NERVESEG_NOTIFY is not set")
         return
-    # Prefect's block for any address that Apprise knows; the others accept only their own service's.
+    # This block accepts any Apprise URL; the others accept only URLs of their own service.
     block = SlackWebhook(url=SecretStr(url.get_secret_value()), notify_type="failure").save(BLOCK, overwrite=True)
     flow = {"prefect.resource.role": "flow", "prefect.resource.name": ["pipeline", "deliver", "predict"]}
     failed = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut", WARNING)}
@@ -134,7 +136,7 @@ def _notify(client: SyncPrefectClient) -> None:
     ):
         action = SendNotification(block_document_id=block, subject=name, body=body)
         Automation(name=name, trigger=trigger, actions=[action]).create()
-    console.print("notifications on failure and refusal are set up")
+    console.print("notifications of failures and refusals are set up")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Flow runs whose process is gone without a word: `python -m flows.lost` schedules those of this host again.
+"""Flow runs whose process died without a report: `python -m flows.lost` reschedules those of this host.
 
-A worker reports how its runs end; but where the whole host stops, or its container, nobody does. The run would stay
-Running and hold its queue's only slot for ever. So a run writes down where it runs, and whoever starts the next worker
-on that host looks whether the process is still there. The pipeline then goes on from its last checkpoint.
+A worker reports how its runs end, but if its whole host or container stops, nobody does. The run would stay Running and
+occupy its queue's only slot for ever. So a run records its host and process, and when the next worker starts on that
+host, this checks whether the process still exists. The rescheduled pipeline resumes from its last checkpoint.
 
-Prefect's own way, an automation that waits for heartbeats to stop, was given up: docs/adr/0016-lost-runs.md.
+Prefect's own solution, an automation that waits for missing heartbeats, is not used: docs/adr/0016-lost-runs.md.
 """
 
 import os
@@ -27,18 +27,18 @@ from prefect.states import Cancelled, Scheduled
 from nerveseg.console import console
 
 POOL = "nerveseg"
-HOST, PROCESS = "nerveseg.host", "nerveseg.process"  # labels of a flow run
-START = timedelta(minutes=10)  # that a run may take from its worker's hand to its first line: it clones
+HOST, PROCESS = "nerveseg.host", "nerveseg.process"  # labels on a flow run
+START = timedelta(minutes=10)  # that a run may take to start, as it clones first
 
 
 def sign(flow: Any, flow_run: FlowRun, state: Any) -> None:
-    """Writes on a flow run which process of which host it is: the flows' hook `on_running`."""
+    """Labels a flow run with its host and process: the flows' `on_running` hook."""
     with get_client(sync_client=True) as client:
         client.update_flow_run_labels(flow_run.id, {HOST: socket.gethostname(), PROCESS: os.getpid()})
 
 
 def main() -> None:
-    """Schedules the lost runs of this host again; those that were being cancelled become cancelled."""
+    """Reschedules the lost runs of this host, and cancels those that were being cancelled."""
     states = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
@@ -46,13 +46,13 @@ def main() -> None:
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL])),
         )
         for run in filter(_is_lost, runs):
-            message = "its process was gone"
+            message = "its process no longer existed"
             if run.state_type == StateType.CANCELLING:
                 state: State[Any] = Cancelled(message=message)
             else:
                 state = Scheduled(name="AwaitingRetry", message=message)
             client.set_flow_run_state(run.id, state, force=True)
-            console.print(f"{run.name} was lost, and is {state.name} now")
+            console.print(f"{run.name} was lost and is now {state.name}")
 
 
 def _is_lost(run: FlowRun) -> bool:
@@ -62,12 +62,12 @@ def _is_lost(run: FlowRun) -> bool:
 
 
 def _lives(run: FlowRun) -> bool:
-    """Whether the process that signed the run is there, and no other one has its number meanwhile."""
+    """Whether the run's process exists, rather than another process that has reused its id."""
     try:
         environment = psutil.Process(int(run.labels[PROCESS])).environ()
     except psutil.Error:
         return False
-    return environment.get("PREFECT__FLOW_RUN_ID") == str(run.id)
+    return bool(environment.get("PREFECT__FLOW_RUN_ID") == str(run.id))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The flow `pipeline`: dataset to registered model, a task for each stage. `python -m flows.pipeline` runs it here.
+"""The flow `pipeline`: from dataset to registered model, one task per stage. `python -m flows.pipeline` runs it here.
 
-DVC decides what a stage has to do and restores what it knows; so nothing is cached or persisted by Prefect.
+DVC decides which stages are stale and restores the others from its cache, so Prefect caches and persists nothing.
 """
 
 import time
@@ -21,12 +21,12 @@ from nerveseg.files import read_json
 from nerveseg.workspace import clones, commands, dvc
 
 CLONES = Path(".dvc/tmp/flows")
-REFUSED = "nerveseg.model.refused"  # the event of a model that the gate refused
+REFUSED = "nerveseg.model.refused"  # the event if the gate refuses a model
 
 
 @retrying_task
 def repro(root: Path, stage: str, stale: bool, force: bool, lock: BinaryIO) -> State:
-    """`dvc repro` of a stage; its output is this task run's log."""
+    """Runs `dvc repro` for a stage; its output goes to this task run's log."""
     ran = stale and dvc.repro(root, stage, force=force, lock=lock, say=get_run_logger().info)
     if ran:
         return Completed(message=f"{stage} ran")
@@ -35,23 +35,23 @@ def repro(root: Path, stage: str, stale: bool, force: bool, lock: BinaryIO) -> S
 
 @retrying_task
 def push(root: Path, lock: BinaryIO) -> None:
-    """`dvc push` of data, model and reports to the DVC remote."""
+    """Pushes data, model and reports to the DVC remote."""
     dvc.push(root, lock=lock, say=get_run_logger().info)
 
 
 @flow(persist_result=False, on_running=[lost.sign])
 def pipeline(
-    # Nothing changes these defaults; None would make the UI's form ask for a type before it asks for a value.
+    # These defaults are never modified; with None, the form in the UI would ask for a type before the value.
     overrides: dict[str, Any] = {},  # noqa: B006
     force: list[dvc.Stage] = [],  # noqa: B006
     revision: str = "",
 ) -> State:
-    """Download, split, train, evaluate and register what is stale; the gate decides about a version.
+    """Download, split, train, evaluate and register, as far as stale; the gate decides whether there is a new version.
 
     Args:
-        overrides: Parameters for this run alone, by the names that `nerveseg params show` prints, such as
-            {"train.epochs": 8}. They are checked before anything starts; params.yaml stays as it is.
-        force: Stages that run even if nothing they depend on has changed.
+        overrides: Parameters for this run only, by the names that `nerveseg params show` prints, such as
+            {"train.epochs": 8}. They are checked before anything starts; params.yaml is not changed.
+        force: Stages to run even if nothing they depend on has changed.
         revision: Git commit, branch or tag whose code, params.yaml and dvc.lock are used; empty: those here.
     """
     say = get_run_logger().info
@@ -70,7 +70,7 @@ def pipeline(
             )
             waits = list(states.values())[-1:]
             states[stage] = run(root, stage, stale, stage in force, lock, return_state=True, wait_for=waits)
-            states[stage].result()  # raises what the stage failed with
+            states[stage].result()  # raises the error of the stage
         ran = [stage for stage, state in states.items() if state.name != "Cached"]
         receipt = read_json(root / paths.REGISTRATION_JSON)
         message = summary.verdict(receipt, former, ran)
@@ -92,10 +92,10 @@ def pipeline(
 
 @contextmanager
 def _workspace(overrides: dict[str, Any], revision: str) -> Iterator[Path]:
-    """The folder that this flow run works in: the current one, or a clone where it needs params or code of its own.
+    """The folder for this flow run: the current one, or a clone if it needs its own params or code.
 
     Raises:
-        NervesegError: the revision cannot be had, or the overridden parameters do not fit.
+        NervesegError: the revision is not available, or the overridden parameters are invalid.
     """
     here = Path.cwd()
     clones.keep_outside(here)

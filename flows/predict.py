@@ -1,6 +1,6 @@
-"""The flow `predict`: masks for a folder, an S3 prefix or a zip of frames, a task for each shard.
+"""The flow `predict`: masks for a folder, an S3 prefix or a zip of frames, one task per shard.
 
-`python -m flows.predict` runs it here, on what params.yaml names. NERVESEG_TASK_RUNNER chooses threads or Dask.
+`python -m flows.predict` runs it here, with the input in params.yaml. NERVESEG_TASK_RUNNER chooses threads or Dask.
 """
 
 import json
@@ -23,7 +23,8 @@ from flows.retries import retrying_task
 from flows.shards import CPUS, predict_shard
 from flows.summary import WARNING
 from nerveseg import params, tracking
-from nerveseg.data import sources
+from nerveseg.data.sources import open_source
+from nerveseg.data.transfer import download
 from nerveseg.errors import NervesegError
 from nerveseg.files import read_json
 from nerveseg.prediction import batch as batches
@@ -37,17 +38,17 @@ from nerveseg.settings import settings
 from nerveseg.storage import Entry, open_storage
 from nerveseg.workspace import clones
 
-_KEPT = "What is predicted is kept: run again to go on."
+_KEPT = "Finished predictions are kept: run again to continue."
 
 
 def _task_runner() -> TaskRunner[Any]:
     chosen = settings().task_runner
     if chosen == "threads":
-        return ThreadPoolTaskRunner(max_workers=2 * CPUS)  # half of them read and write meanwhile
+        return ThreadPoolTaskRunner(max_workers=2 * CPUS)  # half of them read and write while the others compute
     import dask
 
     dask.config.set({"logging.distributed": "warning"})  # read when distributed is imported
-    from prefect_dask import DaskTaskRunner
+    from prefect_dask.task_runners import DaskTaskRunner
 
     if chosen == "dask":
         # No dashboard: it would listen on a port.
@@ -57,7 +58,7 @@ def _task_runner() -> TaskRunner[Any]:
 
 @retrying_task
 def fetch(wanted: str, folder: Path) -> Model:
-    """Fetches a model, refuses it where it is not what was recorded, and exports it into `folder`."""
+    """Fetches a model into `folder`, checks it against its records, and exports it there."""
     return prediction.fetch(wanted, folder)
 
 
@@ -71,19 +72,19 @@ def merge(batch: Batch, shards: list[tuple[Entry, ...]]) -> Summary:
 def predict(
     input: str = "", output: str = "", model: str = versions.CHAMPION, overlays: bool = False, shard: int = 64
 ) -> State:
-    """Predict masks for all frames of a folder, an S3 prefix or a zip; what is predicted already stays.
+    """Predict masks for all frames in a folder, an S3 prefix or a zip; existing predictions are kept.
 
     Args:
-        input: s3://bucket/prefix, a folder or a zip; empty: predict.input of params.yaml.
-        output: s3://bucket/prefix or a folder; empty: predict.output of params.yaml.
-        model: An alias, a version's number or a run's id.
-        overlays: Whether the frames with the outlines of their masks are drawn too.
-        shard: Frames in one task. The predictions do not depend on it.
+        input: s3://bucket/prefix, a folder or a zip; empty: predict.input in params.yaml.
+        output: s3://bucket/prefix or a folder; empty: predict.output in params.yaml.
+        model: An alias, a version number or a run id.
+        overlays: Whether to draw the outlines of the masks on the frames, too.
+        shard: Frames per task. The predictions do not depend on it.
     """
     settled, begun = params.load().predict, time.time()
     uri = input or settled.input
     if uri is None:
-        return Completed(message="nothing to do: predict.input of params.yaml is null")
+        return Completed(message="nothing to do: predict.input in params.yaml is null")
     if shard < 1:
         raise NervesegError(f"shard is {shard}: a task needs at least one frame.")
     uri = uri.rstrip("/") if "://" in uri else str(Path(uri).resolve())
@@ -102,7 +103,7 @@ def predict(
         entries, refused = select(open_frames(batch.frames).entries(), uri)
         batches.claim(batch, uri)
         if _is_done(batch, entries):
-            return Completed(message=f"nothing to do: {len(entries)} frames are predicted in {batch.output}")
+            return Completed(message=f"nothing to do: all {len(entries)} frames have been predicted in {batch.output}")
         shards = batches.divide(entries, shard)
         _predict_missing(_shared(batch, folder), shards)
         summary = merge.with_options(task_run_name="merge")(batch, shards)
@@ -113,7 +114,7 @@ def predict(
 def _predict_missing(batch: Batch, shards: list[tuple[Entry, ...]]) -> None:
     todo = batches.missing(batch, shards)
     say = get_run_logger().info
-    say(f"{len(shards)} shards, {len(todo)} of them to predict")
+    say(f"{len(todo)} of {len(shards)} shards to predict")
     futures = [
         predict_shard.with_options(task_run_name=f"shard {number} of {len(todo)}").submit(batch, entries)
         for number, entries in enumerate(todo, 1)
@@ -123,7 +124,7 @@ def _predict_missing(batch: Batch, shards: list[tuple[Entry, ...]]) -> None:
         try:
             future.result()
             say(f"{number} of {len(todo)} shards")
-        except Exception as error:  # of any class: a worker may have died
+        except Exception as error:  # of any kind: a worker may have died
             errors.append(error)
     if errors:
         raise NervesegError(f"{len(errors)} of {len(todo)} shards failed, the first with: {errors[0]} {_KEPT}")
@@ -131,7 +132,7 @@ def _predict_missing(batch: Batch, shards: list[tuple[Entry, ...]]) -> None:
 
 @retrying_task
 def record(model: Model, batch: Batch, index: dict[str, Any], metrics: dict[str, float]) -> None:
-    """Logs the batch to MLflow and writes its index, which ends it."""
+    """Logs the batch to MLflow and writes its index, which completes it."""
     rows = index["drift"]
     with tracking.reachable(_KEPT):
         run_id = tracking.log_prediction(
@@ -155,10 +156,12 @@ def _report(
     threshold: float,
     begun: float,
 ) -> State:
-    """Compares with the training set, in MLflow, on a page and in the index; returns the flow run's state."""
+    """Reports predictions and drift in MLflow, on a page and in the index; returns the flow run's state."""
     figures, predicted, seconds = summary.figures, len(summary.figures.areas), time.time() - begun
     if not predicted:
-        raise NervesegError(f"None of {len(entries)} frames can be read; the first: {' '.join(summary.unreadable[0])}.")
+        raise NervesegError(
+            f"None of the {len(entries)} frames can be read; the first: {' '.join(summary.unreadable[0])}."
+        )
     drifts = drift.compare(read_json(folder / "reference.json"), figures, threshold)
     index: dict[str, Any] = {
         "input": uri,
@@ -195,7 +198,7 @@ def _page(message: str, drifts: list[drift.Drift], summary: Summary, seconds: fl
         "",
         message,
         "",
-        f"{seconds:.0f} s; {summary.figures.subjects} people by the frames' names.",
+        f"{seconds:.0f} s; {summary.figures.subjects} people, by the names of the frames.",
         "",
         "| figure | training set | this batch | PSI | limit | |",
         "|---|---:|---:|---:|---:|---|",
@@ -205,8 +208,8 @@ def _page(message: str, drifts: list[drift.Drift], summary: Summary, seconds: fl
             for one in drifts
         ),
         "",
-        "Intensity in grey levels, area as share of the frame, confidence as mean probability within the mask, "
-        "atypicality from 0 to 1, above 0.5 for masks odder than nineteen of twenty true ones of the training.",
+        "Intensity is in grey levels, area is a share of the frame, confidence is the mean probability in the mask, "
+        "and atypicality is above 0.5 for masks that are more atypical than 95 % of the training masks.",
         "",
         *(["| unreadable | why |", "|---|---|"] if summary.unreadable else []),
         *(f"| {image} | {reason} |" for image, reason in summary.unreadable[:100]),
@@ -223,12 +226,12 @@ def _is_done(batch: Batch, entries: list[Entry]) -> bool:
 
 
 def _shared(batch: Batch, folder: Path) -> Batch:
-    """The batch with its model where every worker can read it: beside the output where workers are elsewhere."""
+    """The batch with its model where every worker can read it: in the output, if workers are on other machines."""
     if settings().task_runner in ("threads", "dask"):
         return batch
     for uri in (batch.frames, batch.output):
         if not uri.startswith("s3://"):
-            get_run_logger().info(f"every worker must see {uri} as this machine does")
+            get_run_logger().info(f"{uri} must be the same folder on every worker")
     place = f"{batch.output}/model"
     for name in ("model.onnx", "model.json"):
         open_storage(place).upload(name, folder / name)
@@ -242,10 +245,10 @@ def _local_zip(uri: str) -> Iterator[str]:
         yield uri
         return
     if settings().task_runner not in ("threads", "dask"):
-        raise NervesegError(f"{uri} is a zip, which workers on other machines cannot share: unpack it to a prefix.")
+        raise NervesegError(f"{uri} is a zip, which workers on other machines cannot share: unpack it to an S3 prefix.")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frames.zip"
-        sources.download(sources.open_source(uri, anonymous=settings().s3_anonymous), path)
+        download(open_source(uri, anonymous=settings().s3_anonymous), path)
         yield str(path)
 
 

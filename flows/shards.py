@@ -1,4 +1,4 @@
-"""The task of a shard, in a module that workers on other machines can import by its name."""
+"""The task for a shard, in its own module, so that workers on other machines can import it."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ CPUS = os.cpu_count() or 1
 
 @retrying_task
 def predict_shard(batch: Batch, entries: tuple[Entry, ...]) -> None:
-    """Predicts a shard with as many threads as the process has: those of the Dask worker that it is, else all."""
+    """Predicts a shard with all threads of the process: those of the Dask worker or, outside one, of all CPUs."""
     batches.predict_shard(batch, entries, _worker_threads() or CPUS)
 
 
@@ -24,5 +24,5 @@ def _worker_threads() -> int | None:
 
     try:
         return int(get_worker().state.nthreads)
-    except ValueError:  # Dask's answer outside a worker
+    except ValueError:  # raised by Dask outside a worker
         return None

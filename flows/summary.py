@@ -1,4 +1,4 @@
-"""What a flow run of the pipeline says at its end: one line, and a page with figures, verdict and links."""
+"""The result of a flow run of the pipeline: one line, and a page with metrics, verdict and links."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,7 @@ from nerveseg.files import read_json
 from nerveseg.modelcard.card import markdown_row
 from nerveseg.settings import settings
 
-WARNING = "Warning"  # name of the state of a flow run that is complete and yet needs a look
+WARNING = "Warning"  # state of a flow run that completed but needs attention
 
 
 def verdict(receipt: dict[str, Any], former: dict[str, Any] | None, ran: list[str]) -> str:
@@ -17,8 +17,8 @@ def verdict(receipt: dict[str, Any], former: dict[str, Any] | None, ran: list[st
 
     Args:
         receipt: the content of `reports/registration.json`.
-        former: its content before the run, where there was any.
-        ran: the stages that ran. If only the dataset's address is new, download and register do, to the same end.
+        former: its content before the run, if any.
+        ran: the stages that ran. If only data.uri has changed, these are download and register, with the same result.
     """
     if not ran or (receipt == former and set(ran) <= {"download", "register"}):
         return "nothing to do"
@@ -28,7 +28,7 @@ def verdict(receipt: dict[str, Any], former: dict[str, Any] | None, ran: list[st
 
 
 def markdown(root: Path, states: dict[str, str], message: str, begun: float) -> str:
-    """The page: verdict, figures, stages, and links into MLflow where its address is a web address."""
+    """The page: verdict, metrics, stages, and links to MLflow if it is a server."""
     metrics, receipt = (read_json(root / path) for path in (paths.METRICS_JSON, paths.REGISTRATION_JSON))
     test, baseline = metrics["test"], metrics["baseline"]
     rows = [
@@ -84,7 +84,7 @@ def _links(receipt: dict[str, Any]) -> list[str]:
     server, run, version = settings().tracking_uri.rstrip("/"), receipt["run_id"], receipt["version"]
     model = f"{receipt['name']} version {version}"
     if not server.startswith("http"):
-        return [f"- MLflow run `{run}` in the embedded store, which `make ui` shows", *[f"- {model}"] * bool(version)]
+        return [f"- MLflow run `{run}` in the local store; `make ui` shows it", *[f"- {model}"] * bool(version)]
     return [
         f"- [MLflow run]({server}/#/runs/{run})",
         *[f"- [{model}]({server}/#/models/{receipt['name']}/versions/{version})"] * bool(version),

@@ -1,7 +1,7 @@
-"""`python -m stack.accounts` makes MLflow's accounts beside the admin, or gives them the passwords of .env.
+"""`python -m stack.accounts` creates MLflow's accounts other than the admin, or updates their passwords from .env.
 
-`pipeline` is the worker's: it may change the experiments and models that it made itself, the registered model above
-all. `reviewer` only reads.
+`pipeline` is the worker's account: it may change the experiments and models it created, above all the registered
+model. `reviewer` can only read.
 """
 
 import os
@@ -17,7 +17,7 @@ MODEL = "nerve-segmentation"  # registry.versions.NAME, whose module takes secon
 
 
 def main() -> None:
-    """Speaks to MLFLOW_TRACKING_URI as the admin.
+    """Creates the accounts on MLFLOW_TRACKING_URI as the admin.
 
     Raises:
         NervesegError: MLflow does not answer, or refuses.
@@ -28,12 +28,12 @@ def main() -> None:
         if not _call(admin, "POST", "users/create", **account):
             _call(admin, "PATCH", "users/update-password", **account)
         console.print(f"account {name} is ready")
-    # Of a model that does not exist, MLflow tells nobody but an admin that it does not: it would forbid looking.
+    # If a model does not exist, MLflow tells only an admin so; for others, access is forbidden.
     _call(("pipeline", os.environ[ACCOUNTS["pipeline"]]), "POST", "registered-models/create", name=MODEL)
 
 
 def _call(account: tuple[str, str], method: str, path: str, **content: Any) -> bool:
-    """Whether it was done; not, where the thing exists already."""
+    """Calls MLflow's API. Returns whether it succeeded: False if the item already exists."""
     address = os.environ["MLFLOW_TRACKING_URI"]
     try:
         reply = requests.request(method, f"{address}/api/2.0/mlflow/{path}", json=content, auth=account, timeout=60)

@@ -1,95 +1,78 @@
 """The stack's bucket: `python -m stack.bucket init | backup FOLDER | restore FOLDER`.
 
-$S3_BUCKET names it; the endpoint and the keys are AWS's variables.
+$S3_BUCKET names it; AWS's own variables (AWS_ENDPOINT_URL and so on) give the endpoint and the credentials.
 """
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import boto3
 import typer
-from boto3.exceptions import Boto3Error
-from botocore.exceptions import BotoCoreError, ClientError
 
 from nerveseg.console import console, progress, readable_errors
 from nerveseg.errors import NervesegError
+from nerveseg.s3 import Bucket
 
 THREADS = 8
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-Folder = Annotated[Path, typer.Argument(help="Where the backup lies.")]
+Folder = Annotated[Path, typer.Argument(help="The folder of the backup.")]
 
 
 @app.command()
 def init() -> None:
-    """Make the bucket if there is none, with versioning on."""
+    """Create the bucket if there is none, and turn versioning on."""
     with readable_errors():
-        client, bucket = _bucket()
-        try:
-            if bucket not in (one["Name"] for one in client.list_buckets()["Buckets"]):
-                client.create_bucket(Bucket=bucket, **_region(client))
-            client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-        except (ClientError, BotoCoreError) as error:
-            raise NervesegError(f"Bucket {bucket} at {client.meta.endpoint_url}: {error}") from None
-        console.print(f"bucket {bucket} is ready, with versioning")
+        bucket = _bucket()
+        bucket.create()
+        console.print(f"bucket {bucket.name} is ready, with versioning")
 
 
 @app.command()
 def backup(folder: Folder) -> None:
-    """Copy the current version of every object into a folder, which appears when whole."""
+    """Copy the current version of every object into a folder, which appears when complete."""
     with readable_errors():
-        client, bucket = _bucket()
+        bucket = _bucket()
         if folder.exists():
             raise NervesegError(f"{folder} exists: give each backup its own folder.")
         beside = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
 
         def copy(key: str) -> None:
             path = beside / key
             if not path.resolve().is_relative_to(beside.resolve()):
                 raise NervesegError(f"{key} cannot be a file's name.")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            client.download_file(bucket, key, str(path))
+            bucket.download(key, path)
 
-        _each(copy, keys, f"{bucket} to {folder}")
+        _each(copy, [key for key, _ in bucket.etags()], f"{bucket.name} to {folder}")
         beside.rename(folder)
 
 
 @app.command()
 def restore(folder: Folder) -> None:
-    """Put every file of a backup into the bucket again; other objects stay."""
+    """Put every file of a backup back into the bucket; other objects stay."""
     with readable_errors():
-        client, bucket = _bucket()
+        bucket = _bucket()
         if not folder.is_dir():
-            raise NervesegError(f"{folder} is missing: not a whole backup.")
+            raise NervesegError(f"{folder} is missing, so it is not a complete backup.")
         keys = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-        _each(lambda key: client.upload_file(str(folder / key), bucket, key), keys, f"{folder} to {bucket}")
+        _each(lambda key: bucket.upload(key, folder / key), keys, f"{folder} to {bucket.name}")
 
 
-def _bucket() -> tuple[Any, str]:
-    return boto3.client("s3"), os.environ["S3_BUCKET"]
+def _bucket() -> Bucket:
+    return Bucket(os.environ["S3_BUCKET"], setting="S3_BUCKET")
 
 
-def _region(client: Any) -> dict[str, Any]:
-    """AWS wants every region but its first one named."""
-    region = client.meta.region_name
-    return {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
-
-
-def _each(act: Callable[[str], None], keys: Iterable[str], title: str) -> None:
-    keys = list(keys)
+def _each(act: Callable[[str], None], keys: list[str], title: str) -> None:
     with progress("objects") as bar, ThreadPoolExecutor(THREADS) as pool:
         task = bar.add_task(title, total=len(keys))
         try:
             for _ in pool.map(act, keys):
                 bar.advance(task)
-        except (ClientError, BotoCoreError, Boto3Error, OSError) as error:
+        except OSError as error:
             raise NervesegError(f"{title}: {error}") from None
 
 

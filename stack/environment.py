@@ -1,4 +1,4 @@
-"""`python -m stack.environment` writes .env from .env.example, a random secret after each bare NAME=; once."""
+"""`python -m stack.environment` writes .env from .env.example, once, with a random secret for each empty NAME=."""
 
 import os
 import secrets
@@ -9,7 +9,7 @@ ENVIRONMENT = Path(".env")
 
 
 def fill(example: str) -> str:
-    """The text of .env.example with its secrets, 32 random letters, digits and `-_` each."""
+    """The text of .env.example with random secrets: 32 letters, digits, `-` and `_` each."""
     lines = [
         f"{line}{secrets.token_urlsafe(24)}" if line.endswith("=") and line[0] != "#" else line
         for line in example.splitlines()
@@ -18,7 +18,7 @@ def fill(example: str) -> str:
 
 
 def write() -> None:
-    """Writes .env, which only its owner may read; one that is there stays."""
+    """Writes .env, readable only by its owner; an existing one is kept."""
     if ENVIRONMENT.exists():
         return
     beside = ENVIRONMENT.with_name(".env.partial")

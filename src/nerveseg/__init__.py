@@ -1,6 +1,6 @@
-"""Nerve segmentation in ultrasound frames: the pipeline's package.
+"""Nerve segmentation in ultrasound frames.
 
-Importing it turns off the telemetry of the libraries underneath, before any of them is imported.
+Importing this package turns off the telemetry of the libraries it uses, before any of them is imported.
 """
 
 import os
@@ -15,5 +15,5 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-# OpenVINO has no such variable: without this package, which it counts its imports with, it uses a stub.
+# OpenVINO has no such variable; if its telemetry package cannot be imported, it uses a stub.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`nerveseg ...`: the command line, thin."""
+"""The command line, `nerveseg`. Each command only calls a function of another module."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,9 @@ from nerveseg import paths, profiles
 from nerveseg.console import console, readable_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-params_app = typer.Typer(no_args_is_help=True, help="Look at params.yaml, every knob that changes a result.")
+params_app = typer.Typer(
+    no_args_is_help=True, help="Check and show params.yaml, which has everything that changes a result."
+)
 profile_app = typer.Typer(no_args_is_help=True, help="Overlays of params.yaml.")
 app.add_typer(params_app, name="params")
 app.add_typer(profile_app, name="profile")
@@ -21,7 +23,7 @@ ParamsFile = Annotated[Path, typer.Argument(help="A params file.")]
 
 @app.callback()
 def nerveseg() -> None:
-    """Find nerves in ultrasound frames. The pipeline itself runs by `dvc repro`."""
+    """Segment nerves in ultrasound frames. To run the pipeline itself, use `dvc repro`."""
 
 
 @params_app.command()
@@ -29,12 +31,12 @@ def check(file: ParamsFile = paths.PARAMS) -> None:
     """Check a params file: types, ranges, unknown keys."""
     with readable_errors():
         parameters.load(file)
-        console.print(f"{file} fits.")
+        console.print(f"{file} is valid.")
 
 
 @params_app.command()
 def show(file: ParamsFile = paths.PARAMS) -> None:
-    """Print every parameter with its value, one a line."""
+    """Print every parameter with its value, one per line."""
     with readable_errors():
         for name, value in parameters.flatten(parameters.load(file).model_dump(by_alias=True)).items():
             typer.echo(f"{name} = {json.dumps(value)}")
@@ -47,21 +49,23 @@ def schema() -> None:
 
 
 @profile_app.command()
-def apply(profile: Annotated[str, typer.Argument(metavar="NAME|FILE", help="One of profiles/, or a file.")]) -> None:
+def apply(
+    profile: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A profile in profiles/, or a file.")],
+) -> None:
     """Merge a profile into params.yaml and print what changed."""
     with readable_errors():
         changes = profiles.apply(profiles.find(profile))
         for name, (former, new) in changes.items():
             typer.echo(f"{name}: {json.dumps(former)} -> {json.dumps(new)}")
-        console.print("Run `dvc repro`." if changes else "params.yaml is as the profile says already.")
+        console.print("Run `dvc repro`." if changes else "params.yaml already has the values of the profile.")
 
 
 @app.command()
 def reproduce(
-    version: Annotated[str, typer.Argument(help="A version of nerve-segmentation, by its number.")],
-    folder: Annotated[Path | None, typer.Argument(help="Where to; default: beside this repository.")] = None,
+    version: Annotated[str, typer.Argument(help="Version number of nerve-segmentation.")],
+    folder: Annotated[Path | None, typer.Argument(help="A new folder; default: next to this repository.")] = None,
 ) -> None:
-    """Restore what a registered version was made from into a clean clone: code, params, lock and data."""
+    """Restore everything a registered version was made from into a clean clone: code, params, lock and data."""
     from nerveseg.workspace.reproduce import reproduce as restore  # it imports mlflow
 
     with readable_errors():
@@ -70,9 +74,9 @@ def reproduce(
 
 @app.command()
 def verify(
-    version: Annotated[str, typer.Argument(help="A version of nerve-segmentation, by its number or alias.")],
+    version: Annotated[str, typer.Argument(help="Version number or alias of nerve-segmentation.")],
 ) -> None:
-    """Check a version as a delivery does: hashes, lineage, masks of its smoke frames, and its exported form."""
+    """Run the checks of a delivery on a version: hashes, lineage, masks of its smoke frames, and its export."""
     from nerveseg.registry.verify import verify as check
 
     with readable_errors():
@@ -81,15 +85,16 @@ def verify(
 
 @app.command()
 def crossval(
-    folds: Annotated[int | None, typer.Option(min=3, help="How many; default: split.folds, or 5.")] = None,
+    folds: Annotated[int | None, typer.Option(min=3, help="Number of folds; default: split.folds, or 5.")] = None,
     leakage: Annotated[
-        bool, typer.Option("--leakage", help="Train random folds too, and say by how much they flatter.")
+        bool,
+        typer.Option("--leakage", help="Train random folds too, and report by how much their scores are too good."),
     ] = False,
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Register the networks of all folds as one model.")
     ] = False,
 ) -> None:
-    """Test on every subject: train and evaluate fold by fold, as DVC experiments, and pool the figures."""
+    """Test on every subject: train and evaluate fold by fold, as DVC experiments, and pool the metrics."""
     from nerveseg.crossval.run import crossval as run  # it imports mlflow
 
     with readable_errors():
@@ -98,10 +103,10 @@ def crossval(
 
 @app.command()
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="Frames: PNG, JPEG, TIFF or BMP, 8 bits.")],
-    model: Annotated[str, typer.Option(help="An alias, a version's number or a run's id.")] = "champion",
+    files: Annotated[list[Path], typer.Argument(help="Frames: PNG, JPEG, TIFF or BMP with 8 bits per sample.")],
+    model: Annotated[str, typer.Option(help="An alias, a version number or a run id.")] = "champion",
 ) -> None:
-    """Write mask and overlay of a frame beside it."""
+    """Write the mask and overlay of each frame next to it."""
     from nerveseg.prediction.files import predict_files  # it imports mlflow
 
     with readable_errors():
@@ -110,7 +115,7 @@ def predict(
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's need credentials.")] = (
+    host: Annotated[str, typer.Option(help="Address to listen on; other than loopback needs credentials.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
@@ -118,7 +123,7 @@ def serve(
         str | None, typer.Option(metavar="URI", help="Folder or s3://bucket/prefix; default: delivery.uri.")
     ] = None,
 ) -> None:
-    """Serve the delivered champion over HTTP: an API, and a page to drop frames on."""
+    """Serve the delivered champion over HTTP: an API and a web page to drop frames on."""
     from nerveseg.serving.server import serve as run
 
     with readable_errors():

@@ -1,4 +1,4 @@
-"""What people see on the terminal: one console for messages, tables and progress."""
+"""Terminal output: one console for messages, tables and progress."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,21 +17,21 @@ from rich.text import Text
 
 from nerveseg.errors import NervesegError
 
-# Logs of `dvc repro` and of CI are no terminals: there, 120 columns keep tables whole.
+# Logs of `dvc repro` and CI are not terminals: there, 120 columns keep tables readable.
 console = Console(stderr=True, highlight=False)
 if not console.is_terminal:
     console = Console(stderr=True, highlight=False, width=120)
 
 
 def progress(unit: str) -> Progress:
-    """A progress bar that counts bytes (`unit="bytes"`) or things of that name."""
+    """A progress bar that counts bytes (`unit="bytes"`) or items called `unit`."""
     counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
     return Progress(TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn(), console=console)
 
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Prints a NervesegError as one message and exits with its status; lets every other exception through."""
+    """Prints a NervesegError as one message and exits with its status; other exceptions pass through."""
     try:
         yield
     except NervesegError as error:

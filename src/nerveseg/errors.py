@@ -1,16 +1,24 @@
-"""The errors that a user is meant to read."""
+"""Errors for the user to read."""
 
 
 class NervesegError(Exception):
-    """Something that the user can mend; its text says what is wrong, where, and how to mend it.
+    """A problem the user can fix; the message says what is wrong, where, and how to fix it.
 
-    Stages and the command line print the text without a traceback and exit with `status`.
+    Stages and the command line print it without a traceback and exit with `status`.
     """
 
     status = 1
 
 
 class TransientError(NervesegError):
-    """A failure of a network or a server that may pass by itself: worth another try."""
+    """A network or server failure that a retry may solve."""
 
-    status = 75  # EX_TEMPFAIL of sysexits.h
+    status = 75  # EX_TEMPFAIL in sysexits.h
+
+
+class ChangedError(TransientError):
+    """A file is no longer what the caller read: another process wrote it in the meantime."""
+
+    @classmethod
+    def of(cls, what: str) -> "ChangedError":
+        return cls(f"{what} was written by another process in the meantime; run again.")

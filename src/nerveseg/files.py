@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all, and the digests that tell files apart."""
+"""Outputs that appear complete or not at all, JSON, and hashes of files."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from nerveseg.errors import NervesegError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write a file at; renames it to `path` on success, removes it on any error."""
+    """Yields a path next to `path` to write to; renames it to `path` on success, removes it on error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -26,9 +26,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path` to fill; puts it in the place of `path` on success, removes it on error.
+    """Yields an empty folder next to `path` to fill; replaces `path` with it on success, removes it on error.
 
-    What a killed process left there goes with the next call.
+    The next call removes what a killed process left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside, former = (path.with_name(f".{path.name}.{part}") for part in ("partial", "former"))
@@ -38,7 +38,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         yield beside
         with suppress(FileNotFoundError):
-            path.replace(former)  # removing it in place would leave half of it, were this cut short
+            path.replace(former)  # removing it in place could leave half of it if interrupted
         beside.replace(path)
     finally:
         for leftover in (beside, former):
@@ -52,20 +52,20 @@ def sha256(path: Path) -> str:
 
 
 def write_json(path: Path, record: Any) -> None:
-    """Writes `record` as indented JSON, whole or not at all. NaN and infinity are refused (ValueError)."""
+    """Writes `record` as indented JSON, completely or not at all. Raises ValueError for NaN and infinity."""
     with replacing(path) as beside:
         beside.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file that an earlier stage wrote.
+    """Reads a JSON file written by an earlier stage.
 
     Raises:
-        NervesegError: it is missing or is not JSON.
+        NervesegError: it is missing or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise NervesegError(f"{path} is missing: `dvc repro` makes it, `dvc pull` brings it.") from None
-    except ValueError as error:  # no JSON, or no text
+        raise NervesegError(f"{path} is missing: `dvc repro` creates it, `dvc pull` fetches it.") from None
+    except ValueError as error:  # not JSON, or not text
         raise NervesegError(f"{path} is not JSON ({error}): `dvc checkout {path}` restores it.") from None

@@ -1,4 +1,4 @@
-"""The Python source of this package as one digest: as it runs, and as a commit has it."""
+"""One digest of the Python source of this package: as it is running, and at a commit."""
 
 import hashlib
 import io
@@ -13,18 +13,18 @@ _FOLDER = "src/nerveseg"  # in the repository
 
 
 def source_digest(files: Mapping[str, bytes]) -> str:
-    """The SHA-256 of the Python files of a package, content by path below it; the order does not matter."""
+    """The SHA-256 of the Python files of a package, given as content by relative path, in any order."""
     return _digest("".join(f"{_digest(files[name])}  {name}\n" for name in sorted(files) if name.endswith(".py")))
 
 
 def running() -> str:
-    """`source_digest` of the package that this process runs."""
+    """`source_digest` of the running package."""
     root = Path(nerveseg.__file__).parent
     return source_digest({path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.py")})
 
 
 def committed(commit: str) -> str | None:
-    """`source_digest` of the package at a commit of the repository here; None where that is not to be had."""
+    """`source_digest` of the package at a commit of this repository; None if the commit is not available."""
     command = ("git", "archive", "--format=tar", commit, "--", _FOLDER)
     done = subprocess.run(command, capture_output=True)
     if done.returncode:

@@ -1,6 +1,6 @@
 """`params.yaml` as frozen, typed objects: everything that changes a result, and nothing else.
 
-`params.yaml` holds every value; there are no defaults here, so that a number has one home.
+All values are in `params.yaml`; there are no defaults here, so that each value is defined in one place.
 """
 
 import difflib
@@ -17,14 +17,15 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from nerveseg import paths
 from nerveseg.errors import NervesegError
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-InputSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]  # five halvings in the encoder
+InputSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]  # the encoder halves it five times
 EmptyRule = Literal["kaggle", "nnunet", "monai", "smp"]
 GateMode = Literal["off", "report", "enforce"]
 
@@ -36,15 +37,15 @@ def _s3_or_folder(uri: str | None) -> str | None:
 
 
 class Section(BaseModel):
-    """A section of params.yaml: frozen, strict about types, no unknown keys."""
+    """A section of params.yaml: frozen, strictly typed, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class PhantomParams(Section):
-    subjects: int = Field(ge=3, le=1000, description="people in the phantom dataset")
+    subjects: int = Field(ge=3, le=1000, description="subjects in the phantom dataset")
     frames_per_subject: int = Field(ge=1, le=1000, description="frames of one slow sweep")
-    empty_share: Share = Field(description="share of the frames without a nerve")
+    empty_share: Share = Field(description="share of frames without a nerve")
     height: int = Field(ge=64, le=2048, description="frame height in pixels")
     width: int = Field(ge=64, le=2048, description="frame width in pixels")
     layout: Literal["hydrogen-torch", "kaggle"] = Field(description="layout of the dataset zip")
@@ -54,8 +55,8 @@ class PhantomParams(Section):
 class DataParams(Section):
     uri: str = Field(min_length=1, description="s3://bucket/key, https://host/path or a path of a dataset zip")
     version_id: str | None = Field(description="pins one version of an S3 object")
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(description="refuses any other content")
-    frames: Literal["nonempty", "all"] = Field(description="frames with a mask only, or all of them")
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(description="rejects any other content")
+    frames: Literal["nonempty", "all"] = Field(description="only frames with a mask, or all frames")
 
     @field_validator("uri")
     @classmethod
@@ -64,7 +65,7 @@ class DataParams(Section):
         if separator and scheme not in ("s3", "https", "http"):
             raise ValueError(f"cannot read {scheme}://; use s3://bucket/key, https://host/path or a path")
         if scheme == "s3" and separator and not all(rest.partition("/")[::2]):
-            raise ValueError("an S3 URI has a bucket and a key: s3://bucket/key")
+            raise ValueError("an S3 URI needs a bucket and a key: s3://bucket/key")
         return uri
 
     @model_validator(mode="after")
@@ -76,40 +77,44 @@ class DataParams(Section):
 
 class SplitParams(Section):
     by: Literal["subject", "fold", "frame"] = Field(
-        description="whole subjects drawn by seed, the dataset's fold column, or single frames, which leaks"
+        description="whole subjects, the dataset's fold column, or single frames (leaks, for the leakage audit only)"
     )
     seed: Seed
-    validation: Share = Field(gt=0, description="share of the subjects (or frames) for validation")
-    test: Share = Field(description="share of the subjects (or frames) for testing")
-    validation_fold: int | None = Field(description="by fold: the fold that validates")
-    test_fold: int | None = Field(description="by fold: the fold that tests")
-    folds: int | None = Field(ge=3, le=1000, description="divide subjects (or frames) into folds, not by shares")
-    fold: int | None = Field(ge=0, description="which of the folds tests; the next one validates")
-    near_duplicate: int = Field(ge=0, le=64, description="bits of 256 that hashes of near-identical frames differ by")
+    validation: Share = Field(gt=0, description="share of subjects (or frames) for validation")
+    test: Share = Field(description="share of subjects (or frames) for testing")
+    validation_fold: int | None = Field(description="by fold: the validation fold")
+    test_fold: int | None = Field(description="by fold: the test fold; null: none")
+    folds: int | None = Field(
+        ge=3, le=1000, description="number of folds of subjects (or frames), instead of the shares"
+    )
+    fold: int | None = Field(ge=0, description="the test fold, from 0; the next one is for validation")
+    near_duplicate: int = Field(
+        ge=0, le=64, description="largest distance, in bits of 256, between the hashes of near-duplicate frames"
+    )
 
     @model_validator(mode="after")
     def _sides_fit(self) -> Self:
         if self.validation + self.test >= 1:
-            raise ValueError("validation + test must stay below 1: nothing is left to train on")
+            raise ValueError("validation + test must be below 1, or nothing is left to train on")
         if self.by == "fold" and self.validation_fold is None:
             raise ValueError("by: fold needs a validation_fold")
         if self.by == "fold" and self.validation_fold == self.test_fold:
             raise ValueError(
-                "validation_fold and test_fold must differ; with no test fold, set evaluate.split: validation"
+                "validation_fold and test_fold must differ; without a test fold, set evaluate.split: validation"
             )
         if (self.folds is None) != (self.fold is None):
-            raise ValueError("folds and fold go together: set both, or neither")
+            raise ValueError("set both folds and fold, or neither")
         if self.folds is not None and self.fold is not None and self.fold >= self.folds:
-            raise ValueError(f"there is no fold {self.fold}: {self.folds} folds are 0 to {self.folds - 1}")
+            raise ValueError(f"there is no fold {self.fold}: the {self.folds} folds are 0 to {self.folds - 1}")
         if self.folds is not None and self.by == "fold":
             raise ValueError(
-                "folds divides subjects or frames, but by: fold follows the dataset's own folds; set one of them"
+                "folds divides subjects or frames, but by: fold uses the dataset's own folds; set only one of them"
             )
         return self
 
     @property
     def has_test(self) -> bool:
-        """Whether any frame is set aside for testing."""
+        """Whether there are test frames."""
         if self.by == "fold":
             return self.test_fold is not None
         return self.folds is not None or self.test > 0
@@ -119,20 +124,21 @@ class ModelParams(Section):
     architecture: str = Field(min_length=1, description="architecture of segmentation_models_pytorch, such as Unet")
     encoder: str = Field(min_length=1, description="encoder of segmentation_models_pytorch, such as resnet34")
     encoder_weights: str = Field(description="none, imagenet, or a .safetensors or .pth file under weights/")
-    height: InputSide = Field(description="height in pixels that the network sees")
-    width: InputSide = Field(description="width in pixels that the network sees")
+    height: InputSide = Field(description="network input height in pixels")
+    width: InputSide = Field(description="network input width in pixels")
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = Field(
-        description="probability from which a pixel is nerve; validation: the best one on the validation frames"
+        description="a pixel is nerve from this probability up; validation: chosen on the validation frames"
     )
-    flips: bool = Field(description="average over the frame and its flips when scoring; four times the work")
+    flips: bool = Field(description="average over the frame and its flips when scoring; four times the compute")
 
     @field_validator("threshold", mode="wrap")
     @classmethod
     def _number_or_validation(cls, threshold: Any, check: ValidatorFunctionWrapHandler) -> float | str:
         try:
-            return check(threshold)
-        except ValidationError:  # one line for each way that it might have fitted
-            raise ValueError("use a number between 0 and 1, both excluded, or validation") from None
+            checked: float | str = check(threshold)
+            return checked
+        except ValidationError:  # it has one line for each alternative
+            raise ValueError("use a number between 0 and 1, exclusive, or validation") from None
 
     @field_validator("encoder_weights")
     @classmethod
@@ -142,58 +148,70 @@ class ModelParams(Section):
             return weights
         if path.suffix not in (".safetensors", ".pth") or path.parts[:1] != (paths.WEIGHTS.name,) or ".." in path.parts:
             raise ValueError(
-                "use none, imagenet, or a .safetensors or .pth file under weights/, the folder whose changes DVC sees"
+                "use none, imagenet, or a .safetensors or .pth file under weights/, the folder that DVC watches"
             )
         return weights
 
 
 class TrainParams(Section):
-    batch_size: int = Field(ge=2, le=4096, description="frames a step; the last, smaller batch is dropped")
+    batch_size: int = Field(
+        ge=2, le=4096, description="frames per step; the last batch of an epoch is dropped if smaller"
+    )
     epochs: int = Field(ge=1, le=10_000)
-    optimizer: Literal["adamw"]
+    optimizer: Literal["adamw", "sgd"] = Field(description="sgd: with Nesterov momentum of 0.9")
     learning_rate: float = Field(gt=0, le=1)
-    schedule: Literal["cosine"] = Field(description="learning rate per step, down to zero")
+    schedule: Literal["cosine", "constant"] = Field(
+        description="cosine: the learning rate decays to zero, step by step"
+    )
     weight_decay: float = Field(ge=0, le=1)
-    gradient_clip: float = Field(ge=0, description="largest norm of the gradient; 0: no clipping")
+    gradient_clip: float = Field(ge=0, description="maximum gradient norm; 0: no clipping")
     augmentation: Literal["none", "soft"]
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(description="auto: what the device does best")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(description="auto: what suits the device best")
     seed: Seed
 
 
 class EvaluateParams(Section):
     split: Literal["test", "validation"] = Field(description="which frames are scored")
-    empty: EmptyRule = Field(description="whose rule says what Dice and IoU are where a mask is empty")
-    nsd_tolerance: float = Field(ge=0, le=100, description="pixels of a frame that an outline may be off, for NSD")
-    min_frames: int = Field(ge=1, description="frames that a subject needs to be called the worst")
-    resamples: int = Field(ge=100, le=100_000, description="of the subjects, for the 95 % intervals")
-    overlays: int = Field(ge=1, le=24, description="frames in each panel: best, worst, random, atypical")
+    empty: EmptyRule = Field(description="rule for scoring empty masks")
+    nsd_tolerance: float = Field(ge=0, le=100, description="NSD tolerance: pixels by which an outline may be off")
+    min_frames: int = Field(ge=1, description="frames a subject needs to count for the worst subject")
+    resamples: int = Field(ge=100, le=100_000, description="bootstrap resamples of subjects, for the 95 % intervals")
+    overlays: int = Field(ge=1, le=24, description="frames in each panel: best, worst, random, most atypical")
     seed: Seed
 
 
 class RegisterParams(Section):
-    gate: GateMode = Field(description="whether criteria are computed, only reported, or decide about a version")
-    min_dice: float = Field(ge=0, le=1, description="floor on the lower bound of the mean Dice")
-    prior_margin: float = Field(ge=0, le=1, description="Dice by which the mean training mask is beaten at least")
-    min_worst_subject: float = Field(ge=0, le=1, description="floor on the mean Dice of the worst subject")
-    champion_margin: float = Field(ge=0, le=1, description="Dice by which the champion may be better at most")
+    gate: GateMode = Field(description="off: no criteria; report: they are only recorded; enforce: all must pass")
+    min_dice: float = Field(ge=0, le=1, description="minimum lower bound of the mean Dice")
+    prior_margin: float = Field(
+        ge=0, le=1, description="minimum lower bound of the Dice gain over the mean training mask"
+    )
+    min_worst_subject: float = Field(ge=0, le=1, description="minimum mean Dice of the worst subject")
+    champion_margin: float = Field(
+        ge=0, le=1, description="non-inferiority margin: how far below the champion's Dice the lower bound may lie"
+    )
 
 
 class DeliveryParams(Section):
-    uri: str = Field(min_length=1, description="s3://bucket/prefix or a folder: bundles and the pointer current.json")
+    uri: str = Field(
+        min_length=1, description="s3://bucket/prefix or a folder for bundles and the pointer current.json"
+    )
 
     _no_other_scheme = field_validator("uri")(_s3_or_folder)
 
 
 class PredictParams(Section):
-    input: str | None = Field(description="s3://bucket/prefix, a folder or a zip whose frames are predicted by default")
+    input: str | None = Field(description="s3://bucket/prefix, a folder or a zip of frames to predict; null: none")
     output: str = Field(min_length=1, description="s3://bucket/prefix or a folder for masks and tables")
-    drift: float = Field(gt=0, description="PSI beyond which intensity has drifted; other figures may need more")
+    drift: float = Field(
+        gt=0, description="PSI above which intensity has drifted; with few subjects the other limits are higher"
+    )
 
     _no_other_scheme = field_validator("input", "output")(_s3_or_folder)
 
 
 class Params(Section):
-    """The whole of `params.yaml`."""
+    """All of `params.yaml`."""
 
     phantom: PhantomParams
     data: DataParams
@@ -208,15 +226,15 @@ class Params(Section):
     @model_validator(mode="after")
     def _test_frames_exist(self) -> Self:
         if self.evaluate.split == "test" and not self.split.has_test:
-            raise ValueError("evaluate.split is test, but split sets no frames aside for testing")
+            raise ValueError("evaluate.split is test, but split leaves no frames for testing")
         return self
 
     @model_validator(mode="after")
     def _threshold_not_of_the_scored(self) -> Self:
         if self.evaluate.split == "validation" and self.model.threshold == "validation":
             raise ValueError(
-                "model.threshold: validation would choose the threshold on the very frames that evaluate.split: "
-                "validation scores; set evaluate.split: test, or give the threshold as a number"
+                "model.threshold: validation would choose the threshold on the same frames that evaluate.split: "
+                "validation scores; set evaluate.split: test, or set the threshold to a number"
             )
         return self
 
@@ -225,7 +243,7 @@ def load(path: Path = paths.PARAMS) -> Params:
     """Reads and checks a params file.
 
     Raises:
-        NervesegError: the file is missing, is not YAML, or does not fit; names every key that is wrong.
+        NervesegError: the file is missing, not YAML, or invalid; lists every wrong key.
     """
     return parse(read_yaml(path), str(path))
 
@@ -234,7 +252,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file that holds a mapping.
 
     Raises:
-        NervesegError: it is missing, is not YAML, or holds something else.
+        NervesegError: it is missing, not YAML, or not a mapping.
     """
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))  # YAML 1.2, as DVC reads it
@@ -243,7 +261,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (YAMLError, UnicodeDecodeError) as error:
         raise NervesegError(f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict):
-        raise NervesegError(f"{path} must hold sections (phantom, data, ...), but holds {type(content).__name__}.")
+        raise NervesegError(
+            f"{path} must contain sections (phantom, data, ...), but is of type {type(content).__name__}."
+        )
     return content
 
 
@@ -251,17 +271,17 @@ def parse(content: dict[str, Any], name: str) -> Params:
     """Checks the content of a params file called `name`.
 
     Raises:
-        NervesegError: names every key that is wrong, and the nearest known name of an unknown one.
+        NervesegError: lists every wrong key, with the most similar known name for an unknown one.
     """
     try:
         return Params.model_validate(content)
     except ValidationError as error:
         lines = [_explain(detail) for detail in error.errors()]
-        raise NervesegError(f"{name} does not fit:\n" + "\n".join(f"  {line}" for line in lines)) from None
+        raise NervesegError(f"{name} is invalid:\n" + "\n".join(f"  {line}" for line in lines)) from None
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as `{"train.epochs": 5, ...}`, in their order."""
+    """Flattens nested sections to `{"train.epochs": 5, ...}`, in order."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -269,7 +289,7 @@ def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def known_names() -> list[str]:
-    """Every name that params.yaml knows, dotted: its sections and their keys."""
+    """All known names, dotted: the sections and their keys."""
     schema = Params.model_json_schema()
     sections = {name: schema["$defs"][part["$ref"].rpartition("/")[2]] for name, part in schema["properties"].items()}
     return [*sections, *(f"{name}.{key}" for name, section in sections.items() for key in section["properties"])]
@@ -282,12 +302,12 @@ def _explain(detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"{name}: missing"
     message = detail["msg"].removeprefix("Value error, ")
-    if isinstance(detail["input"], dict):  # a check across keys: its text names them
+    if isinstance(detail["input"], dict):  # a check across keys: its message names them
         return f"{name}: {message}" if name else message
     return f"{name}: {message}, not {detail['input']!r}"
 
 
 def nearest(name: str) -> str:
-    """`; did you mean a.b?` for a known name that resembles `name`, else nothing."""
+    """`; did you mean a.b?` for the known name most similar to `name`, or an empty string."""
     matches = difflib.get_close_matches(name, known_names(), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]}?" if matches else ""

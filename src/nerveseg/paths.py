@@ -1,10 +1,10 @@
-"""Where the stages leave their files for one another, relative to the repository's root."""
+"""The files of the stages, relative to the root of the repository."""
 
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")
-WEIGHTS = Path("weights")  # encoder weights that the user brings; DVC watches the folder
+WEIGHTS = Path("weights")  # encoder weights from the user; DVC watches the folder
 LICENSE = Path("LICENSE")
 DVC_YAML = Path("dvc.yaml")
 DVC_LOCK = Path("dvc.lock")
@@ -13,11 +13,11 @@ PHANTOM_ZIP = Path("data/phantom.zip")
 DATASET_ZIP = Path("data/raw/dataset.zip")
 SOURCE_JSON = Path("data/raw/source.json")
 PACKED = Path("data/packed")
-FINDINGS_JSON = Path("data/findings.json")  # only while errors keep the dataset from being stored
+FINDINGS_JSON = Path("data/findings.json")  # only while errors stop the split stage
 
 MODELS = Path("models")
 
-CROSSVAL = Path("crossval")  # what `nerveseg crossval` writes; no output of a stage
+CROSSVAL = Path("crossval")  # written by `nerveseg crossval`, not by a stage
 
 REPORTS = Path("reports")
 FIGURES = REPORTS / "figures"
@@ -27,7 +27,7 @@ PER_SUBJECT_CSV = REPORTS / "per_subject.csv"
 PREDICTIONS = REPORTS / "predictions.parquet"
 CURVES = REPORTS / "curves"
 CONFLICTS_CSV = REPORTS / "conflicts.csv"
-CARD_JSON = REPORTS / "card.json"  # the record that the next two are made from
+CARD_JSON = REPORTS / "card.json"  # the next two are generated from it
 CARD = REPORTS / "card.md"
 METADATA_JSON = REPORTS / "metadata.json"
 REFERENCE_JSON = REPORTS / "reference.json"

@@ -1,4 +1,4 @@
-"""Profiles: overlays of params.yaml under `profiles/` that turn the quickstart into another run."""
+"""Profiles: overlays for params.yaml in `profiles/`."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ def find(name: str) -> Path:
     """The file of a profile: `profiles/NAME.yaml`, or the path itself.
 
     Raises:
-        NervesegError: there is neither; lists the profiles there are.
+        NervesegError: neither exists; lists the existing profiles.
     """
     for path in (paths.PROFILES / f"{name}.yaml", Path(name)):
         if path.is_file():
@@ -25,22 +25,22 @@ def find(name: str) -> Path:
 
 
 def apply(overlay: Path, target: Path = paths.PARAMS) -> dict[str, tuple[Any, Any]]:
-    """Merges an overlay into a params file, whose comments stay.
+    """Merges an overlay into a params file and keeps its comments.
 
     Returns:
-        What changed: dotted name to (former, new) value.
+        The changes: dotted name to (former, new) value.
 
     Raises:
-        NervesegError: the overlay has unknown keys, or the merged params do not fit; the file stays as it was then.
+        NervesegError: the overlay has unknown keys, or the merged params are invalid; the file is not changed.
     """
     return _apply(read_yaml(overlay), target, f"{target} with {overlay}")
 
 
 def override(values: dict[str, Any], target: Path) -> None:
-    """Sets parameters of a params file by their dotted names, `{"train.epochs": 8}`.
+    """Sets parameters in a params file by their dotted names, such as `{"train.epochs": 8}`.
 
     Raises:
-        NervesegError: a name is unknown, or the params do not fit then; the file stays as it was.
+        NervesegError: a name is unknown, or the result is invalid; the file is not changed.
     """
     overlay: dict[str, Any] = {}
     for name, value in values.items():
@@ -52,7 +52,7 @@ def override(values: dict[str, Any], target: Path) -> None:
 def _apply(overlay: dict[str, Any], target: Path, name: str) -> dict[str, tuple[Any, Any]]:
     yaml = YAML()
     yaml.preserve_quotes = True
-    yaml.width = 4096  # no line is folded
+    yaml.width = 4096  # do not wrap lines
     former = flatten(read_yaml(target))
     content = yaml.load(target.read_text(encoding="utf-8"))
     _merge(content, overlay)

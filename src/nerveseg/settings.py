@@ -24,32 +24,34 @@ def _user_and_password(credentials: SecretStr) -> SecretStr:
 class Settings(BaseSettings):
     """Environment variables of the project; AWS's own (`AWS_*`) are read by boto3 itself."""
 
-    # Compose cannot leave a variable out: an empty one counts as unset.
+    # Compose cannot omit a variable, so an empty one counts as unset.
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, env_ignore_empty=True)
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="where tensors live")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        default="auto", description="device for training and evaluation"
+    )
     workers: int | None = Field(
-        default=None, ge=0, description="processes that load frames; unset: one less than the CPUs, at most 8"
+        default=None, ge=0, description="processes that load frames; unset: number of CPUs minus one, at most 8"
     )
     checkpoints: Path = Field(
-        default=Path("checkpoints"), description="where trainings that were cut off go on; clones may share it"
+        default=Path("checkpoints"), description="where interrupted trainings are kept; clones may share it"
     )
-    experiment: str = Field(default="nerveseg", description="MLflow experiment of the runs")
+    experiment: str = Field(default="nerveseg", description="MLflow experiment for the runs")
     tracking_uri: str = Field(default="sqlite:///mlflow.db", validation_alias="MLFLOW_TRACKING_URI")
     repository: str | None = Field(
-        default=None, description="git address that every deployed flow run clones; unset: runs use the checkout"
+        default=None, description="git URL that every deployed flow run clones; unset: runs use the checkout"
     )
     storage: str | None = Field(
         default=None,
         pattern="^s3://.+|^/",
-        description="s3://bucket/prefix or absolute folder below which a relative delivery.uri and predict.output lie",
+        description="s3://bucket/prefix or absolute folder: base of a relative delivery.uri and predict.output",
     )
     task_runner: Annotated[str, Field(pattern=r"^(threads|dask|(tcp|tls)://\S+)$")] = Field(
         default="threads",
-        description="what predicts shards: threads, dask (a cluster here), or a scheduler's tcp://...",
+        description="how shards are predicted: threads, dask (a local cluster), or tcp://... of a scheduler",
     )
     notify: SecretStr | None = Field(
-        default=None, description="Apprise address (slack://, mailtos://, json://, ...) told of failures and refusals"
+        default=None, description="Apprise URL (slack://, mailtos://, json://, ...) to notify of failures and refusals"
     )
     signing_key: Path | None = Field(
         default=None, description="PEM file of the Ed25519 private key that `deliver` signs bundles with"
@@ -57,16 +59,16 @@ class Settings(BaseSettings):
     verify_key: Path | None = Field(
         default=None, description="PEM file of the public key that a bundle must be signed with, or it is not used"
     )
-    s3_anonymous: bool = Field(default=False, description="the download's S3 requests go unsigned, to public buckets")
+    s3_anonymous: bool = Field(default=False, description="do not sign S3 requests for the dataset, for public buckets")
     predictor_auth: Annotated[SecretStr, AfterValidator(_user_and_password)] | None = Field(
-        default=None, description="user:password that the predictor asks for; unset: it serves this machine only"
+        default=None, description="user:password for the predictor; unset: it listens on loopback addresses only"
     )
-    predictor_upload_mb: int = Field(default=32, ge=1, le=1024, description="MiB of the largest upload")
-    predictor_queue: int = Field(default=32, ge=1, le=10_000, description="requests that are under way at once")
+    predictor_upload_mb: int = Field(default=32, ge=1, le=1024, description="largest upload in MiB")
+    predictor_queue: int = Field(default=32, ge=1, le=10_000, description="maximum number of requests in progress")
     predictor_timeout: float = Field(
-        default=30, gt=0, le=3600, description="seconds that an upload may take, and that scoring it may take then"
+        default=30, gt=0, le=3600, description="seconds allowed for the upload, and again for waiting and scoring"
     )
-    predictor_poll: float = Field(default=5, ge=0.1, le=3600, description="seconds between looks at the delivery")
+    predictor_poll: float = Field(default=5, ge=0.1, le=3600, description="seconds between checks for a new delivery")
 
 
 @cache
@@ -74,7 +76,7 @@ def settings() -> Settings:
     """The environment of this process, read once.
 
     Raises:
-        NervesegError: a variable has a bad value, or an unknown one begins with NERVESEG_.
+        NervesegError: a variable has an invalid value, or an unknown one starts with NERVESEG_.
     """
     known = {f"{_PREFIX}{name}".upper() for name, field in Settings.model_fields.items() if not field.validation_alias}
     for name in os.environ:
@@ -86,4 +88,4 @@ def settings() -> Settings:
     except ValidationError as error:
         wrong = ((str(detail["loc"][0]), detail["msg"]) for detail in error.errors())
         lines = [f"  {name if name.isupper() else f'{_PREFIX}{name.upper()}'}: {message}" for name, message in wrong]
-        raise NervesegError("The environment does not fit:\n" + "\n".join(lines)) from None
+        raise NervesegError("The environment is invalid:\n" + "\n".join(lines)) from None

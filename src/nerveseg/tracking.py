@@ -1,7 +1,7 @@
-"""MLflow runs and lineage. Local files are the source of truth; what a run misses is made up for or said loudly.
+"""MLflow runs and lineage. Local files are the source of truth; what is missing from a run is added later or reported.
 
-The train stage opens and closes the run of a training; the later stages add to it. On a tracking server that does not
-have the run, `ensure_run` makes it from what the train stage recorded.
+The train stage opens and closes the run of a training; later stages add to it. On a tracking server that does not have
+the run, `ensure_run` recreates it from what the train stage recorded.
 """
 
 import os
@@ -15,11 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-# Before mlflow is imported: three tries, not four minutes of them, tell that a server is down; and less talk.
+# Before mlflow is imported: three retries, not four minutes of them, to notice that a server is down; fewer messages.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-# A server whose artifacts are on S3 offers signed URLs of it; but S3 need not be reachable where the server is.
+# A server with artifacts on S3 offers signed URLs to them, but S3 may not be reachable from where the server is.
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "false")
 os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
 
@@ -42,9 +42,9 @@ from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import read_json, write_json
 from nerveseg.settings import settings
 
-ORIGIN = "nerveseg.run_id"  # the training run that a run is, or was made from
+ORIGIN = "nerveseg.run_id"  # tag: the id of the training run, also on copies of it
 SERVED_MODEL = Path(__file__).parent / "registry" / "pyfunc.py"
-# What the code that travels with the model imports; pinned to this environment's versions when it is logged.
+# Imported by the code logged with the model; pinned to this environment's versions.
 SERVED_MODEL_REQUIREMENTS = (
     "huggingface-hub",
     "mlflow",
@@ -57,13 +57,13 @@ SERVED_MODEL_REQUIREMENTS = (
     "torchvision",
 )
 Record = dict[str, Any]
-_KEPT = "The training is whole and kept: once the server answers, `dvc repro` goes on from its end."
+_KEPT = "The training is complete and kept: once the server is back, `dvc repro` continues after it."
 _OF_SERVER = (MlflowException, SQLAlchemyError, RequestException, ConnectionError, TimeoutError)
 _FAILURES = (*_OF_SERVER, OSError)
 
 
 def connect() -> mlflow.MlflowClient:
-    """A client of the tracking server that `MLFLOW_TRACKING_URI` names."""
+    """A client for the tracking server at `MLFLOW_TRACKING_URI`."""
     mlflow.set_tracking_uri(settings().tracking_uri)
     return mlflow.MlflowClient()
 
@@ -72,8 +72,8 @@ def connect() -> mlflow.MlflowClient:
 def reachable(consequence: str) -> Iterator[None]:
     """Turns a failure of the tracking server into a NervesegError that ends with `consequence`.
 
-    It is a TransientError unless the server answered and refused. A file of this machine that cannot be read or written
-    is a NervesegError too, which says so.
+    It is a TransientError unless the server answered with a refusal. A local file that cannot be read or written is a
+    NervesegError too.
     """
     try:
         yield
@@ -84,20 +84,20 @@ def reachable(consequence: str) -> Iterator[None]:
         raise kind(f"The MLflow server of MLFLOW_TRACKING_URI failed: {_first_line(error)}\n{consequence}") from error
     except OSError as error:
         raise NervesegError(
-            f"A file could not be read or written: {_first_line(error)}. Mend that and run the same again."
+            f"A file could not be read or written: {_first_line(error)}. Fix this and run the same command again."
         ) from error
 
 
 def git_tags() -> dict[str, str]:
-    """The commit that is checked out and whether tracked files, or the package that runs, differ from it.
+    """Tags with the commit that is checked out, and whether tracked files or the running package differ from it.
 
-    Nothing outside a git repository. params.yaml and dvc.lock are left out: register records them as they are.
+    Empty outside a git repository. params.yaml and dvc.lock do not count: register records them as they are.
     """
     try:
         commit = _git("rev-parse", "HEAD")
         recorded = (f":(exclude){paths.PARAMS}", f":(exclude){paths.DVC_LOCK}")
         changed = bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", *recorded))
-        # The package also counts files that git does not track, and may be another one than lies here.
+        # The package includes untracked files, and may be an installed one rather than this one.
         changed = changed or package.committed(commit) != package.running()
     except (OSError, subprocess.CalledProcessError):
         return {}
@@ -107,16 +107,16 @@ def git_tags() -> dict[str, str]:
 class TrainingRun:
     """The MLflow run of a training, a context manager.
 
-    What happens is logged as it happens. Where the server fails meanwhile, training goes on, and `finish` logs what is
-    missing or raises. A training that was killed goes on in its own run. The run ends FINISHED, FAILED after an
-    exception, KILLED after SIGINT or SIGTERM.
+    Everything is logged as it happens. If the server fails meanwhile, training continues, and `finish` logs what is
+    missing or raises. A training that was killed resumes in the same run. The run ends as FINISHED, as FAILED after an
+    exception, or as KILLED after SIGINT or SIGTERM.
     """
 
     def __init__(self, record: Record, state: Path) -> None:
         """
         Args:
             record: `params` and `tags` (str to str) of the run and its `dataset` (`uri`, `sha256`, ...).
-            state: file that keeps the run's id for a training that is resumed.
+            state: file with the run's id, for resuming the training.
         """
         self._record = record
         self._state = state
@@ -127,7 +127,7 @@ class TrainingRun:
         return self
 
     def log_epoch(self, row: dict[str, float]) -> None:
-        """Logs a row of the curve, with `epoch` as its step and `time` as its timestamp."""
+        """Logs a row of the curve, with `epoch` as step and `time` as timestamp."""
         if not self._failed:
             self._try(lambda: _log_curve(self._record["run_id"], [row]))
 
@@ -138,17 +138,17 @@ class TrainingRun:
             self._try(lambda: mlflow.set_tag(name, value))
 
     def finish(self, rows: list[dict[str, float]], folder: Path) -> Record:
-        """Logs the model that lies in `folder` and everything that the server missed.
+        """Logs the model in `folder` and everything that the server missed.
 
         Args:
-            rows: the whole curve, epochs before a resume included.
-            folder: holds `model.safetensors` and `model.json`.
+            rows: the whole curve, including epochs before a resume.
+            folder: contains `model.safetensors` and `model.json`.
 
         Returns:
-            The record, with `run_id` and `model_id`: what `models/run.json` holds.
+            The record with `run_id` and `model_id`: the content of `models/run.json`.
 
         Raises:
-            NervesegError: the server cannot be reached; nothing is lost, and running again only logs.
+            NervesegError: the server cannot be reached. Nothing is lost: running again only logs.
         """
         with reachable(_KEPT):
             if self._failed:
@@ -158,7 +158,7 @@ class TrainingRun:
         return self._record
 
     def log_timings(self, timings: dict[str, float]) -> None:
-        """Logs the seconds of each part as `seconds.PART`. Raises NervesegError as `finish` does."""
+        """Logs the seconds of each part as `seconds.PART`. Raises NervesegError like `finish`."""
         with reachable(_KEPT):
             mlflow.log_metrics({f"seconds.{part}": seconds for part, seconds in timings.items()})
 
@@ -182,13 +182,13 @@ class TrainingRun:
             log()
         except _FAILURES as error:
             self._failed = True
-            console.print(f"[yellow]MLflow failed; the training goes on without it:[/] {escape(_first_line(error))}")
+            console.print(f"[yellow]MLflow failed; the training continues without it:[/] {escape(_first_line(error))}")
 
 
 def ensure_run(folder: Path) -> Record:
-    """The record of the training run of the model in `folder`, as it stands on this tracking server.
+    """The record of the training run of the model in `folder`, with its ids on this tracking server.
 
-    Where the server lacks the run, it is made from `run.json`, `curve.csv` and the model.
+    If the server does not have the run, it is recreated from `run.json`, `curve.csv` and the model.
 
     Raises:
         NervesegError: the record is missing or the server fails.
@@ -200,12 +200,12 @@ def ensure_run(folder: Path) -> Record:
 
 
 def ensure_copy(record: Record, rows: list[dict[str, float]], folder: Path) -> Record:
-    """The record of the run on this tracking server that stands for the one of `record`; it is made where it lacks.
+    """The record of this tracking server's copy of a run, which is created if it does not exist.
 
     Args:
-        record: as `TrainingRun` has it; its `run_id` is the tag by which the run is found again.
-        rows: the curve, if there is one.
-        folder: holds the model.
+        record: as for `TrainingRun`; its `run_id` becomes a tag by which the copy is found again.
+        rows: the curve, possibly empty.
+        folder: contains the model.
     """
     client = connect()
     experiment = _set_experiment(settings().experiment)
@@ -227,9 +227,9 @@ def has_version(run_id: str) -> bool:
 
 
 def log_evaluation(record: Record, metrics: dict[str, Any], figures: Path | None, tables: list[Path]) -> None:
-    """Adds flat figures such as `test.dice` to the run and its logged model, pictures, if any, and tables to the run.
+    """Logs flat metrics such as `test.dice` to the run and its logged model, and tables and any figures to the run.
 
-    Figures that the run has already get no second point.
+    Metrics that are already logged with the same value are not logged again.
     """
     client = connect()
     known = client.get_run(record["run_id"]).data.metrics
@@ -251,11 +251,11 @@ def log_evaluation(record: Record, metrics: dict[str, Any], figures: Path | None
 def log_prediction(
     name: str, params: dict[str, Any], metrics: dict[str, float], table: dict[str, list[Any]], index: Record
 ) -> str:
-    """Logs a predicted batch as a run of its own, in an experiment beside that of the trainings; returns its id.
+    """Logs a predicted batch as its own run, in a separate experiment for predictions; returns its id.
 
     Args:
         table: the columns of the drift table.
-        index: what was done, kept as index.json.
+        index: the summary of the batch, logged as index.json.
     """
     connect()
     _set_experiment(f"{settings().experiment}-predictions")
@@ -270,12 +270,12 @@ def log_prediction(
 
 
 def log_crossval(name: str, params: dict[str, Any], tags: dict[str, str], metrics: dict[str, Any], folder: Path) -> str:
-    """Logs a cross-validation as a run of its own, once, and returns its id: one with the same tags is that one.
+    """Logs a cross-validation as its own run, unless a run with the same tags exists; returns its id.
 
     Args:
-        tags: what tells it from others.
-        metrics: flat figures; what is no number is left out.
-        folder: the files that go with it.
+        tags: identify the cross-validation.
+        metrics: flat metrics; values that are not numbers are left out.
+        folder: the files to log.
     """
     client = connect()
     experiment = _set_experiment(settings().experiment)
@@ -291,7 +291,7 @@ def log_crossval(name: str, params: dict[str, Any], tags: dict[str, str], metric
 
 
 def end_interrupted(run_id: str) -> None:
-    """Ends a run as KILLED whose process could not do so itself; nothing if the server lacks it or it has ended."""
+    """Ends a run whose process could not end it as KILLED, unless it has ended or the server does not have it."""
     try:
         client = connect()
         if _has_run(client, run_id) and client.get_run(run_id).info.status == "RUNNING":
@@ -301,7 +301,7 @@ def end_interrupted(run_id: str) -> None:
 
 
 def _set_experiment(name: str) -> mlflow.entities.Experiment:
-    """Artifacts of an embedded store lie beside its file, wherever the process runs."""
+    """Sets the experiment. Artifacts of an embedded store are next to its file, wherever the process runs."""
     embedded = settings().tracking_uri.removeprefix("sqlite:///")
     if embedded != settings().tracking_uri and mlflow.get_experiment_by_name(name) is None:
         mlflow.create_experiment(name, str(Path(embedded).resolve().parent / "mlruns" / name))
@@ -309,7 +309,7 @@ def _set_experiment(name: str) -> mlflow.entities.Experiment:
 
 
 def _complete_run(record: Record, rows: list[dict[str, float]], folder: Path) -> str:
-    """Logs curve and model to the active run, each once; returns the logged model's id."""
+    """Logs curve and model to the active run, unless they already are; returns the logged model's id."""
     _log_curve(record["run_id"], rows)
     model = _logged_model(connect(), record["run_id"])
     return model.model_id if model is not None else _log_model(folder)
@@ -319,14 +319,14 @@ def _describe_run(record: Record) -> None:
     name = f"{record['params']['model.architecture']} {record['params']['model.encoder']}"
     mlflow.set_tags({ORIGIN: record["run_id"], "mlflow.runName": name, **record["tags"]})
     mlflow.log_params(record["params"])
-    with warnings.catch_warnings(action="ignore"):  # two of its classes read paths; either does
+    with warnings.catch_warnings(action="ignore"):  # two source classes match a path; either is fine
         source = resolve_dataset_source(record["dataset"]["uri"])
-    dataset = MetaDataset(source, name="nerves", digest=record["dataset"]["sha256"][:12])  # type: ignore[abstract]  # mlflow says so itself
+    dataset = MetaDataset(source, name="nerves", digest=record["dataset"]["sha256"][:12])  # type: ignore[abstract]  # as in mlflow's documentation
     mlflow.log_input(dataset, context="training")
 
 
 def _log_curve(run_id: str, rows: list[dict[str, float]]) -> None:
-    # Step and timestamp come from the row, so that logging it twice leaves one point.
+    # Step and timestamp come from the row, so logging it twice leaves one point.
     metrics = [
         Metric(key, float(value), int(row["time"] * 1000), int(row["epoch"]))
         for row in rows
@@ -347,7 +347,7 @@ def _log_model(folder: Path) -> str:
             ]
         ),
     )
-    with warnings.catch_warnings(action="ignore"):  # it would like type hints of its own and an example to run
+    with warnings.catch_warnings(action="ignore"):  # it asks for type hints and an input example
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(SERVED_MODEL),
@@ -356,9 +356,10 @@ def _log_model(folder: Path) -> str:
             pip_requirements=[f"{name}=={version(name)}" for name in SERVED_MODEL_REQUIREMENTS],
             signature=signature,
         )
-    if info.model_id is None:
+    model_id: str | None = info.model_id
+    if model_id is None:
         raise MlflowException("the server returned no id for the logged model")
-    return info.model_id
+    return model_id
 
 
 def _logged_model(client: mlflow.MlflowClient, run_id: str) -> LoggedModel | None:
@@ -369,7 +370,7 @@ def _logged_model(client: mlflow.MlflowClient, run_id: str) -> LoggedModel | Non
 
 def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
     try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "active")  # else it was deleted in the UI
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")  # otherwise it was deleted in the UI
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
@@ -380,7 +381,8 @@ def _active_run_id() -> str:
     run = mlflow.active_run()
     if run is None:
         raise MlflowException("no run is active")
-    return run.info.run_id
+    run_id: str = run.info.run_id
+    return run_id
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,14 +1,14 @@
-"""The team stack without containers: the services of docker-compose.yml as processes of this machine.
+"""The team stack without containers: the services in docker-compose.yml as processes on this machine.
 
     python -m stack.native up             brings everything up and keeps it up, until Ctrl-C or `down`
-    python -m stack.native ps             what is up, and the memory it takes
-    python -m stack.native stop NAME...   and `start NAME...`
-    python -m stack.native run NAME       runs one of the services that are not up, such as backup-databases
-    python -m stack.native down           ends `up`; data stay below .stack/
+    python -m stack.native ps             shows what is up, and its memory
+    python -m stack.native stop NAME...   stops services; `start NAME...` starts them again
+    python -m stack.native run NAME       runs a service that is not up, such as backup-databases
+    python -m stack.native down           ends `up`; data are kept in .stack/
 
-A service runs its real command with its real environment and nothing else of this shell's. What differs from a
-container: another service's name as an address becomes 127.0.0.1, a container's path becomes one below .stack/, and
-what images other than ours run is replaced (`_STAND_INS`). Memory limits and read-only roots need containers.
+A service runs its real command with its real environment and nothing else from this shell. Differences from a
+container: the name of another service in an address becomes 127.0.0.1, a path in a container becomes one in .stack/,
+and third-party images are replaced (`_STAND_INS`). Memory limits and read-only file systems need containers.
 """
 
 import json
@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import psutil
 import typer
@@ -38,11 +38,11 @@ from stack.native.compose import Service
 from stack.native.ports import is_taken
 
 STATE = Path(".stack")
-MARK = "STACK_SERVICE"  # in the environment of all processes of a service: its state folder and name
+MARK = "STACK_SERVICE"  # variable in all processes of a service: its state folder and name
 TICK = 0.25  # seconds
-GRACE = 20  # seconds that a service has to end
+GRACE = 20  # seconds a service has to end
 ONE_SHOT = "service_completed_successfully"
-# By the beginning of the image's name: the arguments of python that do the same here.
+# By the start of the image's name: arguments for python that do the same here.
 _STAND_INS = {
     "postgres": [
         "-m",
@@ -52,15 +52,15 @@ _STAND_INS = {
     ],
     "chrislusf/seaweedfs": ["-m", "stack.native.s3_server", "127.0.0.1", "{S3_PORT}", "/data"],
 }
-_ADDRESSES = (  # of the tour
+_ADDRESSES = (  # shown once everything is up
     ("MLFLOW_PORT", "MLflow: runs, models, promotion", "admin or reviewer"),
-    ("PREFECT_PORT", "Prefect: deployments, flow runs", "admin:PREFECT_PASSWORD in one line"),
+    ("PREFECT_PORT", "Prefect: deployments, flow runs", "admin:PREFECT_PASSWORD, in one line"),
     ("PREDICTOR_PORT", "Predictor: drop a frame", "predictor"),
 )
 
 
 class Stack:
-    """The services that .env chooses, and where on this machine they have their files."""
+    """The services chosen in .env, and their files on this machine."""
 
     def __init__(self) -> None:
         self.variables = compose.environment()
@@ -69,7 +69,7 @@ class Stack:
         self.state = self.root / STATE
 
     def chosen(self) -> list[Service]:
-        """The services that `up` starts, by COMPOSE_PROFILES, each behind those that it needs."""
+        """The services that `up` starts, by COMPOSE_PROFILES, each after those it depends on."""
         profiles = set(self.variables.get("COMPOSE_PROFILES", "").split(","))
         wanted = {name: one for name, one in self.services.items() if not one.profiles or profiles & set(one.profiles)}
         if tls := wanted.pop("caddy", None):
@@ -81,7 +81,7 @@ class Stack:
         return f"{self.state}/{name}"
 
     def command(self, service: Service) -> list[str]:
-        """What a service runs."""
+        """The command of a service."""
         stand_in = next((new for image, new in _STAND_INS.items() if service.image.startswith(image)), None)
         if stand_in and "backup" not in service.profiles:
             arguments = [one.format(S3_PORT=self.variables["S3_PORT"]) for one in stand_in]
@@ -89,7 +89,7 @@ class Stack:
         return [self.here(service, one) for one in service.command]
 
     def environment(self, service: Service) -> dict[str, str]:
-        """A service's environment: its own, and what a container has by itself."""
+        """A service's environment: its own, and what every container has."""
         scratch = self._folder("tmp", service.name)
         path = (str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))
         container = {"PATH": os.pathsep.join(path), "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8"}
@@ -100,7 +100,7 @@ class Stack:
         return container | own | {MARK: self.mark(service.name)}
 
     def here(self, service: Service, text: str) -> str:
-        """An argument or a variable with the addresses and paths that it has on this machine."""
+        """An argument or variable with the addresses and paths of this machine."""
         names = "|".join(map(re.escape, self.services))
         text = re.sub(rf"(?<![\w.-])(?:{names})(?=:\d)", "127.0.0.1", text).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
         places = {mount.target: self._source(mount) for mount in service.mounts}
@@ -116,24 +116,34 @@ class Stack:
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
 
-    def popen(self, service: Service, command: list[str], **more: object) -> subprocess.Popen[bytes]:
+    def popen(
+        self, service: Service, command: list[str], output: BinaryIO | int | None = None
+    ) -> subprocess.Popen[bytes]:
         """Starts a process of a service.
+
+        Args:
+            output: where its output and errors go, as `subprocess.Popen` takes it; None: where this process's go.
 
         Raises:
             NervesegError: its program is not installed.
         """
         try:
-            return subprocess.Popen(command, env=self.environment(service), start_new_session=True, **more)  # type: ignore[call-overload]
+            return subprocess.Popen(
+                command, env=self.environment(service), start_new_session=True, stdout=output, stderr=output
+            )
         except FileNotFoundError:
             raise NervesegError(f"{service.name}: {command[0]} is not installed on this machine.") from None
 
     def processes(self, name: str) -> set[psutil.Process]:
-        """All processes of a service, also those that left its session: a container would end them too."""
+        """All processes of a service, including those that left its session, which a container would end too."""
         found = set()
         for process in psutil.process_iter():
             try:
                 if process.environ().get(MARK) == self.mark(name) and process.status() != psutil.STATUS_ZOMBIE:
-                    found |= {process, *process.children(recursive=True)}  # PostgreSQL's overwrite their environment
+                    found |= {
+                        process,
+                        *process.children(recursive=True),
+                    }  # PostgreSQL's processes overwrite their environment
             except psutil.Error:
                 continue
         return found
@@ -160,7 +170,7 @@ class Runner:
         return not (self._stack.state / "stopped" / self.service.name).exists()
 
     def tick(self, runners: dict[str, "Runner"]) -> None:
-        """Does what is due."""
+        """Advances the service's state, if something is due."""
         if self._process is not None and self._process.poll() is not None:
             self._ended(self._process.returncode)
         if self._process is not None:
@@ -184,7 +194,7 @@ class Runner:
     def _start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            self._process = self._stack.popen(self.service, self._stack.command(self.service), stdout=log, stderr=log)
+            self._process = self._stack.popen(self.service, self._stack.command(self.service), log)
         self.started, self.state = time.monotonic(), "starting"
 
     def _check(self) -> None:
@@ -193,7 +203,7 @@ class Runner:
             return
         if self._probe is None:
             command = [self._stack.here(self.service, one) for one in self.service.health]
-            self._probe = self._stack.popen(self.service, command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self._probe = self._stack.popen(self.service, command, subprocess.DEVNULL)
         elif (status := self._probe.poll()) is not None:
             self._probe = None
             if status == 0:
@@ -205,10 +215,10 @@ class Runner:
         self._process, self._probe = None, None
         if status == 0 and self.service.restart == "on-failure":
             self.state = "completed"
-            console.print(f"{self.service.name} is done after {time.monotonic() - self.started:.1f} s")
+            console.print(f"{self.service.name} completed after {time.monotonic() - self.started:.1f} s")
             return
         self.state, self._again = "waiting", time.monotonic() + 1
-        console.print(f"{self.service.name} ended with status {status} and is started again; {self.log} says why")
+        console.print(f"{self.service.name} ended with status {status} and is restarted; see {self.log}")
 
     def stop(self) -> None:
         """Ends all of its processes."""
@@ -217,7 +227,7 @@ class Runner:
             try:
                 self._process.wait(GRACE)
             except subprocess.TimeoutExpired:
-                console.print(f"{self.service.name} does not end, and is killed")
+                console.print(f"{self.service.name} does not stop and is killed")
         self._end_all()
         self._process, self._probe, self.state = None, None, "stopped"
 
@@ -236,7 +246,7 @@ def _supervise(stack: Stack) -> None:
     runners = {one.name: Runner(stack, one) for one in stack.chosen()}
     for port in (one.split(":")[1] for runner in runners.values() for one in runner.service.ports):
         if is_taken(int(port)):
-            raise NervesegError(f"Port {port} is taken: end what listens there, or set another one in .env.")
+            raise NervesegError(f"Port {port} is in use: stop the process that uses it, or set another port in .env.")
     shutil.rmtree(stack.state / "stopped", ignore_errors=True)
     (stack.state / "stopped").mkdir(parents=True)
     try:
@@ -258,7 +268,7 @@ def _supervise(stack: Stack) -> None:
         for runner in reversed(runners.values()):
             runner.stop()
         (stack.state / "state.json").unlink(missing_ok=True)
-        console.print("everything is down; data are kept below .stack/")
+        console.print("everything is down; data are kept in .stack/")
 
 
 def _announce(stack: Stack, seconds: float) -> None:
@@ -270,7 +280,7 @@ def _announce(stack: Stack, seconds: float) -> None:
 
 @contextmanager
 def _alone(stack: Stack) -> Iterator[None]:
-    """One `up` a folder; its process id is in the lock's neighbour."""
+    """Allows one `up` per folder; its process id is in the file next to the lock."""
     stack.state.mkdir(exist_ok=True)
     try:
         with FileLock(stack.state / "lock", timeout=0):
@@ -278,11 +288,11 @@ def _alone(stack: Stack) -> Iterator[None]:
             yield
             (stack.state / "pid").unlink()
     except Timeout:
-        raise NervesegError("The stack of this folder is up already: `python -m stack.native ps`.") from None
+        raise NervesegError("The stack in this folder is already up: `python -m stack.native ps` shows it.") from None
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-Names = Annotated[list[str], typer.Argument(help="Services of docker-compose.yml.")]
+Names = Annotated[list[str], typer.Argument(help="Services in docker-compose.yml.")]
 
 
 @app.command()
@@ -304,19 +314,19 @@ def up() -> None:
 
 @app.command()
 def down() -> None:
-    """End `up`; data stay below .stack/."""
+    """End `up`; data are kept in .stack/."""
     with readable_errors():
         pid = STATE / "pid"
         if not pid.exists() or not psutil.pid_exists(int(pid.read_text())):
-            raise NervesegError("The stack of this folder is not up.")
+            raise NervesegError("The stack in this folder is not up.")
         psutil.Process(int(pid.read_text())).terminate()
-        with FileLock(STATE / "lock"):  # `up` holds it to its end
+        with FileLock(STATE / "lock"):  # held by `up` until it ends
             return
 
 
 @app.command()
 def ps() -> None:
-    """Show what is up, and the memory it takes."""
+    """Show what is up, and its memory."""
     with readable_errors():
         stack = Stack()
         table = Table("service", "state", "processes", "memory [MB]")
@@ -351,15 +361,15 @@ def start(names: Names) -> None:
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(help="A service of docker-compose.yml.")],
-    rm: Annotated[bool, typer.Option("--rm", help="As for compose; there is nothing to remove.")] = False,
+    name: Annotated[str, typer.Argument(help="A service in docker-compose.yml.")],
+    rm: Annotated[bool, typer.Option("--rm", help="Accepted as in Compose, without effect.")] = False,
 ) -> None:
-    """Run a service once, beside what is up, and end with its status."""
+    """Run a service once, next to those that are up, and exit with its status."""
     with readable_errors():
         stack = Stack()
         _require(stack, [])
         if name not in stack.services:
-            raise NervesegError(f"{name} is no service of {compose.COMPOSE_FILE}.")
+            raise NervesegError(f"{name} is not a service in {compose.COMPOSE_FILE}.")
         service = stack.services[name]
         process = stack.popen(service, stack.command(service))
         raise SystemExit(process.wait())
@@ -369,7 +379,7 @@ def _states(stack: Stack) -> dict[str, str]:
     try:
         states: dict[str, str] = json.loads((stack.state / "state.json").read_text())
     except FileNotFoundError:
-        raise NervesegError("The stack of this folder is not up: `make stack-native`.") from None
+        raise NervesegError("The stack in this folder is not up: `make stack-native` starts it.") from None
     return states
 
 

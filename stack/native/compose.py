@@ -1,4 +1,4 @@
-"""Reads docker-compose.yml: what the native harness needs of it, with variables filled in as compose does."""
+"""Reads what the native harness needs from docker-compose.yml, and fills in variables like Compose."""
 
 import os
 import re
@@ -19,7 +19,7 @@ _NAME = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Mount:
-    """What a container path shows: a named volume, or a path of the host."""
+    """A mount in a container: a named volume, or a path on the host."""
 
     source: str
     target: str
@@ -31,7 +31,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Service:
-    """A service of the compose file; `health` and `command` are argument lists."""
+    """A service in the compose file; `health` and `command` are argument lists."""
 
     name: str
     image: str
@@ -46,25 +46,25 @@ class Service:
 
 
 def load(variables: Mapping[str, str]) -> dict[str, Service]:
-    """The services of docker-compose.yml by name, in its order.
+    """The services in docker-compose.yml by name, in order.
 
     Raises:
-        NervesegError: the file is missing, or a variable that it requires is.
+        NervesegError: the file or a required variable is missing.
     """
     if not COMPOSE_FILE.exists():
-        raise NervesegError(f"There is no {COMPOSE_FILE} here: run this where nerveseg was cloned.")
+        raise NervesegError(f"There is no {COMPOSE_FILE} here: run this in the root of the repository.")
     content = interpolate(YAML(typ="safe", pure=True).load(COMPOSE_FILE), variables)
     return {name: _service(name, entry) for name, entry in content["services"].items()}
 
 
 def environment() -> dict[str, str]:
-    """The variables of .env, and the shell's, which come first.
+    """The variables in .env and in the shell, which take precedence.
 
     Raises:
-        NervesegError: there is none.
+        NervesegError: there is no .env.
     """
     if not ENVIRONMENT_FILE.exists():
-        raise NervesegError("There is no .env yet: `python -m stack.environment` writes it.")
+        raise NervesegError("There is no .env: `python -m stack.environment` creates it.")
     return _variables(ENVIRONMENT_FILE) | dict(os.environ)
 
 
@@ -75,7 +75,7 @@ def _variables(file: Path) -> dict[str, str]:
 def interpolate(value: Any, variables: Mapping[str, str]) -> Any:
     """Fills in ${NAME}, ${NAME-default}, ${NAME:-default}, ${NAME?message} and ${NAME:?message} in all strings.
 
-    With a colon, an empty variable counts as an unset one. Defaults may hold variables again; `$$` is a dollar.
+    With a colon, an empty variable counts as unset. Defaults may contain variables; `$$` is a dollar sign.
 
     Raises:
         NervesegError: a required variable is not set.
@@ -98,7 +98,7 @@ def _fill(text: str, variables: Mapping[str, str]) -> str:
 
 
 def _closing(text: str) -> int:
-    """Where the brace is closed that `text` begins with."""
+    """The position of the brace that closes the one at the start of `text`."""
     depth = 0
     for position, letter in enumerate(text):
         depth += (letter == "{") - (letter == "}")
@@ -110,7 +110,7 @@ def _closing(text: str) -> int:
 def _expand(expression: str, variables: Mapping[str, str]) -> str:
     match = _NAME.match(expression)
     if match is None:
-        raise NervesegError(f"{COMPOSE_FILE}: ${{{expression}}} is no variable")
+        raise NervesegError(f"{COMPOSE_FILE}: ${{{expression}}} is not a variable")
     name, operator = match[0], expression[match.end() :]
     value = variables.get(name)
     if operator.startswith(":"):

@@ -1,8 +1,7 @@
-"""The native stack's PostgreSQL, from Debian's packages, set up as the image of docker-compose.yml does it.
+"""The native stack's PostgreSQL, from Debian's packages, set up like the image in docker-compose.yml.
 
-`python -m stack.native.postgres_server FOLDER SCRIPT` serves FOLDER on 127.0.0.1:$PGPORT. If the folder is
-empty, it first makes a database with $POSTGRES_PASSWORD for postgres and runs SCRIPT. As root, it becomes the user
-`postgres`.
+`python -m stack.native.postgres_server FOLDER SCRIPT` serves FOLDER on 127.0.0.1:$PGPORT. If it is empty, a database is
+created first, with $POSTGRES_PASSWORD for the user postgres, and SCRIPT is run. As root, it switches to that user.
 """
 
 import os
@@ -20,7 +19,7 @@ from stack.native.ports import free_port
 
 
 def _program(name: str) -> str:
-    """Debian keeps the server's programs out of PATH."""
+    """The path of a program of the server: Debian does not put them on PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
     program = str(found[-1]) if found else shutil.which(name)
     if program is None:
@@ -29,7 +28,7 @@ def _program(name: str) -> str:
 
 
 def _become_postgres(folder: Path) -> None:
-    """PostgreSQL refuses to run as root."""
+    """Switches to the user postgres if root: PostgreSQL refuses to run as root."""
     if os.getuid() == 0:
         user = pwd.getpwnam("postgres")
         shutil.chown(folder, user.pw_uid, user.pw_gid)
@@ -47,7 +46,7 @@ def _arguments(data: Path, port: str) -> list[str]:
 
 
 def _create(data: Path, script: str) -> None:
-    """Makes the database beside its place, where another port keeps everybody else away."""
+    """Creates the database in a temporary folder, on another port, where nobody else connects."""
     beside = data.with_name(f"{data.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     with tempfile.NamedTemporaryFile("w") as password:
@@ -66,7 +65,7 @@ def _create(data: Path, script: str) -> None:
     try:
         while subprocess.run([_program("pg_isready"), "--quiet"], env=environment).returncode:
             if server.poll() is not None:
-                raise NervesegError("The new database does not start; its message is above.")
+                raise NervesegError("The new database does not start; see its message above.")
             time.sleep(0.1)
         subprocess.run(["sh", script], env=environment, check=True)
     finally:
@@ -76,14 +75,14 @@ def _create(data: Path, script: str) -> None:
 
 
 def main(folder: Path, script: str) -> None:
-    """Serves until it is ended."""
+    """Serves until it is stopped."""
     folder.mkdir(parents=True, exist_ok=True)
     _become_postgres(folder)
     data = folder / "data"
     if not data.exists():
         _create(data, script)
     command = _arguments(data, os.environ["PGPORT"])
-    os.execv(command[0], command)  # noqa: S606  signals reach the server itself
+    os.execv(command[0], command)  # noqa: S606  so that signals reach the server itself
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The native stack's S3 server: moto's, with signatures checked and a journal on disk. It takes the place of SeaweedFS.
+"""The native stack's S3 server instead of SeaweedFS: moto, with signature checks and a journal on disk.
 
-`python -m stack.native.s3_server HOST PORT FOLDER` serves one account, whose keys are AWS_ACCESS_KEY_ID and
+`python -m stack.native.s3_server HOST PORT FOLDER` serves one account, with the keys in AWS_ACCESS_KEY_ID and
 AWS_SECRET_ACCESS_KEY. moto keeps objects in memory, so every request that changes something is first written to a
-journal, which a server that was killed replays. It is meant for trials and tests: the journal grows with every change,
-and the server reads all of it when it starts.
+journal, which the server replays when it starts. For trials and tests only: the journal grows with every change, and a
+start reads all of it.
 """
 
 import base64
@@ -29,7 +29,7 @@ from werkzeug.wsgi import get_input_stream
 JOURNAL = "journal.jsonl"
 HEALTH = "/healthz"
 
-# Played again, a change has to make the same ids of versions and uploads: both come from moto's random numbers.
+# When replayed, a change must create the same version and upload ids: both come from moto's random numbers.
 moto.s3.models.os = SimpleNamespace(**vars(os) | {"urandom": mock_random.randbytes})  # type: ignore[assignment]
 
 Environ = dict[str, Any]
@@ -37,7 +37,7 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
 class Journaled:
-    """A WSGI application whose changes come one after another, each after it is on disk."""
+    """A WSGI application that executes changes one at a time, after writing each to disk."""
 
     def __init__(self, application: Application, path: Path) -> None:
         self._application = application
@@ -71,7 +71,7 @@ class Journaled:
 
 
 def _read(path: Path) -> Iterator[Environ]:
-    """The journal's changes; the last is cut off where it was being written when the server was killed."""
+    """The changes in the journal; an incomplete last one, from a server killed while writing, is removed."""
     if not path.exists():
         return
     with path.open("r+b") as file:
@@ -90,7 +90,7 @@ def _read(path: Path) -> Iterator[Environ]:
 
 
 def _create_account() -> None:
-    """One user who may do everything, with the keys of the environment."""
+    """Creates one user with all permissions and the keys from the environment."""
     iam = iam_backends[DEFAULT_ACCOUNT_ID]["aws"]
     iam.create_user("aws", "stack")
     everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
@@ -100,7 +100,7 @@ def _create_account() -> None:
 
 
 def main(host: str, port: str, folder: str) -> None:
-    """Serves until it is ended."""
+    """Serves until it is stopped."""
     _create_account()
     Path(folder).mkdir(parents=True, exist_ok=True)
     application = Journaled(DomainDispatcherApplication(create_backend_app), Path(folder) / JOURNAL)

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,55 @@ PACKAGE = Path(__file__).parents[2] / "src" / "nerveseg"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 DOMAIN = ("data", "phantom", "model", "training", "evaluation", "report", "modelcard", "prediction", "registry")
 COMMANDS = {"prediction/files.py", "registry/verify.py"}  # what `nerveseg predict` and `nerveseg verify` call
+STAGES = sorted(file.stem for file in (PACKAGE / "stages").glob("[!_]*.py"))
+SELDOM = {"boto3", "sklearn", "onnx", "openvino"}  # only some settings or one function need them
+TENSORS = {"torch", "torchvision", "lightning", "albumentations", "segmentation_models_pytorch"}
+# What our own code must not load when a stage starts; only train trains, and it draws nothing.
+LEFT_OUT = {stage: SELDOM | {"lightning", "albumentations"} for stage in STAGES}
+LEFT_OUT |= {
+    "train": SELDOM | {"matplotlib", "scipy", "jinja2"},
+    "register": SELDOM | TENSORS,
+    "split": SELDOM | TENSORS | {"matplotlib", "mlflow"},
+    "phantom": SELDOM | TENSORS | {"matplotlib", "mlflow", "scipy"},
+    "download": SELDOM | TENSORS | {"matplotlib", "mlflow", "scipy", "pandas", "cv2"},
+}
 
 
 def imports(file: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    nodes = ast.walk(ast.parse(file.read_text()))
+    return {name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for name in imports_of(node)}
+
+
+def imports_of(node: ast.Import | ast.ImportFrom) -> set[str]:
+    names = {alias.name for alias in node.names}
+    if isinstance(node, ast.Import):
+        return names
+    return {node.module, *(f"{node.module}.{name}" for name in names)} if node.module else set()
+
+
+def imports_at_start(body: list[ast.stmt]) -> Iterator[str]:
+    """What runs at import: not what stands in functions or is for type checkers alone."""
+    for node in body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imports_of(node)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) != "TYPE_CHECKING":
+            yield from imports_at_start([*node.body, *node.orelse])
+
+
+def libraries_at_start(module: str) -> set[str]:
+    """The libraries that a module of ours and those of ours that it imports load, without starting a process."""
+    found: set[str] = set()
+    waiting, seen = [module], set()
+    while waiting:
+        name = waiting.pop()
+        place = PACKAGE.parent / name.replace(".", "/")
+        file = next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.exists()), None)
+        if name in seen or file is None:
+            continue
+        seen.add(name)
+        wanted = set(imports_at_start(ast.parse(file.read_text()).body))
+        found |= {each.split(".")[0] for each in wanted}
+        waiting += [*wanted, name.rpartition(".")[0]]
     return found
 
 
@@ -44,6 +85,13 @@ def test_only_augment_imports_albumentations() -> None:
     assert users_of("albumentations") == {"data/augment.py"}
 
 
+def test_only_s3_imports_boto3() -> None:
+    for library in ("boto3", "botocore"):
+        assert users_of(library) == {"s3.py"}, library
+    stack = (PACKAGE.parents[1] / "stack").rglob("*.py")
+    assert not [file.name for file in stack if {"boto3", "botocore"} & {name.split(".")[0] for name in imports(file)}]
+
+
 def test_nothing_imports_dvc_or_prefect() -> None:
     assert not users_of("dvc") | users_of("prefect")
 
@@ -58,15 +106,19 @@ def test_only_the_command_line_imports_serving() -> None:
 
 
 def test_stages_do_not_import_one_another() -> None:
-    stages = {file.stem for file in (PACKAGE / "stages").glob("*.py")} - {"__init__"}
-    for stage in stages:
-        assert not imports(PACKAGE / "stages" / f"{stage}.py") & {f"nerveseg.stages.{other}" for other in stages}
+    for stage in STAGES:
+        assert not imports(PACKAGE / "stages" / f"{stage}.py") & {f"nerveseg.stages.{other}" for other in STAGES}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_starts_without_heavy_libraries_it_seldom_needs(stage: str) -> None:
+    assert not libraries_at_start(f"nerveseg.stages.{stage}") & LEFT_OUT[stage]
 
 
 @pytest.mark.parametrize("stage", ["phantom", "download", "split", "register"])
 def test_stages_without_tensors_start_without_torch(stage: str) -> None:
     loaded = modules_after(f"nerveseg.stages.{stage}")
-    assert not loaded & {"torch", "lightning", "albumentations", "segmentation_models_pytorch"}
+    assert not loaded & {"torch", "lightning", "albumentations", "segmentation_models_pytorch", "boto3", "botocore"}
 
 
 def test_the_predictor_needs_no_torch_mlflow_or_prefect() -> None:

@@ -241,4 +241,4 @@ def test_what_cannot_be_crossed_is_refused_clearly(crossed: tuple[Workspace, str
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).write_bytes((workspace.root / name).read_bytes())
     bare.set(**{"evaluate.split": "test"})
-    assert "is no git repository with a commit" in " ".join(bare.run("nerveseg", "crossval", ok=False).split())
+    assert "is not a git repository with a commit" in " ".join(bare.run("nerveseg", "crossval", ok=False).split())

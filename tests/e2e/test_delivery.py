@@ -158,7 +158,7 @@ def test_a_promoted_version_is_delivered(
     assert {"hash of model.safetensors", "hash of card.json", "smoke test", "export", *CHAIN, *HERE} <= set(checks)
     assert checks["dataset here"] == "data/raw/dataset.zip is what the card says"
     assert checks["split here"] == "data/packed is what the card says"
-    assert checks["code here"].endswith("is what made the figures")
+    assert checks["code here"].endswith("matches the card")
     assert checks["gate"] == "off"
     assert client.get_model_version(NAME, GOOD).tags["delivery"].startswith("delivered 20")
     assert aliases(client)["champion"] == GOOD
@@ -227,7 +227,7 @@ def test_tampered_weights_are_refused(
     assert "FAILED" in output
     assert f"Version {NEXT} must not be delivered" in output
     stored.unlink()
-    assert "missing in MLflow's artifact store" in workspace.run("nerveseg", "verify", NEXT, ok=False)
+    assert "missing from MLflow's artifact store" in workspace.run("nerveseg", "verify", NEXT, ok=False)
     stored.write_bytes(content)
 
 

@@ -271,14 +271,14 @@ def test_unreadable_frames_are_listed(predict: Predict, frames: Path, folder: Pa
     same_stem = good[0].with_suffix(".jpg").name
     assert set(listed) == {"1_cut.png", "1_text.png", same_stem, good[0].name}
     assert "rename one of them" in listed[good[0].name]
-    assert "is no PNG, JPEG, TIFF or BMP" in listed["1_text.png"]
+    assert "is not a PNG, JPEG, TIFF or BMP" in listed["1_text.png"]
 
 
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
         ({"input": "no-such-folder"}, "neither a folder nor a zip"),
-        ({"input": "src"}, "holds no frames"),
+        ({"input": "src"}, "contains no frames"),
         ({"input": "data", "model": "champio"}, "has no version champio. Versions: 1. Aliases: challenger, champion."),
         ({"input": "data", "model": "9"}, "has no version 9. Versions: 1."),
         ({"input": "data", "shard": 0}, "at least one frame"),
@@ -297,17 +297,17 @@ def test_what_cannot_be_predicted_fails_with_a_reason(
 def test_an_output_belongs_to_one_input(predict: Predict, frames: Path, folder: Path) -> None:
     name, message = predict(input=str(folder / "fresh.zip"), output=str(folder / "first"))
     assert name == "Failed"
-    assert f"holds predictions for {frames}, not for" in message
+    assert f"has predictions for {frames}, not for" in message
     name, message = predict(input=str(folder / "fresh"), output=str(folder / "fresh" / "output"))
     assert name == "Failed"
-    assert "lies within its input" in message
+    assert "is inside its input" in message
     name, message = predict(input=str(frames), output="gs://bucket/prefix")
     assert name == "Failed"
     assert "neither s3://bucket/prefix nor a folder" in message
 
 
 def test_without_an_input_there_is_nothing_to_do(predict: Predict) -> None:
-    assert predict() == ("Completed", "nothing to do: predict.input of params.yaml is null")
+    assert predict() == ("Completed", "nothing to do: predict.input in params.yaml is null")
 
 
 def test_a_run_can_be_predicted_with(predict: Predict, workspace: Workspace, frames: Path, folder: Path) -> None:

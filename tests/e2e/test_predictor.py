@@ -192,8 +192,8 @@ def pages_of_a_tiff() -> bytes:
 @pytest.mark.parametrize(
     ("content", "status", "sentence"),
     [
-        (b"no picture", 422, "The file is no PNG, JPEG, TIFF or BMP."),
-        (b"", 422, "The file is no PNG, JPEG, TIFF or BMP."),
+        (b"no picture", 422, "The file is not a PNG, JPEG, TIFF or BMP."),
+        (b"", 422, "The file is not a PNG, JPEG, TIFF or BMP."),
         (encoded(np.zeros((99, 99), np.uint8))[:60], 422, "The file is damaged"),
         (encoded(np.zeros((99, 99), np.uint16)), 422, "The file has 16 bits a sample"),
         (pages_of_a_tiff(), 422, "The file holds 2 pages"),

@@ -100,7 +100,7 @@ def test_what_cannot_be_had_is_refused_clearly(workspace: Workspace, tmp_path: P
     assert list(elsewhere.root.iterdir()) == []
 
     target.mkdir()
-    assert "exists: name a folder that does not" in workspace.run("nerveseg", "reproduce", "1", str(target), ok=False)
+    assert "exists: choose a new folder" in workspace.run("nerveseg", "reproduce", "1", str(target), ok=False)
 
 
 def test_data_comes_from_the_remote_where_the_cache_lacks_it(workspace: Workspace, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_data_comes_from_the_remote_where_the_cache_lacks_it(workspace: Workspac
 def test_a_source_that_moved_on_is_held(workspace: Workspace, bucket: Bucket, tmp_path: Path) -> None:
     put_phantom(bucket, workspace, tmp_path / "phantom.zip", seed=1)
     output = workspace.run("nerveseg", "reproduce", "1", str(tmp_path / "clone"))
-    assert "data.uri holds another object by now" in output
+    assert "The object at data.uri has changed" in output
     clone = at(workspace, tmp_path / "clone")
     assert "Running stage" not in clone.run("dvc", "repro")
     pipeline = clone.root / "dvc.yaml"
@@ -128,4 +128,4 @@ def test_uncommitted_code_is_refused(workspace: Workspace, tmp_path: Path) -> No
         file.write("# changed\n")
     workspace.run("dvc", "repro", "-f", "-s", "register")
     output = workspace.run("nerveseg", "reproduce", "2", str(tmp_path / "clone"), ok=False)
-    assert "uncommitted changes of code" in output
+    assert "uncommitted code changes" in output

@@ -24,8 +24,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from conftest import Bucket
-from nerveseg.data import sources
-from nerveseg.data.sources import download, open_source
+from nerveseg.data import transfer
+from nerveseg.data.sources import open_source
+from nerveseg.data.transfer import download
 from nerveseg.errors import NervesegError
 
 MIB = 2**20
@@ -161,7 +162,7 @@ def proxy(s3: Bucket, serve: Callable[..., Wire], monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -319,7 +320,7 @@ def test_a_server_that_ignores_if_match_is_not_trusted(s3: Bucket, serve: Any, t
 def test_a_partial_file_of_another_object_is_discarded(s3: Bucket, proxy: Wire, target: Path) -> None:
     s3.put("one.zip", CONTENT)
     s3.put("two.zip", CONTENT)
-    proxy.cuts = [MIB] + [0] * sources.TRIES
+    proxy.cuts = [MIB] + [0] * transfer.TRIES
     with pytest.raises(NervesegError, match=r"1\.0 MB of 5\.3 MB are kept, run again to continue"):
         download(open_source(s3.uri("one.zip")), target)
     record = download(open_source(s3.uri("two.zip")), target)
@@ -329,16 +330,16 @@ def test_a_partial_file_of_another_object_is_discarded(s3: Bucket, proxy: Wire, 
 
 def test_tries_are_bounded_unless_they_get_further(s3: Bucket, proxy: Wire, target: Path) -> None:
     s3.put("nerves.zip", CONTENT)
-    proxy.cuts = [MIB // 2] * (2 * sources.TRIES)
+    proxy.cuts = [MIB // 2] * (2 * transfer.TRIES)
     download(open_source(s3.uri("nerves.zip")), target)  # every try gets further
-    assert len(proxy.log) == 2 * sources.TRIES + 1
+    assert len(proxy.log) == 2 * transfer.TRIES + 1
 
     s3.put("nerves.zip", OTHER)
     proxy.log.clear()
     proxy.cuts = [0] * 100
     with pytest.raises(NervesegError, match="Gave up"):
         download(open_source(s3.uri("nerves.zip")), target)
-    assert len(proxy.log) == sources.TRIES
+    assert len(proxy.log) == transfer.TRIES
 
 
 def test_wrong_content_never_gets_the_final_name(s3: Bucket, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_an_equal_model_passes_beside_the_champion(workspace: Workspace, client:
     assert found["passed"]
     assert found["value"] == pytest.approx(0, abs=1e-6)
     assert found["threshold"] == -0.01
-    assert "may have been in its training" in found["detail"]
+    assert "may have seen these frames in training" in found["detail"]
 
 
 def test_a_worse_model_is_refused_reported_or_let_in(
@@ -114,7 +114,7 @@ def test_a_worse_model_is_refused_reported_or_let_in(
     refused = ask()
     assert (refused["registered"], refused["version"], refused["gate"]["passed"]) == (False, None, False)
     (reason,) = [one for one in refused["reasons"] if "of the champion, version 1," in one]
-    assert "may have been in its training" not in reason
+    assert "may have seen these frames in training" not in reason
     found = criteria(refused)["gain_over_champion"]
     assert (found["passed"], found["detail"]) == (False, reason)
     dice = json.loads(Path("reports/metrics.json").read_text())["test"]["dice"]

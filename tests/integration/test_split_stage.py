@@ -121,7 +121,7 @@ def test_nonempty_drops_empty_frames_and_the_subjects_that_had_no_other() -> Non
 
 def test_nothing_but_empty_masks_is_a_clear_error() -> None:
     members = {f"{s}_1{end}.tif": image(mask(0) if end else frame(s)) for s in range(6) for end in ("", "_mask")}
-    assert "No frame is left" in refusal(members, frames="nonempty")
+    assert "No frames to split" in refusal(members, frames="nonempty")
     assert len(run(members, frames="all")) == 6
 
 
@@ -309,7 +309,7 @@ def test_the_stage_as_a_command_prints_one_readable_error() -> None:
     write_zip(paths.DATASET_ZIP, {"a.txt": b"x"})
     done = subprocess.run([sys.executable, "-m", "nerveseg.stages.split"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "holds neither layout" in done.stderr
+    assert "has neither layout" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from conftest import Bucket
-from nerveseg.errors import NervesegError, TransientError
-from nerveseg.storage import ChangedError, Storage, open_storage
+from nerveseg.errors import ChangedError, NervesegError, TransientError
+from nerveseg.storage import Storage, open_storage
 from workspace import free_port
 
 
@@ -68,7 +68,7 @@ def test_a_file_is_replaced_only_by_who_knows_it(storage: Storage) -> None:
 
 def test_a_server_that_is_missing_may_come_back(s3: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setattr("nerveseg.storage.ATTEMPTS", 1)
+    monkeypatch.setattr("nerveseg.s3.ATTEMPTS", 1)
     storage = open_storage(s3.uri("x"))
     (tmp_path / "file").write_bytes(b"")
     for call in (

@@ -31,7 +31,7 @@ EPOCHS = 3
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace after its split stage."""
-    workspace = Workspace(tmp_path_factory.mktemp("packed") / "project")
+    workspace = Workspace(tmp_path_factory.mktemp("store") / "project")
     workspace.set(**{"train.epochs": EPOCHS})
     (workspace.root / "data").mkdir()
     phantom.write(workspace.root / "data" / "phantom.zip", load(workspace.root / "params.yaml").phantom)
@@ -42,7 +42,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture
 def workspace(store: Workspace, tmp_path: Path) -> Workspace:
-    """A fresh workspace with the packed frames and source of `store`."""
+    """A fresh workspace with the frame store and source of `store`."""
     copy = Workspace(tmp_path / "project")
     copy.set(**{"train.epochs": EPOCHS})
     shutil.copytree(store.root / "data", copy.root / "data")
@@ -140,7 +140,7 @@ def test_a_server_that_is_down_loses_nothing(workspace: Workspace, tmp_path: Pat
     workspace.env["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
     failed = workspace.stage("train", ok=False)
     assert f"epoch   {EPOCHS} " in failed, "the training goes on without the server"
-    assert "The training is whole and kept" in failed
+    assert "The training is complete and kept" in failed
     assert not (workspace.root / "models").exists()
 
     with mlflow_server(tmp_path / "server", port) as uri:

@@ -46,12 +46,12 @@ def test_refuses_what_is_no_zip(tmp_path: Path, content: bytes) -> None:
 
 def test_refuses_a_zip_that_was_cut_off(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip", {"1_1.tif": image(frame(1))})
-    assert "cut off" in refusal(patched(path, lambda content: content[: len(content) * 9 // 10]))
+    assert "truncated" in refusal(patched(path, lambda content: content[: len(content) * 9 // 10]))
 
 
 @pytest.mark.parametrize("members", [{}, {"folder/": b""}, {".DS_Store": b"x"}])
 def test_refuses_a_zip_without_files(tmp_path: Path, members: dict[str, bytes]) -> None:
-    assert "holds no files" in refusal(write_zip(tmp_path / "a.zip", members))
+    assert "contains no files" in refusal(write_zip(tmp_path / "a.zip", members))
 
 
 @pytest.mark.parametrize("name", ["/etc/1_1.tif", "../1_1.tif", "a/../../1_1.tif", "..\\1_1.tif"])
@@ -68,7 +68,7 @@ def test_refuses_a_name_that_is_there_twice(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("1_1.tif", b"x")
         archive.writestr("1_1.tif", b"y")
-    assert "1_1.tif is in it twice" in refusal(tmp_path / "a.zip")
+    assert "contains 1_1.tif twice" in refusal(tmp_path / "a.zip")
 
 
 def test_refuses_encrypted_members(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_refuses_links(tmp_path: Path) -> None:
 def test_refuses_methods_that_unpack_without_bounds(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("1_1.tif", b"x")
-    assert "another method than deflate" in refusal(tmp_path / "a.zip")
+    assert "by a method other than deflate" in refusal(tmp_path / "a.zip")
 
 
 def test_refuses_a_bomb_by_its_ratio(tmp_path: Path) -> None:

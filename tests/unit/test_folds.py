@@ -73,7 +73,7 @@ def test_too_few_subjects_names_counts() -> None:
 
 
 def test_no_frames_is_a_clear_error() -> None:
-    with pytest.raises(NervesegError, match="No frame is left"):
+    with pytest.raises(NervesegError, match="No frames to split"):
         folds.assign(table([]), split())
 
 
@@ -160,7 +160,7 @@ def test_a_fold_that_would_be_empty_is_a_clear_error() -> None:
     people = [str(person) for person, frames in enumerate([5, 4, 3, 7, 1, 1]) for _ in range(frames)]
     frames = table(people).assign(mask_area=[int(person == "4") for person in people])
     for fold in range(6):
-        with pytest.raises(NervesegError, match=r"Fold 3 of 6 would be empty.*Set another split.seed"):
+        with pytest.raises(NervesegError, match=r"Fold 3 of 6 would be empty.*Change split.seed"):
             folds.assign(frames, split(folds=6, fold=fold, seed=6765))
 
 
@@ -240,7 +240,7 @@ def test_near_identical_frames_of_two_subjects_are_a_warning() -> None:
     frames = tie(table(["1", "2", "3", "4"], [0, 1, 2, 3]), "1", "3")
     (finding,) = folds.check_leaks(frames.assign(split=folds.assign(frames, by_fold())))
     assert (finding.kind, finding.image) == ("near-identical across subjects", "1_0.png")
-    assert finding.detail == "2 frames of the subjects 1, 3 are near-identical; they are in train, validation"
+    assert finding.detail == "2 frames of the subjects 1, 3 are near-duplicates; they are in train, validation"
 
 
 def test_the_table_counts_frames_subjects_masks_and_distinct_frames() -> None:

@@ -128,7 +128,7 @@ class TestSavedFiles:
     def test_weights_of_another_network_are_refused_in_a_few_words(self, folder: Path) -> None:
         record = json.loads((folder / SPEC_FILE).read_text())
         (folder / SPEC_FILE).write_text(json.dumps(record | {"encoder": "resnet18"}))
-        with pytest.raises(NervesegError, match=f"{WEIGHTS_FILE} does not hold the network of {SPEC_FILE}") as caught:
+        with pytest.raises(NervesegError, match=f"does not contain the network of {SPEC_FILE}") as caught:
             load(folder)
         assert len(str(caught.value)) < 800
 
@@ -198,7 +198,7 @@ class TestSeveralForwardPasses:
         save_ensemble(parts, SPEC, tmp_path)
         record = json.loads((tmp_path / SPEC_FILE).read_text())
         (tmp_path / SPEC_FILE).write_text(json.dumps(record | {"members": 4}))
-        with pytest.raises(NervesegError, match=f"{WEIGHTS_FILE} does not hold the network"):
+        with pytest.raises(NervesegError, match=f"{WEIGHTS_FILE} does not contain the network"):
             load(tmp_path)
 
     def test_a_description_of_an_older_version_is_a_single_network(self, parts: list[Path], tmp_path: Path) -> None:

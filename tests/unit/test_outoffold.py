@@ -83,5 +83,5 @@ def test_no_leak_is_no_optimism() -> None:
 def test_frames_of_another_dataset_cannot_be_compared() -> None:
     other = pooled(np.zeros(24))
     other.table["image"] = other.table["image"] + "f"
-    with pytest.raises(NervesegError, match="not of the same frames"):
+    with pytest.raises(NervesegError, match="do not have the same frames"):
         outoffold.leakage(pooled(np.zeros(24)), other, params())

@@ -77,7 +77,7 @@ def test_a_truncated_file_is_a_clear_error(folder: Path, name: str) -> None:
 
 def test_files_of_another_store_are_a_clear_error(folder: Path) -> None:
     np.save(folder / "masks.npy", np.zeros(10, np.uint8))
-    with pytest.raises(NervesegError, match=r"masks.npy holds uint8 \(10,\)"):
+    with pytest.raises(NervesegError, match=r"masks.npy is uint8 \(10,\)"):
         FrameStore.open(folder)
 
 

@@ -1,4 +1,4 @@
-"""The built-in dataset: what somebody who knows ultrasound sees in it, and what the pipeline relies on."""
+"""The built-in dataset: what someone who knows ultrasound sees in it, and what the pipeline relies on."""
 
 import io
 import zipfile
@@ -13,7 +13,8 @@ import pytest
 
 from nerveseg.data import rle
 from nerveseg.params import PhantomParams
-from nerveseg.phantom import dataset as phantom
+from nerveseg.phantom import dataset
+from nerveseg.phantom.sweep import sweep as simulate
 
 SMALL = PhantomParams(
     subjects=5, frames_per_subject=5, empty_share=0.2, height=96, width=128, layout="hydrogen-torch", seed=70
@@ -23,7 +24,7 @@ FULL = SMALL.model_copy(update={"height": 210, "width": 290})
 
 @cache
 def sweeps(params: PhantomParams) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-    return [phantom.sweep(subject, params) for subject in range(1, params.subjects + 1)]
+    return [simulate(subject, params) for subject in range(1, params.subjects + 1)]
 
 
 def with_nerve(params: PhantomParams) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -32,7 +33,7 @@ def with_nerve(params: PhantomParams) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def written(tmp_path: Path, **changes: object) -> bytes:
     path = tmp_path / "phantom.zip"
-    phantom.write(path, SMALL.model_copy(update={"subjects": 3, "frames_per_subject": 2} | changes))
+    dataset.write(path, SMALL.model_copy(update={"subjects": 3, "frames_per_subject": 2} | changes))
     return path.read_bytes()
 
 
@@ -50,7 +51,7 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("layout", ["hydrogen-torch", "kaggle"])
-def test_equal_params_give_equal_bytes_and_another_seed_gives_others(tmp_path: Path, layout: str) -> None:
+def test_same_params_give_same_bytes_and_another_seed_gives_others(tmp_path: Path, layout: str) -> None:
     archive = written(tmp_path, layout=layout)
     assert written(tmp_path, layout=layout) == archive
     frames = {name: content for name, content in contents(archive).items() if "mask" not in name}
@@ -58,7 +59,7 @@ def test_equal_params_give_equal_bytes_and_another_seed_gives_others(tmp_path: P
     assert all(others[name] != content for name, content in frames.items())
 
 
-def test_both_layouts_carry_the_same_frames_and_masks(tmp_path: Path) -> None:
+def test_both_layouts_have_the_same_frames_and_masks(tmp_path: Path) -> None:
     hydrogen, kaggle = (contents(written(tmp_path, layout=layout)) for layout in ("hydrogen-torch", "kaggle"))
     table = pd.read_parquet(io.BytesIO(hydrogen["train.pq"]))
     assert list(table.columns) == ["image", "class_id", "rle_mask", "fold"]
@@ -85,44 +86,44 @@ def test_share_of_frames_without_a_nerve(share: float) -> None:
     params = SMALL.model_copy(update={"empty_share": share, "height": 64, "width": 64})
     present = np.array([[mask.any() for _, mask in sweep] for sweep in sweeps(params)])
     assert (~present).sum() == round(share * present.size)
-    assert np.ptp(present.sum(axis=1)) <= 1, "spread over the subjects"
+    assert np.ptp(present.sum(axis=1)) <= 1, "spread evenly over the subjects"
     assert (np.abs(np.diff(present, axis=1)).sum(axis=1) <= 1).all(), "at one end of the sweep"
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 97), (480, 640), (64, 2048), (2048, 64)])
 def test_any_size(height: int, width: int) -> None:
     params = SMALL.model_copy(update={"height": height, "width": width, "frames_per_subject": 1, "empty_share": 0.0})
-    [(frame, mask)] = phantom.sweep(1, params)
+    [(frame, mask)] = simulate(1, params)
     assert frame.shape == mask.shape == (height, width)
     assert frame.dtype == mask.dtype == np.uint8
     assert 40 < frame.mean() < 140
     assert 0.03 <= mask.mean() <= 0.08
 
 
-def test_anatomy_scales_with_the_size() -> None:
+def test_anatomy_scales_with_frame_size() -> None:
     [frame, mask], [large, large_mask] = with_nerve(SMALL)[0], with_nerve(FULL)[0]
     assert correlation(cv2.resize(large, (128, 96), interpolation=cv2.INTER_AREA), frame) > 0.8
     scaled = cv2.resize(255 * large_mask, (128, 96), interpolation=cv2.INTER_AREA) > 127
     assert (scaled & mask).sum() / (scaled | mask).sum() > 0.95
 
 
-def test_a_frame_depends_on_seed_subject_and_number_alone() -> None:
+def test_a_frame_depends_only_on_seed_subject_and_number() -> None:
     long = SMALL.model_copy(update={"empty_share": 0.0})
     short = long.model_copy(update={"frames_per_subject": 2, "subjects": 3, "layout": "kaggle"})
-    for (frame, mask), (same_frame, same_mask) in zip(phantom.sweep(3, short), sweeps(long)[2], strict=False):
+    for (frame, mask), (same_frame, same_mask) in zip(simulate(3, short), sweeps(long)[2], strict=False):
         np.testing.assert_array_equal(frame, same_frame)
         np.testing.assert_array_equal(mask, same_mask)
 
 
 def test_neighbours_in_a_sweep_are_near_duplicates_and_subjects_differ() -> None:
     neighbours = [correlation(a, b) for sweep in sweeps(FULL) for (a, _), (b, _) in pairwise(sweep)]
-    strangers = [correlation(a[0][0], b[0][0]) for a, b in pairwise(sweeps(FULL))]
+    different = [correlation(a[0][0], b[0][0]) for a, b in pairwise(sweeps(FULL))]
     assert min(neighbours) > 0.6
-    assert max(neighbours) < 0.999, "speckle and anatomy move on"
-    assert max(strangers) < min(neighbours) - 0.1
+    assert max(neighbours) < 0.999, "speckle and anatomy change"
+    assert max(different) < min(neighbours) - 0.1
 
 
-def test_masks_are_one_bundle_off_the_border() -> None:
+def test_masks_are_one_bundle_away_from_the_border() -> None:
     many = SMALL.model_copy(update={"subjects": 30, "frames_per_subject": 1, "empty_share": 0.0})
     centres = []
     for _, mask in with_nerve(many):
@@ -140,15 +141,15 @@ def test_the_nerve_has_a_bright_rim_around_a_darker_inside() -> None:
         assert frame[(mask > 0) & (inside == 0)].mean() > frame[inside > 0].mean() + 15
 
 
-def test_a_frame_without_a_nerve_shows_other_tissue_in_its_place() -> None:
+def test_a_frame_without_a_nerve_shows_other_tissue_instead() -> None:
     params = FULL.model_copy(update={"empty_share": 0.4})
     empty = sweeps(params)[0]
-    present = phantom.sweep(1, params.model_copy(update={"empty_share": 0.0}))
+    present = simulate(1, params.model_copy(update={"empty_share": 0.0}))
     [gone, *_] = [number for number in (0, 4) if not empty[number][1].any()]
     nerve = present[gone][1] > 0
     difference = np.abs(present[gone][0].astype(float) - empty[gone][0])
     assert difference[nerve].mean() > 30
-    assert difference[: nerve.any(axis=1).argmax() - 12].mean() < 1, "what lies above the nerve stays as it is"
+    assert difference[: nerve.any(axis=1).argmax() - 12].mean() < 1, "tissue above the nerve stays the same"
 
 
 def test_brightness_falls_with_depth() -> None:
@@ -165,7 +166,7 @@ def test_speckle_is_wider_than_tall_and_widens_with_depth() -> None:
         first, second = (fine[:, end] if axis else fine[end] for end in ends)
         return correlation(first, second)
 
-    # With the anatomy subtracted: what differs between neighbours is mostly speckle.
+    # Anatomy is subtracted: what differs between neighbouring frames is mostly speckle.
     params = SMALL.model_copy(
         update={"height": 420, "width": 580, "subjects": 3, "frames_per_subject": 2, "empty_share": 0.0}
     )

@@ -110,7 +110,7 @@ def test_a_pickle_is_refused_before_its_code_runs(state: State, encoder: torch.n
     for name, content in attacks.items():
         (tmp_path / name).write_bytes(content)
     for name in ("plain.pth", "zip.pth", "old.pth"):
-        with pytest.raises(NervesegError, match=rf"{name} is no file of plain tensors"):
+        with pytest.raises(NervesegError, match=rf"{name} is not a file of plain tensors"):
             load_encoder_weights(encoder, tmp_path / name)
     assert not touched.exists()
     pickle.loads(attacks["plain.pth"])
@@ -144,7 +144,7 @@ def test_damaged_files_are_refused(suffix: str, state: State, encoder: torch.nn.
 @pytest.mark.parametrize("content", [[torch.rand(1)], torch.rand(1), {"state_dict": {"a": torch.rand(1)}}, {"a": 1}])
 def test_what_is_no_state_dict_is_refused(content: object, encoder: torch.nn.Module, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "encoder.pth")
-    with pytest.raises(NervesegError, match="no state dict"):
+    with pytest.raises(NervesegError, match="not a state dict"):
         load_encoder_weights(encoder, tmp_path / "encoder.pth")
 
 
@@ -156,7 +156,7 @@ def test_a_missing_file_is_named(name: str, encoder: torch.nn.Module, tmp_path: 
 
 def test_encoders_of_timm_take_no_files(state: State, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "encoder.pth")
-    with pytest.raises(NervesegError, match="cannot be loaded into an encoder of timm"):
+    with pytest.raises(NervesegError, match="cannot be loaded into a timm encoder"):
         build(SPEC.model_copy(update={"encoder": "tu-resnet10t"}), str(tmp_path / "encoder.pth"))
 
 

@@ -1,6 +1,6 @@
-"""The networks of a cross-validation as one model, a version of `nerve-segmentation`.
+"""Registers the networks of a cross-validation as one model, a version of `nerve-segmentation`.
 
-An ensemble has no unseen frames of its own. Its figures are those of its members, out of fold.
+An ensemble has seen every frame, so its metrics are the out-of-fold metrics of its members.
 """
 
 import hashlib
@@ -28,15 +28,15 @@ from nerveseg.registry import comparison, verification, versions
 from nerveseg.registry.comparison import Candidate
 from nerveseg.settings import settings
 
-_OUT_OF_FOLD = "out-of-fold"  # in place of `test`: the frames that the figures are of
+_OUT_OF_FOLD = "out-of-fold"  # instead of `test`: the frames that were scored
 
 
 @dataclass(frozen=True)
 class Member:
-    """What is kept of a fold's training.
+    """The network of one fold and its records.
 
     Attributes:
-        folder: holds models/, params.yaml and dvc.lock.
+        folder: contains models/, params.yaml and dvc.lock.
         run_id: its training, on this tracking server.
         split: `FrameStore.digest` of its frames.
     """
@@ -47,7 +47,7 @@ class Member:
 
     @classmethod
     def keep(cls, root: Path, folder: Path, run_id: str) -> Self:
-        """Copies it from `root`, where the fold has just run, into `folder`, a missing one."""
+        """Copies it from `root`, where the fold has just run, into `folder`, which must not exist."""
         shutil.copytree(root / paths.MODELS, folder / paths.MODELS)
         for path in (paths.PARAMS, paths.DVC_LOCK):
             shutil.copy(root / path, folder / path)
@@ -55,17 +55,17 @@ class Member:
 
 
 def register(members: Sequence[Member], root: Path, params: Params, render: Callable[[Mapping[str, Any]], str]) -> None:
-    """Makes one model of the members, asks the gate with the figures of `crossval/`, and registers it, once.
+    """Combines the members into one model and registers it, once, if the gate accepts the metrics in `crossval/`.
 
-    `crossval/registration.json` and the page, which is on the ensemble's run too, say what became of it.
+    The outcome is in `crossval/registration.json` and on the page, which is also logged to the ensemble's run.
 
     Args:
-        members: of all folds, in order.
-        root: a workspace where one of the folds ran: its frames are those of all of them.
-        render: from what `crossval/registration.json` is about to hold to the page.
+        members: one per fold, in order.
+        root: a workspace in which one of the folds ran: all folds have the same frames.
+        render: makes the page from the content of `crossval/registration.json`.
 
     Raises:
-        NervesegError: members of different kinds, a champion that cannot be loaded, or a tracking server that failed.
+        NervesegError: the members are of different kinds, the champion cannot be loaded, or the tracking server failed.
     """
     console.rule(f"ensemble of {len(members)} networks", align="left")
     store = FrameStore.open(root / paths.PACKED)
@@ -76,7 +76,9 @@ def register(members: Sequence[Member], root: Path, params: Params, render: Call
         source, trainings = read_json(root / paths.SOURCE_JSON), [_training(member) for member in members]
         record = _card(members, trainings, source, store, metrics, params, folder)
         card.write(record, folder / paths.CARD_JSON, folder / paths.CARD, folder / paths.METADATA_JSON)
-        with tracking.reachable("crossval/ is written: once the server answers, the same command registers."):
+        with tracking.reachable(
+            "crossval/ is written: once the server is back, the same command registers the ensemble."
+        ):
             run = tracking.ensure_copy(_run(members, trainings, record), [], folder / paths.MODELS)
             client = tracking.connect()
             tags = {
@@ -105,12 +107,12 @@ def register(members: Sequence[Member], root: Path, params: Params, render: Call
 
 
 def run_id(weights: Iterable[str], trainings: Sequence[str]) -> str:
-    """The id of an ensemble's run, 32 hex digits.
+    """The id of an ensemble's run, 32 hexadecimal digits.
 
-    Weights alone would not do: those of a training at another commit may be the same, but a run names its commit.
+    Weights alone are not enough: a training at another commit may give the same ones, but a run names its commit.
 
     Args:
-        weights: SHA-256 of each file of them.
+        weights: SHA-256 of each weights file.
         trainings: ids of the members' training runs, in order.
     """
     return hashlib.sha256("".join((*weights, *trainings)).encode()).hexdigest()[:32]
@@ -129,35 +131,35 @@ def _tags(members: Sequence[Member]) -> dict[str, str]:
 
 
 def _copy_figures(folder: Path) -> dict[str, Any]:
-    """Brings the figures of `crossval/` to where a model's own lie; returns its metrics."""
+    """Copies the metrics in `crossval/` to where a single model has them; returns metrics.json."""
     (folder / paths.REPORTS).mkdir()
     for path in (paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV):
         shutil.copy(paths.CROSSVAL / path.name, folder / path)
     metrics: dict[str, Any] = read_json(paths.CROSSVAL / paths.METRICS_JSON.name)
-    metrics.pop("leakage", None)  # it is of other networks
+    metrics.pop("leakage", None)  # it is about other networks
     metrics["test"]["split"] = _OUT_OF_FOLD
     write_json(folder / paths.METRICS_JSON, metrics)
     return metrics
 
 
 def _build(members: Sequence[Member], store: FrameStore, folder: Path) -> None:
-    """Writes `models/`, and the reference and smoke frames that go with it."""
+    """Writes `models/`, the drift reference and the smoke frames."""
     from nerveseg.model.device import device_name
     from nerveseg.model.inference import Segmenter
     from nerveseg.model.network import save_ensemble
-    from nerveseg.modelcard import evidence as companions  # they import torch
+    from nerveseg.modelcard import evidence  # they import torch
 
     parts, rows = [member.folder / paths.MODELS for member in members], np.arange(len(store))
     (folder / paths.MODELS).mkdir()
     save_ensemble(parts, _spec([read_spec(part) for part in parts], store), folder / paths.MODELS)
     segmenter = Segmenter.load(folder / paths.MODELS, device_name(settings().device))
-    write_json(folder / paths.REFERENCE_JSON, companions.reference(store, rows, segmenter))
+    write_json(folder / paths.REFERENCE_JSON, evidence.reference(store, rows, segmenter))
     table = Scores.read(paths.CROSSVAL / paths.PREDICTIONS.name).table
-    smoke.write(companions.smoke_pairs(store, table, segmenter), folder / paths.SMOKE)
+    smoke.write(evidence.smoke_pairs(store, table, segmenter), folder / paths.SMOKE)
 
 
 def _spec(specs: Sequence[ModelSpec], store: FrameStore) -> ModelSpec:
-    """That of a member, with the mean of their thresholds, and the masks of all frames: each was in a training."""
+    """A member's spec with the mean of all thresholds, and the statistics of all masks: each was in some training."""
     with progress("masks") as bar:
         masks = plausibility.fit(store.mask(row) for row in bar.track(range(len(store)), description="all masks"))
     threshold = statistics.mean(spec.threshold for spec in specs)
@@ -178,7 +180,7 @@ def _card(
         dataset=source["sha256"],
         split=hashlib.sha256("".join(member.split for member in members).encode()).hexdigest(),
         params={**_shared(trainings[0]["params"]), **flatten({"evaluate": params.evaluate.model_dump()})},
-        # Members that were trained at several commits name them all.
+        # If members were trained at different commits, all are listed.
         code=provenance.Code.of(
             {key: " ".join(dict.fromkeys(each[key] for each in tags if key in each)) for key in tags[0]},
             tracking.git_tags(),
@@ -191,7 +193,7 @@ def _card(
 
 
 def _shared(params: dict[str, Any]) -> dict[str, Any]:
-    """What all members were trained with, of what one of them recorded: not its numbers of frames."""
+    """The params of a training that all members share, without its frame counts."""
     return {name: value for name, value in params.items() if name.startswith(("model.", "train."))}
 
 

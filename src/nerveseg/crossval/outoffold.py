@@ -1,4 +1,4 @@
-"""The scores of several folds as one: every frame is scored once, by a network that has not seen it."""
+"""Pools the scores of all folds: every frame is scored once, by a network that has not seen it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,14 +16,14 @@ def pool(folds: Sequence[Scores], frames: int) -> Scores:
     """The out-of-fold scores, in the order of the frame store's index.
 
     Args:
-        folds: the test frames of each fold, all of one dataset.
-        frames: how many the dataset has.
+        folds: scores of the test frames of each fold, all of one dataset.
+        frames: number of frames in the dataset.
 
     Returns:
-        All of them, with the column `fold` in the table, counted from 0.
+        The scores of all frames, with the column `fold` in the table, counted from 0.
 
     Raises:
-        NervesegError: a frame was scored by no fold or by several.
+        NervesegError: a frame was scored in no fold or in several.
     """
     table = pd.concat([scores.table.assign(fold=number) for number, scores in enumerate(folds)], ignore_index=True)
     order = np.argsort(table["row"].to_numpy(), kind="stable")
@@ -31,14 +31,14 @@ def pool(folds: Sequence[Scores], frames: int) -> Scores:
     if not np.array_equal(table["row"], np.arange(frames)):
         twice, missing = int(table["row"].duplicated().sum()), frames - table["row"].nunique()
         raise NervesegError(
-            f"The folds do not test every frame once: of {frames}, {missing} in no fold and {twice} again in another. "
+            f"The folds do not test every frame once: of {frames}, {missing} are in no fold, {twice} in more than one. "
             "They come from different datasets or splits."
         )
     return Scores(table, np.concatenate([scores.histograms for scores in folds])[order])
 
 
 def sweep(sweeps: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The validation sweeps of the folds, as `calibration.sweep` makes them, as one: means over all their frames."""
+    """Pools the folds' validation sweeps from `calibration.sweep`: means over all their frames."""
     stacked = pd.concat(sweeps)
     means = ["dice", "iou"]
     sums = stacked.assign(**{name: stacked[name] * stacked["frames"] for name in means}).groupby("threshold").sum()
@@ -46,23 +46,23 @@ def sweep(sweeps: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def leakage(by_subject: Scores, by_frame: Scores, evaluate: EvaluateParams) -> dict[str, Any]:
-    """How much too good scores are where frames of the tested subjects were trained on.
+    """The leakage audit: how much too good scores are if the tested subjects have frames in training.
 
     Args:
-        by_subject, by_frame: the out-of-fold scores of the same frames from folds of subjects and from random folds,
-            by Kaggle's rule, as `pool` makes them.
+        by_subject, by_frame: out-of-fold scores of the same frames from folds of subjects and from random folds, by
+            Kaggle's rule, from `pool`.
         evaluate: rule, resamples and seed.
 
     Returns:
-        `by_subject` and `by_frame`, each with `dice` and `iou`, and `optimism`, the second less the first, paired by
-        frame; each figure X with `X_ci` from resampling subjects, None with one subject.
+        `by_subject` and `by_frame`, each with `dice` and `iou`, and `optimism`, the second minus the first, paired by
+        frame; each metric X with `X_ci` from resampling subjects, None with one subject.
 
     Raises:
-        NervesegError: they are not of the same frames.
+        NervesegError: the frames differ.
     """
     honest, leaking = (scores.by_rule(evaluate.empty).table for scores in (by_subject, by_frame))
     if not honest["image"].equals(leaking["image"]):
-        raise NervesegError("The folds of subjects and the random folds are not of the same frames.")
+        raise NervesegError("The folds of subjects and the random folds do not have the same frames.")
     bootstrap = SubjectBootstrap(honest["subject"], evaluate.resamples, evaluate.seed)
     found: dict[str, Any] = {"by_subject": {}, "by_frame": {}, "optimism": {}}
     for name in ("dice", "iou"):

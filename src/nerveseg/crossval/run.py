@@ -1,7 +1,7 @@
-"""Cross-validation: every subject is tested once, by a network that was trained without it.
+"""Cross-validation: every subject is tested once, by a network trained without it.
 
-Each fold is a DVC experiment, in a clone of the repository that shares DVC's cache, MLflow's store and the checkpoints:
-what was trained before is restored, what was killed goes on, and the checkout stays as it is.
+Each fold is a DVC experiment in a clone of the repository, which shares DVC's cache, MLflow's store and the
+checkpoints: finished trainings are restored, interrupted ones resume, and the checkout is not touched.
 """
 
 import hashlib
@@ -33,27 +33,27 @@ from nerveseg.report import sections as report
 from nerveseg.workspace import clones, commands
 
 By = Literal["subject", "frame"]
-_FOLDS = 5  # where neither the command nor split.folds says
+_FOLDS = 5  # if neither the command nor split.folds gives a number
 _TMP = Path(".dvc/tmp")
 _CLONES = _TMP / "crossval"
-_MEMBERS = _TMP / "members"  # in the clone, what is kept of each fold while it moves on
+_MEMBERS = _TMP / "members"  # in the clone: the networks of finished folds
 _LOCK = _TMP / "crossval.lock"
 
 
 @dataclass(frozen=True)
 class Fold:
-    """What a fold left.
+    """The results of a fold.
 
     Attributes:
-        by: of what it is a fold.
+        by: whether it is a fold of subjects or of frames.
         number: from 0.
         experiment: its name in DVC.
-        run_id: its training, on this tracking server.
-        scores: of its test frames, by Kaggle's rule.
+        run_id: its training run on this tracking server.
+        scores: scores of its test frames, by Kaggle's rule.
         metrics: the content of its `reports/metrics.json`.
-        sweep: of its validation frames.
-        validation_dice: of the last epoch, at the size that the network sees.
-        member: its network, where an ensemble is asked for.
+        sweep: threshold sweep on its validation frames.
+        validation_dice: Dice of the last epoch at the network's input size.
+        member: its network, if an ensemble is wanted.
     """
 
     by: By
@@ -68,22 +68,22 @@ class Fold:
 
 
 def crossval(folds: int | None, *, leakage: bool, ensemble: bool) -> None:
-    """Runs all folds, pools their scores and writes `crossval/`; an MLflow run holds the same.
+    """Runs all folds, pools their scores, writes `crossval/` and logs it as an MLflow run.
 
     Args:
-        folds: how many; None: split.folds of params.yaml, or else 5.
-        leakage: run random folds as well, and say by how much their scores are better.
+        folds: number of folds; None: split.folds of params.yaml, or else 5.
+        leakage: run random folds as well, and report by how much their scores are too good.
         ensemble: register the networks of the folds of subjects as one model.
 
     Raises:
-        NervesegError: this is not the root of a git repository, params.yaml does not fit, or a fold failed.
+        NervesegError: this is not the root of a git repository, params.yaml is invalid, or a fold failed.
     """
     here = Path.cwd()
-    _params(Path(), folds)  # what does not fit is said at once
+    _params(Path(), folds)  # report invalid params immediately
     _require_repository(here)
     clones.keep_outside(here)
     with commands.alone_in(here / _LOCK, "another cross-validation", console.print) as lock, _clone(here) as root:
-        given = _params(root, folds)  # params.yaml may have changed while this waited for the lock
+        given = _params(root, folds)  # params.yaml may have changed while waiting for the lock
         by_subject = _run_folds(root, "subject", given, lock, root / _MEMBERS if ensemble else None)
         by_frame = _run_folds(root, "frame", given, lock) if leakage else []
         store = FrameStore.open(root / paths.PACKED)  # the frames are the same in every fold
@@ -93,7 +93,7 @@ def crossval(folds: int | None, *, leakage: bool, ensemble: bool) -> None:
 
 
 def _params(root: Path, folds: int | None) -> Params:
-    """The params of fold 0; as a workspace has them but for the split."""
+    """The params of fold 0: those of a workspace, except for the split."""
     given = params.load(root / paths.PARAMS)
     number = folds or given.split.folds or _FOLDS
     if given.evaluate.split != "test":
@@ -105,17 +105,17 @@ def _params(root: Path, folds: int | None) -> Params:
 
 def _require_repository(here: Path) -> None:
     if not paths.DVC_YAML.exists():
-        raise NervesegError(f"{here} holds no {paths.DVC_YAML}: run from the root of the repository.")
+        raise NervesegError(f"There is no {paths.DVC_YAML} in {here}: run from the root of the repository.")
     try:
         commands.run(here, "git", "rev-parse", "--verify", "HEAD")
     except NervesegError:
         raise NervesegError(
-            f"{here} is no git repository with a commit, of which a cross-validation makes a clone: "
+            f"{here} is not a git repository with a commit, which cross-validation needs to make a clone: "
             "`git init && git add --all && git commit`."
         ) from None
     if tracking.git_tags()["git_changed"] == "true":
         console.print(
-            "[yellow]Code that is not committed takes no part:[/] the folds run the code of the last commit.",
+            "[yellow]Uncommitted code is not used:[/] the folds run the code of the last commit.",
             soft_wrap=True,
         )
 
@@ -149,7 +149,7 @@ def _run_fold(root: Path, by: By, number: int, given: Params, lock: BinaryIO, ke
         )
     except commands.StageError as error:
         kind = TransientError if error.transient else NervesegError
-        raise kind(f"{error}\nWhat was trained is kept: once that is mended, the same command goes on.") from None
+        raise kind(f"{error}\nFinished trainings are kept: once this is fixed, the same command continues.") from None
     commands.dvc(root, "exp", "push", "--quiet", "--force", "--no-cache", "origin", experiment)
     fold = _read_fold(root, by, number, experiment, keep)
     test = fold.metrics["test"]
@@ -167,19 +167,19 @@ def _trained(said: Sequence[str]) -> bool:
 
 
 def _say(line: str) -> None:
-    if "No file hash info found" in line:  # DVC's remark on each output that a fresh clone lacks
+    if "No file hash info found" in line:  # printed by DVC for each output that a fresh clone lacks
         return
     console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
 
 
 def _digest(given: Params) -> str:
-    """Tells the experiments of one configuration from those of others."""
+    """A digest of the configuration, for the names of its experiments."""
     content = given.model_dump(by_alias=True, include={"phantom", "data", "split", "model", "train", "evaluate"})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | None) -> Fold:
-    with tracking.reachable("The fold is trained and kept: once the server answers, the same command goes on."):
+    with tracking.reachable("The fold is trained and kept: once the server is back, the same command continues."):
         record = tracking.ensure_run(root / paths.MODELS)
     return Fold(
         by=by,
@@ -197,7 +197,7 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
 def _conclude(
     given: Params, store: FrameStore, by_subject: list[Fold], by_frame: list[Fold], commit: str
 ) -> Callable[[Mapping[str, Any]], str]:
-    """Writes and logs `crossval/`; returns what renders its page anew for the receipt of an ensemble."""
+    """Writes and logs `crossval/`; returns a function that renders its page again with the receipt of an ensemble."""
     pooled = outoffold.pool([fold.scores for fold in by_subject], len(store))
     sweep = outoffold.sweep([fold.sweep for fold in by_subject])
     bits = given.split.near_duplicate
@@ -220,7 +220,7 @@ def _conclude(
         render = partial(report.render_crossval, metrics, given, store, pooled, sweep, folds, pairs)
         (folder / "index.html").write_text(render(None), encoding="utf-8")
     _print(metrics)
-    with tracking.reachable("crossval/ is written: once the server answers, the same command logs it."):
+    with tracking.reachable("crossval/ is written: once the server is back, the same command logs it."):
         run_id = tracking.log_crossval(
             f"crossval {given.model.architecture} {given.model.encoder}",
             params.flatten(given.model_dump(include={"data", "split", "model", "train", "evaluate"})),
@@ -234,7 +234,7 @@ def _conclude(
             paths.CROSSVAL,
         )
     console.print(
-        f"{paths.CROSSVAL}/ holds all of it, index.html first, and so does the MLflow run {run_id}", soft_wrap=True
+        f"Everything is in {paths.CROSSVAL}/ and in the MLflow run {run_id}; start with index.html", soft_wrap=True
     )
     return render
 
@@ -269,7 +269,7 @@ def _table(folds: list[Fold]) -> pd.DataFrame:
 
 def _print(metrics: dict[str, Any]) -> None:
     test = metrics["test"]
-    title = f"out of {metrics['folds']} folds: all {test['frames']} frames of {test['subjects']} subjects"
+    title = f"out of fold, {metrics['folds']} folds: all {test['frames']} frames of {test['subjects']} subjects"
     console.print(headline.table(metrics, title))
     if leakage := metrics.get("leakage"):
         optimism, by_frame = leakage["optimism"], leakage["by_frame"]

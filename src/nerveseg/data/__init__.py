@@ -1,1 +1,1 @@
-"""Datasets: where they come from, how they are read, checked, split and store."""
+"""Datasets: where they come from and how they are read, checked, split and stored."""

@@ -1,4 +1,4 @@
-"""Reads a dataset zip that nobody vouches for: member by member into memory, nothing extracted to disk or unpickled."""
+"""Reads an untrusted dataset zip, member by member into memory: nothing is extracted to disk or unpickled."""
 
 import io
 import stat
@@ -13,22 +13,23 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from nerveseg.arrays import Frame
 from nerveseg.errors import NervesegError
 
 MAX_MEMBER_BYTES = 256 * 2**20  # four times the largest image: 4096 x 4096 pixels of 4 bytes
-MAX_RATIO = 200  # noisy frames hardly shrink; members below
-FREE_RATIO_BYTES = 16 * 2**20  # may shrink more, as an empty uncompressed mask does: by 1000
+MAX_RATIO = 200  # of unpacked to compressed size: noisy frames hardly shrink
+FREE_RATIO_BYTES = 16 * 2**20  # up to this size any ratio is allowed: an empty uncompressed mask reaches 1000
 MAX_PIXELS = 2**24  # 4096 x 4096
 
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that zipfile unpacks in bounded pieces
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the ones that zipfile unpacks in bounded chunks
 _ENCRYPTED = 0x1
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _BITS_PER_SAMPLE = 258  # TIFF tag
-_PNG_BIT_DEPTH = 24  # place of that byte in a PNG file
+_PNG_BIT_DEPTH = 24  # offset of that byte in a PNG file
 
 
 class UnfitImageError(ValueError):
-    """An image that cannot be used as 8-bit grey pixels; `kind` says why in two words."""
+    """An image that cannot be used as 8-bit greyscale; `kind` says why in two words."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -36,20 +37,21 @@ class UnfitImageError(ValueError):
 
 
 class Archive:
-    """A zip opened for reading; a context manager, safe to read from several threads.
+    """A zip opened for reading: a context manager, and thread-safe.
 
     Attributes:
         path: the zip.
-        names: members, sorted, with forward slashes; folders, `__MACOSX/` and hidden files left out.
+        names: members, sorted, with forward slashes, without folders, `__MACOSX/` and hidden files.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens the zip and looks at its directory only.
+        """Opens the zip and reads only its directory.
 
         Raises:
-            NervesegError: missing, not a zip, cut off or empty; or a member is encrypted, unpacks to more than 256 MiB,
-                unpacks to more than 16 MiB at more than 200:1, uses another method than store or deflate, is listed
-                twice, is a link, or has a name that leads out of the zip or cannot be printed.
+            NervesegError: it is missing, not a zip, truncated or empty; or a member is encrypted, unpacks to more than
+                256 MiB, or to more than 16 MiB and more than 200 times its compressed size, is compressed by a method
+                other than store or deflate, is listed twice, is a link, or has a name that leads out of the zip or is
+                not printable.
         """
         self.path = path
         try:
@@ -57,22 +59,26 @@ class Archive:
         except FileNotFoundError:
             raise NervesegError(f"{path} is missing: `dvc repro download` fetches it.") from None
         except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
-            raise NervesegError(f"{path} is not a zip, or was cut off ({error}): upload or download it anew.") from None
-        members = [(info.filename.replace("\\", "/"), info) for info in self._zip.infolist()]  # Windows' backslashes
+            raise NervesegError(
+                f"{path} is not a zip, or is truncated ({error}): upload or download it again."
+            ) from None
+        members = [
+            (info.filename.replace("\\", "/"), info) for info in self._zip.infolist()
+        ]  # backslashes from Windows
         members = [(name, info) for name, info in members if not name.endswith("/") and not _is_hidden(name)]
         self._members = dict(members)
         self.names = sorted(self._members)
         problem = self._problem(Counter(name for name, _ in members))
         if problem:
             self._zip.close()
-            raise NervesegError(f"{path} is refused: {problem}.")
+            raise NervesegError(f"{path} is rejected: {problem}.")
 
     def _problem(self, counts: Counter[str]) -> str | None:
         if not self.names:
-            return "it holds no files"
+            return "it contains no files"
         twice = next((name for name in self.names if counts[name] > 1), None)
         if twice:
-            return f"{twice} is in it twice"
+            return f"it contains {twice} twice"
         for name, info in self._members.items():
             reason = _reason_to_refuse(name, info)
             if reason:
@@ -88,12 +94,12 @@ class Archive:
         info = self._members[name]
         try:
             with self._zip.open(info) as file:
-                return file.read(info.file_size + 1)  # one more byte, so that the end and with it the CRC is reached
+                return file.read(info.file_size + 1)  # one byte more, so that the end is reached and the CRC checked
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
             raise ValueError(f"damaged in the zip: {error}") from None
 
     def stamp(self, name: str) -> str:
-        """What changes with the content of a member: its CRC-32 and its size in bytes."""
+        """Changes with the content of a member: its CRC-32 and its size in bytes."""
         info = self._members[name]
         return f"{info.CRC:08x}-{info.file_size}"
 
@@ -111,32 +117,32 @@ def _is_hidden(name: str) -> bool:
 
 def _reason_to_refuse(name: str, info: zipfile.ZipInfo) -> str | None:
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
-        return "is a name that leads out of the zip"
+        return "has a path that leads out of the zip"
     if not name or not name.isprintable():
-        return "is an empty name, or one with control characters"
+        return "is empty or has control characters"
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted; zip the dataset without a password"
     if stat.S_ISLNK(info.external_attr >> 16):
         return "is a link; zip the files themselves"
     if info.compress_type not in _METHODS:
-        return "is compressed by another method than deflate; zip it with a common tool"
+        return "is compressed by a method other than deflate; use a common zip tool"
     if info.file_size > MAX_MEMBER_BYTES:
         return f"unpacks to {info.file_size} bytes; the limit is {MAX_MEMBER_BYTES}"
     if info.file_size > max(FREE_RATIO_BYTES, MAX_RATIO * info.compress_size):
-        return f"unpacks to more than {MAX_RATIO} times its size, as a zip bomb does"
+        return f"unpacks to more than {MAX_RATIO} times its compressed size, like a zip bomb"
     return None
 
 
-def decode_grey(content: bytes) -> tuple[np.ndarray, bool]:
+def decode_grey(content: bytes) -> tuple[Frame, bool]:
     """Decodes a PNG, JPEG, TIFF or BMP file.
 
     Returns:
-        uint8 (height, width), and whether the file has colours, which were turned into grey by ITU-R 601 luma. An
-        alpha channel is left aside.
+        uint8 (height, width), and whether the file has colours, which are converted to greyscale by ITU-R 601 luma.
+        An alpha channel is ignored.
 
     Raises:
-        UnfitImageError: it cannot be read, is larger than 4096 x 4096 pixels, has more than 8 bits a sample, or holds
-            several pages. Rescaling 16 bits or picking a page is a choice that belongs to whoever knows the data.
+        UnfitImageError: it cannot be read, has more than 4096 x 4096 pixels or more than 8 bits per sample, or holds
+            several pages. How to rescale 16 bits, or which page to use, is for someone who knows the data to decide.
     """
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
@@ -145,8 +151,8 @@ def decode_grey(content: bytes) -> tuple[np.ndarray, bool]:
     except UnfitImageError:
         raise
     except UnidentifiedImageError:
-        raise UnfitImageError("unreadable", "is no PNG, JPEG, TIFF or BMP") from None
-    except Exception as error:  # decoders meet foreign bytes with errors of many classes; each becomes a finding
+        raise UnfitImageError("unreadable", "is not a PNG, JPEG, TIFF or BMP") from None
+    except Exception as error:  # decoders raise many kinds of errors on bad bytes; each becomes a finding
         raise UnfitImageError("unreadable", f"is damaged: {error}") from None
 
 
@@ -155,17 +161,17 @@ def _refuse_unfit(image: Image.Image, content: bytes) -> None:
         raise UnfitImageError("too large", f"has {image.width}x{image.height} pixels; the limit is {MAX_PIXELS} pixels")
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
-        raise UnfitImageError("several pages", f"holds {pages} pages; save each frame as a file of its own")
+        raise UnfitImageError("several pages", f"holds {pages} pages; save each frame as its own file")
     bits = 8
     if isinstance(image, TiffImageFile):
         bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
     elif image.format == "PNG":
         bits = content[_PNG_BIT_DEPTH]
     if bits > 8:
-        raise UnfitImageError("16-bit", f"has {bits} bits a sample; save it with 8 bits, scaled as you see fit")
+        raise UnfitImageError("16-bit", f"has {bits} bits per sample; save it with 8, scaled as you see fit")
 
 
-def _grey(image: Image.Image) -> tuple[np.ndarray, bool]:
+def _grey(image: Image.Image) -> tuple[Frame, bool]:
     if image.mode in ("1", "L", "LA"):
         return np.asarray(image.convert("L")), False
     colours = image.convert("RGB")

@@ -1,10 +1,12 @@
-"""Augmentation of training frames, by albumentations."""
+"""Augmentation of training frames with albumentations."""
 
 import random
 
 import albumentations as A
 import cv2
 import numpy as np
+
+from nerveseg.arrays import Frame, Mask
 
 
 def _soft() -> list[A.BasicTransform]:
@@ -23,18 +25,18 @@ def _soft() -> list[A.BasicTransform]:
 
 
 class Augmentation:
-    """Random changes to a frame and its mask that depend on the given seed alone.
+    """Random changes to a frame and its mask that depend only on the given seed.
 
-    So a training with other workers, or one that was killed and resumed, sees the same frames.
+    So a training sees the same frames with any number of workers, and after it was killed and resumed.
     """
 
     def __init__(self, name: str) -> None:
         """Args: name: `none` or `soft` (flips, small shifts, scales and rotations, brightness and contrast)."""
         self._compose = A.Compose({"none": list, "soft": _soft}[name]())
 
-    def __call__(self, frame: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Args: frame uint8 (H, W) and mask uint8 0/1 (H, W). Returns: both changed alike, same shapes and types."""
-        # One state for all transforms: set_random_seed would give each its own, and all of them the same draws.
+    def __call__(self, frame: Frame, mask: Mask, seed: int) -> tuple[Frame, Mask]:
+        """Args: frame uint8 (H, W) and mask uint8 0/1 (H, W). Returns: both, transformed alike, same shape and type."""
+        # One state shared by all transforms: set_random_seed would give each its own state, all with the same draws.
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311
         changed = self._compose(image=frame, mask=mask)
         return changed["image"], changed["mask"]

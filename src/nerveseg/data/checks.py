@@ -1,4 +1,4 @@
-"""Checks every frame with its mask and packs it, each file decoded once."""
+"""Checks every frame with its mask and stores it; each file is decoded once."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nerveseg.arrays import Frame, Mask
 from nerveseg.console import progress
 from nerveseg.data import rle
 from nerveseg.data.archive import Archive, UnfitImageError, decode_grey
@@ -14,18 +15,18 @@ from nerveseg.data.findings import Finding, count
 from nerveseg.data.frame_store import Writer, pixel_digest
 from nerveseg.data.layouts import Dataset, Record
 
-MIN_SIDE = 32  # pixels; a thumbnail or another file that is no ultrasound frame
+MIN_SIDE = 32  # pixels; anything smaller is a thumbnail or not an ultrasound frame
 
-_AHEAD = 64  # frames decoded before they are written: bounds the memory
+_AHEAD = 64  # frames decoded ahead of writing: bounds memory
 
 
 @dataclass
 class _Pair:
-    """A decoded frame and its mask, as far as they could be had."""
+    """A decoded frame and its mask, None where it could not be decoded."""
 
     record: Record
-    frame: np.ndarray | None = None
-    mask: np.ndarray | None = None
+    frame: Frame | None = None
+    mask: Mask | None = None
     findings: list[Finding] = field(default_factory=list)
 
     def error(self, kind: str, detail: str) -> None:
@@ -36,26 +37,26 @@ class _Pair:
 
 
 def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -> dict[str, Any]:
-    """Checks all frames of a dataset and appends the good ones, in the order of the records.
+    """Checks all frames of a dataset and appends the valid ones, in the order of the records.
 
     Args:
         archive: the zip.
-        dataset: its frames, and what was found while listing them.
-        writer: the store to fill; worth nothing if there are errors.
+        dataset: its frames, and the findings from listing them.
+        writer: the store to fill; unusable if there are errors.
         keep_empty: whether to append frames whose mask is empty.
 
     Returns:
-        What findings.json holds: layout, frames, subjects, frames_with_mask, frames_used, errors, warnings and
-        findings (a list of `Finding`, all of them, errors do not end the checks).
+        The content of findings.json: layout, frames, subjects, frames_with_mask, frames_used, errors, warnings and
+        findings (a list of all `Finding`s: errors do not stop the checks).
     """
     findings = list(dataset.findings)
-    twins = _Twins()
+    duplicates = _Duplicates()
     with_mask = used = 0
     for pair in _decoded(archive, dataset.records):
         findings += pair.findings
         if pair.frame is None or pair.mask is None:
             continue
-        findings += twins.compare(pair.record, pair.frame, pair.mask)
+        findings += duplicates.compare(pair.record, pair.frame, pair.mask)
         has_mask = bool(pair.mask.any())
         with_mask += has_mask
         if has_mask or keep_empty:
@@ -75,7 +76,7 @@ def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -
 
 def _decoded(archive: Archive, records: Sequence[Record]) -> Iterator[_Pair]:
     with progress("frames") as bar, ThreadPoolExecutor() as pool:
-        task = bar.add_task("Checking and packing", total=len(records))
+        task = bar.add_task("Checking and storing", total=len(records))
         for first in range(0, len(records), _AHEAD):
             for pair in pool.map(lambda record: _decode(archive, record), records[first : first + _AHEAD]):
                 yield pair
@@ -97,7 +98,7 @@ def _decode(archive: Archive, record: Record) -> _Pair:
     return pair
 
 
-def _image(archive: Archive, pair: _Pair, member: str) -> np.ndarray | None:
+def _image(archive: Archive, pair: _Pair, member: str) -> Frame | None:
     try:
         pixels, is_coloured = decode_grey(archive.read(member))
     except UnfitImageError as error:
@@ -107,30 +108,30 @@ def _image(archive: Archive, pair: _Pair, member: str) -> np.ndarray | None:
         pair.error("unreadable", f"{member} is {error}")
         return None
     if is_coloured:
-        pair.warn("colour", f"{member} has colours; they were turned into grey by luma")
+        pair.warn("colour", f"{member} has colours; they were converted to greyscale by luma")
     return pixels
 
 
-def _check_frame(pair: _Pair, frame: np.ndarray) -> None:
+def _check_frame(pair: _Pair, frame: Frame) -> None:
     if min(frame.shape) < MIN_SIDE:
-        pair.error("frame too small", f"is {_size(frame)}; {MIN_SIDE} pixels a side are the least")
+        pair.error("frame too small", f"is {_size(frame)}; the minimum is {MIN_SIDE} pixels per side")
     if frame.min() == frame.max():
         pair.warn("blank frame", f"all pixels are {frame.min()}")
 
 
-def _mask_from_image(archive: Archive, pair: _Pair, member: str) -> np.ndarray | None:
+def _mask_from_image(archive: Archive, pair: _Pair, member: str) -> Mask | None:
     pixels = _image(archive, pair, member)
     if pixels is None:
         return None
     if ((pixels != 0) & (pixels != pixels.max())).any():
         values = np.unique(pixels).tolist()
         shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
-        pair.error("mask values", f"{member} holds the {len(values)} values {shown}; a mask has 0 and one other")
+        pair.error("mask values", f"{member} has the {len(values)} values {shown}; a mask has 0 and one other")
         return None
     return (pixels > 0).astype(np.uint8)
 
 
-def _mask_from_runs(pair: _Pair, shape: tuple[int, ...]) -> np.ndarray | None:
+def _mask_from_runs(pair: _Pair, shape: tuple[int, ...]) -> Mask | None:
     height, width = shape
     mask = np.zeros((height, width), np.uint8)
     try:
@@ -142,20 +143,20 @@ def _mask_from_runs(pair: _Pair, shape: tuple[int, ...]) -> np.ndarray | None:
     return mask
 
 
-class _Twins:
-    """Remembers pixels already seen: frames that are twins of one another leak between splits, or contradict."""
+class _Duplicates:
+    """Finds frames with the same pixels: they leak between splits, or their masks contradict each other."""
 
     def __init__(self) -> None:
         self._seen: dict[str, dict[str, tuple[str, str]]] = {}  # pixels -> subject -> first image, its mask
 
-    def compare(self, record: Record, frame: np.ndarray, mask: np.ndarray) -> list[Finding]:
+    def compare(self, record: Record, frame: Frame, mask: Mask) -> list[Finding]:
         earlier = self._seen.setdefault(pixel_digest(frame), {})
         mask_digest = pixel_digest(mask)
         kind = detail = None
         if record.subject in earlier:
             image, other_mask = earlier[record.subject]
             kind = "duplicate frame" if mask_digest == other_mask else "contradictory masks"
-            detail = f"has the same pixels as {image}" + (", but another mask" if mask_digest != other_mask else "")
+            detail = f"has the same pixels as {image}" + (", but a different mask" if mask_digest != other_mask else "")
         elif earlier:
             subject, (image, _) = next(iter(earlier.items()))
             kind = "duplicate frame across subjects"
@@ -164,6 +165,6 @@ class _Twins:
         return [Finding("warning", kind, record.image, detail)] if kind and detail else []
 
 
-def _size(pixels: np.ndarray) -> str:
+def _size(pixels: Frame) -> str:
     height, width = pixels.shape
     return f"{width}x{height}"

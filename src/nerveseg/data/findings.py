@@ -1,4 +1,4 @@
-"""What the checks of a dataset have to say about it."""
+"""Findings of the dataset checks."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ _TABLE_ROWS = 20
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong (error: the dataset is not used) or odd (warning) about a frame.
+    """One problem with a frame: an error, which rejects the dataset, or a warning.
 
     Attributes:
-        kind: a few words that are the same for all findings of a kind, such as "missing mask".
-        image: file name of the frame; for a finding about several, their folder or the table that names them.
+        kind: a few fixed words, such as "missing mask".
+        image: file name of the frame; if several are concerned, their folder or the table that lists them.
     """
 
     severity: Literal["error", "warning"]
@@ -30,19 +30,19 @@ class Finding:
 
 
 def count(findings: Sequence[Finding], severity: str) -> int:
-    """How many findings have that severity."""
+    """The number of findings with this severity."""
     return sum(finding.severity == severity for finding in findings)
 
 
 def show(findings: Sequence[Finding], everything_in: Path) -> None:
-    """Prints a table of the findings, errors first: every kind with its count and as many examples as 20 rows hold."""
+    """Prints a table of the findings, errors first: each kind with its count and as many examples as fit in 20 rows."""
     if not findings:
         return
     kinds = Counter((finding.severity, finding.kind) for finding in findings)
-    examples_a_kind = max(1, _TABLE_ROWS // len(kinds))
+    examples_per_kind = max(1, _TABLE_ROWS // len(kinds))
     table = Table(
         title=f"The dataset has {count(findings, 'error')} errors and {count(findings, 'warning')} warnings",
-        caption=f"all of them: {everything_in}",
+        caption=f"full list: {everything_in}",
         title_justify="left",
         caption_justify="left",
     )
@@ -50,7 +50,7 @@ def show(findings: Sequence[Finding], everything_in: Path) -> None:
         table.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
     for severity, kind in sorted(kinds):
         same = [finding for finding in findings if (finding.severity, finding.kind) == (severity, kind)]
-        for number, finding in enumerate(same[:examples_a_kind]):
+        for number, finding in enumerate(same[:examples_per_kind]):
             head = (severity, kind, str(len(same))) if number == 0 else ("", "", "")
             table.add_row(*head, Text(finding.image), Text(finding.detail))  # Text: names may look like markup
     console.print(table)

@@ -1,4 +1,4 @@
-"""Divides frames into train, validation and test: by whole subjects, by the dataset's own folds, or at random."""
+"""Splits frames into train, validation and test: by subject, by the dataset's own folds, or by single frames."""
 
 import warnings
 
@@ -19,27 +19,27 @@ SPLITS = ("train", "validation", "test")
 def assign(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
     """The split of each frame: "train", "validation" or "test".
 
-    By subject, the draw depends on the seed, the shares and the set of subjects only, not on the order or number of
-    frames: PCG64 permutes the subjects in natural order; the first go to test, the next to validation. Subjects that
-    share a cluster of near-identical frames are drawn as one.
+    By subject, the draw depends only on the seed, the shares and the set of subjects, not on the order or number of
+    frames: PCG64 permutes the subjects, sorted naturally; the first ones go to test, the next to validation. Subjects
+    that share a cluster of near-duplicate frames are drawn together.
 
-    In folds, subjects are dealt out so that each fold has about as many frames with and without a nerve; `split.fold`
-    tests, the next one validates, the others train.
+    With folds, subjects are distributed so that each fold has a similar number of frames with and without a nerve.
+    `split.fold` is the test fold, the next one is for validation, the others are for training.
 
-    By frame, single frames are drawn whoever they are of, for an audit of how much that leaks: PCG64 permutes them in
-    the natural order of their names.
+    By frame, single frames are drawn regardless of subject, for the leakage audit: PCG64 permutes them, sorted
+    naturally by name.
 
     Args:
-        frames: a row a frame with the columns image (unique), subject (str), fold (nullable Int64), mask_area and
+        frames: one row per frame with the columns image (unique), subject (str), fold (nullable Int64), mask_area and
             cluster (int64).
-        split: how to divide.
+        split: how to split.
 
     Raises:
-        NervesegError: there are no frames, too few subjects or frames, or not the folds that are asked for.
+        NervesegError: there are no frames, too few subjects or frames, or the requested folds do not exist.
     """
     if frames.empty:
         raise NervesegError(
-            "No frame is left to split: none of the dataset has a mask, and data.frames: nonempty drops the others. "
+            "No frames to split: no frame in the dataset has a mask, and data.frames: nonempty drops the others. "
             "Set data.frames: all, or check the masks."
         )
     if split.by == "fold":
@@ -60,47 +60,47 @@ def _by_share(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
             side[units == next(drawn)] = name
     if not (side == "train").any():
         raise NervesegError(
-            f"Too few subjects: {number} with frames, of which {wanted['validation']} would validate and "
-            f"{wanted['test']} test, so that none is left to train on. Lower split.validation or split.test, or bring "
-            "more subjects." + _tied(units)
+            f"Too few subjects: of {number} with frames, {wanted['validation']} would be for validation and "
+            f"{wanted['test']} for testing, which leaves none to train on. Lower split.validation or split.test, or "
+            "add more subjects." + _tied(units)
         )
     return frames["subject"].map(side)
 
 
 def _wanted(number: int, split: SplitParams) -> dict[str, int]:
-    """How many of a number of subjects or frames the shares set aside, in the order in which they are drawn."""
+    """How many of `number` subjects or frames are set aside by the shares, in the order in which they are drawn."""
     shares = {"test": split.test, "validation": split.validation}
     return {name: max(1, round(share * number)) if share else 0 for name, share in shares.items()}
 
 
 def _in_folds(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
-    from sklearn.model_selection import StratifiedGroupKFold  # a second to import, for a cross-validation only
+    from sklearn.model_selection import StratifiedGroupKFold  # takes a second to import, needed only with folds
 
     assert split.folds is not None
     assert split.fold is not None
     units = _units(frames)
     if units.nunique() < split.folds:
         raise NervesegError(
-            f"Too few subjects: {len(units)} cannot be divided into {split.folds} folds. Lower split.folds, or bring "
+            f"Too few subjects: {len(units)} cannot be divided into {split.folds} folds. Lower split.folds, or add "
             "more subjects." + _tied(units)
         )
     has_mask = frames["mask_area"].to_numpy() > 0
     if max(has_mask.sum(), (~has_mask).sum()) < split.folds:
         raise NervesegError(
             f"Too few frames: {has_mask.sum()} with a nerve and {(~has_mask).sum()} without cannot be divided into "
-            f"{split.folds} folds. Lower split.folds, or bring more frames."
+            f"{split.folds} folds. Lower split.folds, or add more frames."
         )
-    dealer = StratifiedGroupKFold(split.folds, shuffle=True, random_state=split.seed)
-    with warnings.catch_warnings(action="ignore"):  # of a kind with fewer frames than folds
-        dealt = [test for _, test in dealer.split(has_mask, has_mask, frames["subject"].map(units))]
-    if empty := [number for number, test in enumerate(dealt) if not len(test)]:
+    folds = StratifiedGroupKFold(split.folds, shuffle=True, random_state=split.seed)
+    with warnings.catch_warnings(action="ignore"):  # about a class with fewer frames than folds
+        tests = [test for _, test in folds.split(has_mask, has_mask, frames["subject"].map(units))]
+    if empty := [number for number, test in enumerate(tests) if not len(test)]:
         raise NervesegError(
             f"Fold {empty[0]} of {split.folds} would be empty: {len(frames)} frames of {len(units)} subjects cannot be "
-            "balanced so. Set another split.seed, or lower split.folds." + _tied(units)
+            "balanced. Change split.seed, or lower split.folds." + _tied(units)
         )
     sides = np.full(len(frames), "train", dtype=object)
-    sides[dealt[split.fold]] = "test"
-    sides[dealt[(split.fold + 1) % split.folds]] = "validation"
+    sides[tests[split.fold]] = "test"
+    sides[tests[(split.fold + 1) % split.folds]] = "validation"
     return pd.Series(sides, index=frames.index, dtype="str")
 
 
@@ -110,18 +110,20 @@ def _by_frame(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
     place = frames["image"].map(dict(zip(names, drawn.tolist(), strict=True)))
     if split.folds is None:
         wanted = _wanted(len(names), split)
-        tests, validates = place < wanted["test"], place < sum(wanted.values())
+        test, validation = place < wanted["test"], place < sum(wanted.values())
     else:
         assert split.fold is not None
-        tests, validates = (place % split.folds == (split.fold + step) % split.folds for step in (0, 1))
-    sides = np.select([tests, validates], ["test", "validation"], "train")
+        test, validation = (place % split.folds == (split.fold + step) % split.folds for step in (0, 1))
+    sides = np.select([test, validation], ["test", "validation"], "train")
     if not {"train", "validation"} <= set(sides) or (split.has_test and "test" not in sides):
-        raise NervesegError(f"Too few frames: {len(names)} cannot be divided as the section split of params.yaml asks.")
+        raise NervesegError(
+            f"Too few frames: {len(names)} cannot be split as params.yaml asks; change its section split."
+        )
     return pd.Series(sides, index=frames.index, dtype="str")
 
 
 def _units(frames: pd.DataFrame) -> pd.Series:
-    """What is drawn as one: a number for each subject, in natural order, that tied subjects share."""
+    """The group of each subject: subjects with the same number are drawn together. In natural order of the subjects."""
     subjects = sorted(frames["subject"].unique(), key=natural_key)
     place = {subject: number for number, subject in enumerate(subjects)}
     first = frames["cluster"].map(frames.groupby("cluster")["subject"].first())
@@ -130,20 +132,20 @@ def _units(frames: pd.DataFrame) -> pd.Series:
 
 
 def _tied(units: pd.Series) -> str:
-    ties = [", ".join(map(str, unit.index)) for _, unit in units.groupby(units) if len(unit) > 1]
-    return f" Near-identical frames keep subjects together: {'; '.join(ties)}." if ties else ""
+    groups = [", ".join(map(str, unit.index)) for _, unit in units.groupby(units) if len(unit) > 1]
+    return f" Near-duplicate frames keep subjects together: {'; '.join(groups)}." if groups else ""
 
 
 def _by_fold(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
     folds = frames["fold"]
     counts = folds.value_counts().sort_index()
-    exist = ", ".join(f"{fold} ({number} frames)" for fold, number in counts.items())
+    existing = ", ".join(f"{fold} ({number} frames)" for fold, number in counts.items())
     if counts.empty:
         raise NervesegError("split.by is fold, but the dataset has no fold column. Set split.by: subject.")
     if folds.isna().any():
         raise NervesegError(
             f"split.by is fold, but {folds.isna().sum()} of {len(frames)} frames have no fold, such as "
-            f"{frames['image'][folds.isna()].iloc[0]}. Folds that exist: {exist}. Complete the fold column, or set "
+            f"{frames['image'][folds.isna()].iloc[0]}. Existing folds: {existing}. Complete the fold column, or set "
             "split.by: subject."
         )
     wanted = {split.validation_fold: "validation"}
@@ -151,22 +153,22 @@ def _by_fold(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
         wanted[split.test_fold] = "test"
     for fold, name in wanted.items():
         if fold not in counts.index:
-            raise NervesegError(f"split.{name}_fold is {fold}, but the folds that exist are: {exist}.")
+            raise NervesegError(f"split.{name}_fold is {fold}, but the existing folds are: {existing}.")
     if len(counts) == len(wanted):
-        raise NervesegError(f"No fold is left to train on. Folds that exist: {exist}.")
+        raise NervesegError(f"No fold is left to train on. Existing folds: {existing}.")
     return folds.map(lambda fold: wanted.get(fold, "train")).astype("str")
 
 
 def check_leaks(index: pd.DataFrame, on_purpose: bool = False) -> list[Finding]:
-    """Makes sure that no subject is on two sides of the split.
+    """Checks that no subject is on two sides of the split.
 
     Args:
-        index: a row a frame with the columns image, subject, split, sha256 and cluster.
-        on_purpose: the split draws single frames; subjects on two sides are a warning then.
+        index: one row per frame with the columns image, subject, split, sha256 and cluster.
+        on_purpose: single frames were drawn, so subjects on two sides are only a warning.
 
     Returns:
-        A warning for each frame whose very pixels are on another side too, as those of another subject, and for each
-        cluster of near-identical frames that several subjects share.
+        A warning for each frame whose exact pixels are also on another side, under another subject, and for each
+        cluster of near-duplicate frames shared by several subjects.
 
     Raises:
         NervesegError: lists the subjects that are on two sides.
@@ -176,8 +178,8 @@ def check_leaks(index: pd.DataFrame, on_purpose: bool = False) -> list[Finding]:
     findings = []
     if on_purpose:
         detail = (
-            f"split.by is frame: {len(leaks)} of {len(sides)} subjects are on two sides, so that scores are too good. "
-            "It serves a leakage audit only; such a model is not registered"
+            f"split.by is frame: {len(leaks)} of {len(sides)} subjects are on two sides, so scores are too good. "
+            "It is only for the leakage audit; such a model is not registered"
         )
         findings.append(Finding("warning", "the split leaks", index["image"].iloc[0], detail))
     elif len(leaks):
@@ -187,24 +189,24 @@ def check_leaks(index: pd.DataFrame, on_purpose: bool = False) -> list[Finding]:
         raise NervesegError(
             f"The split leaks: {len(subjects)} of {len(sides)} subjects are on two sides; scores would be too good:\n"
             + "\n".join(shown + more)
-            + "\nSet split.by: subject, or mend the fold column of the dataset."
+            + "\nSet split.by: subject, or fix the fold column of the dataset."
         )
-    for _, twins in index[index["sha256"].duplicated(keep=False)].groupby("sha256", sort=False):
-        first = twins.iloc[0]
-        for twin in twins[twins["split"] != first["split"]].itertuples():
-            detail = f"in {twin.split} has the same pixels as {first['image']} in {first['split']}"
-            findings.append(Finding("warning", "same pixels on two sides", str(twin.image), detail))
+    for _, same in index[index["sha256"].duplicated(keep=False)].groupby("sha256", sort=False):
+        first = same.iloc[0]
+        for frame in same[same["split"] != first["split"]].itertuples():
+            detail = f"in {frame.split} has the same pixels as {first['image']} in {first['split']}"
+            findings.append(Finding("warning", "same pixels on two sides", str(frame.image), detail))
     for _, alike in index.groupby("cluster"):
-        if alike["subject"].nunique() > 1 and alike["sha256"].nunique() > 1:  # else the checks have told it
+        if alike["subject"].nunique() > 1 and alike["sha256"].nunique() > 1:  # otherwise the checks have reported it
             where = ", ".join(name for name in SPLITS if name in set(alike["split"]))
             people = ", ".join(sorted(alike["subject"].unique(), key=natural_key))
-            detail = f"{len(alike)} frames of the subjects {people} are near-identical; they are in {where}"
+            detail = f"{len(alike)} frames of the subjects {people} are near-duplicates; they are in {where}"
             findings.append(Finding("warning", "near-identical across subjects", alike["image"].iloc[0], detail))
     return findings
 
 
 def table(index: pd.DataFrame) -> Table:
-    """What `counts` counts, to print."""
+    """The result of `counts` as a table to print."""
     shown = Table(title="Split", title_justify="left")
     found = counts(index).reindex(SPLITS, fill_value=0)
     shown.add_column("split")

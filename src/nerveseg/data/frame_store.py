@@ -1,7 +1,7 @@
-"""The memory-mapped store of decoded frames that the split stage writes and every later stage reads.
+"""The memory-mapped store of decoded frames that the split stage writes and all later stages read.
 
-A folder with `frames.npy` and `masks.npy` (uint8, one axis: the pixels of all frames one after the other, as sizes may
-differ), `index.parquet` (a row a frame) and `findings.json` (what the checks saw).
+A folder with `frames.npy` and `masks.npy` (uint8, one axis: the pixels of all frames, concatenated, since sizes may
+differ), `index.parquet` (one row per frame) and `findings.json` (results of the checks).
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from nerveseg.arrays import Frame, Ints, Mask
 from nerveseg.errors import NervesegError
 from nerveseg.files import read_json
 
@@ -34,28 +35,28 @@ _DTYPES = {
     "dhash": "str",
     "cluster": "int64",
 }
-_ASSIGNED = ("split", "cluster")  # known only when all frames are there
+_ASSIGNED = ("split", "cluster")  # known only once all frames are there
 _HASH_SIDE = 16
 
 
-def pixel_digest(frame: np.ndarray) -> str:
+def pixel_digest(frame: Frame) -> str:
     """The SHA-256 of the pixels of a frame in row order, as 64 hexadecimal digits."""
     return hashlib.sha256(np.ascontiguousarray(frame).data).hexdigest()
 
 
-def difference_hash(frame: np.ndarray) -> str:
-    """A hash that differs in few bits for frames that look alike: 256 bits as 64 hexadecimal digits.
+def difference_hash(frame: Frame) -> str:
+    """A hash that differs in few bits between similar frames: 256 bits as 64 hexadecimal digits.
 
-    Whether each of 16 x 16 areas of the frame is brighter than the one to its left (Krawetz's dHash,
-    https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html). His 64 bits do not tell frames of
-    one sweep from near-identical ones.
+    Each bit says whether one of 16 x 16 areas of the frame is brighter than the area to its left (Krawetz's dHash,
+    https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html). His 64 bits are too few to tell
+    near-duplicates from other frames of the same sweep.
     """
     small = cv2.resize(frame, (_HASH_SIDE + 1, _HASH_SIDE), interpolation=cv2.INTER_AREA)
     return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
 
 
 def counts(index: pd.DataFrame) -> pd.DataFrame:
-    """Frames, subjects, frames with_mask and frames that are distinct (clusters) of each split, its index."""
+    """Per split (the index): the columns frames, subjects, with_mask (frames) and distinct (clusters)."""
     return index.groupby("split", sort=False).agg(
         frames=("image", "size"),
         subjects=("subject", "nunique"),
@@ -65,7 +66,7 @@ def counts(index: pd.DataFrame) -> pd.DataFrame:
 
 
 class Writer:
-    """Appends frames to a new store in `folder`; a context manager. `write_index` completes the store."""
+    """A context manager that appends frames to a new store in `folder`. `write_index` completes the store."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -78,13 +79,13 @@ class Writer:
         self._write_headers()
         return self
 
-    def append(self, image: str, subject: str, fold: int | None, frame: np.ndarray, mask: np.ndarray) -> None:
+    def append(self, image: str, subject: str, fold: int | None, frame: Frame, mask: Mask) -> None:
         """Adds one frame.
 
         Args:
             image: file name.
             subject: the person scanned.
-            fold: the dataset's own fold, if it has any.
+            fold: the dataset's own fold, if any.
             frame: uint8 (height, width).
             mask: uint8 0/1 (height, width).
         """
@@ -97,16 +98,16 @@ class Writer:
         self._pixels += frame.size
 
     def frames(self) -> pd.DataFrame:
-        """The frames so far: the index but for its columns `split` and `cluster`."""
+        """The frames so far: the index without its columns `split` and `cluster`."""
         dtypes = {name: dtype for name, dtype in _DTYPES.items() if name not in _ASSIGNED}
         return pd.DataFrame(self._rows, columns=list(dtypes)).astype(dtypes)
 
-    def write_index(self, split: pd.Series, cluster: np.ndarray) -> pd.DataFrame:
+    def write_index(self, split: pd.Series, cluster: Ints) -> pd.DataFrame:
         """Writes and returns the index.
 
         Args:
             split: "train", "validation" or "test" for each row of `frames()`.
-            cluster: int64, the same number for frames that are near-identical.
+            cluster: int64, the same number for near-duplicate frames.
         """
         index = self.frames().assign(split=split, cluster=cluster)[list(_DTYPES)].astype(_DTYPES)
         index.to_parquet(self._folder / _INDEX, index=False)
@@ -126,17 +127,17 @@ class Writer:
 
 
 class FrameStore:
-    """A store opened for reading. Pickling it carries the folder only, so that workers map the same files.
+    """A store opened for reading. Only its folder is pickled, so workers map the same files.
 
     Attributes:
-        index: a row a frame, RangeIndex, with the columns image (file name), subject, split ("train", "validation",
+        index: one row per frame, RangeIndex, with the columns image (file name), subject, split ("train", "validation",
             "test"), fold (nullable Int64), height, width, mask_area (pixels), offset (into both arrays), sha256 (of the
-            frame's pixels), dhash (`difference_hash`), cluster (the same number for near-identical frames).
+            frame's pixels), dhash (`difference_hash`), cluster (the same number for near-duplicate frames).
     """
 
     index: pd.DataFrame
 
-    def __init__(self, folder: Path, index: pd.DataFrame, frames: np.ndarray, masks: np.ndarray) -> None:
+    def __init__(self, folder: Path, index: pd.DataFrame, frames: Frame, masks: Mask) -> None:
         self.index = index
         self._folder = folder
         self._frames = frames
@@ -151,20 +152,20 @@ class FrameStore:
         Raises:
             NervesegError: a file is missing or damaged, or the files do not belong together.
         """
-        mend = "`dvc repro split` makes it anew, `dvc pull` brings it."
+        fix = "`dvc repro split` recreates it, `dvc pull` fetches it."
         missing = [str(folder / name) for name in (_FRAMES, _MASKS, _INDEX) if not (folder / name).exists()]
         if missing:
-            raise NervesegError(f"{', '.join(missing)} missing: {mend}")
+            raise NervesegError(f"{', '.join(missing)} missing: {fix}")
         try:
             index = pd.read_parquet(folder / _INDEX)
             frames, masks = (
                 np.asarray(np.load(folder / name, mmap_mode="r", allow_pickle=False)) for name in (_FRAMES, _MASKS)
             )
         except (ValueError, OSError) as error:
-            raise NervesegError(f"{folder} is damaged ({error}): {mend}") from None
+            raise NervesegError(f"{folder} is damaged ({error}): {fix}") from None
         problem = _inconsistency(index, frames, masks)
         if problem:
-            raise NervesegError(f"{folder} is inconsistent: {problem}. {mend}")
+            raise NervesegError(f"{folder} is inconsistent: {problem}. {fix}")
         return cls(folder, index, frames, masks)
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
@@ -173,41 +174,41 @@ class FrameStore:
     def __len__(self) -> int:
         return len(self.index)
 
-    def frame(self, row: int) -> np.ndarray:
+    def frame(self, row: int) -> Frame:
         """The pixels of a frame: uint8 (height, width), a read-only view of the map."""
         return self._view(self._frames, row)
 
-    def mask(self, row: int) -> np.ndarray:
+    def mask(self, row: int) -> Mask:
         """The mask of a frame: uint8 0/1 (height, width), a read-only view of the map."""
         return self._view(self._masks, row)
 
-    def rows(self, split: str) -> np.ndarray:
+    def rows(self, split: str) -> Ints:
         """The row numbers of one split: int64, ascending."""
         return np.flatnonzero(self.index["split"] == split).astype(np.int64)
 
     def findings(self) -> dict[str, Any]:
-        """What the checks saw: the content of `findings.json`. Raises NervesegError where it is missing or damaged."""
+        """The content of `findings.json`. Raises NervesegError if it is missing or damaged."""
         record: dict[str, Any] = read_json(self._folder / FINDINGS)
         return record
 
     def digest(self) -> str:
         """64 hexadecimal digits that change with any frame, mask or row of the index."""
-        digest = hashlib.sha256(self.index.to_csv().encode())  # holds the digest of each frame
+        digest = hashlib.sha256(self.index.to_csv().encode())  # includes the digest of each frame
         digest.update(self._masks.data)
         return digest.hexdigest()
 
-    def _view(self, pixels: np.ndarray, row: int) -> np.ndarray:
+    def _view(self, pixels: Frame, row: int) -> Frame:
         offset, (height, width) = self._places[row]
         return pixels[offset : offset + height * width].reshape(height, width)
 
 
-def _inconsistency(index: pd.DataFrame, frames: np.ndarray, masks: np.ndarray) -> str | None:
+def _inconsistency(index: pd.DataFrame, frames: Frame, masks: Mask) -> str | None:
     if list(index.columns) != list(_DTYPES):
         return f"{_INDEX} has the columns {', '.join(index.columns)}"
     sizes = (index["height"] * index["width"]).to_numpy()
     if not np.array_equal(index["offset"], np.cumsum(sizes) - sizes):
-        return f"the offsets of {_INDEX} do not follow from its frame sizes"
+        return f"the offsets in {_INDEX} do not match its frame sizes"
     for name, pixels in ((_FRAMES, frames), (_MASKS, masks)):
         if pixels.dtype != np.uint8 or pixels.shape != (sizes.sum(),):
-            return f"{name} holds {pixels.dtype} {pixels.shape}, but {_INDEX} counts {sizes.sum()} pixels"
+            return f"{name} is {pixels.dtype} {pixels.shape}, but {_INDEX} says {sizes.sum()} pixels"
     return None

@@ -1,8 +1,8 @@
-"""The two layouts of a dataset zip, told apart by what is inside.
+"""The two layouts of a dataset zip, detected from its contents.
 
-kaggle: `<subject>_<frame>.tif` beside `<subject>_<frame>_mask.tif`, in any folder.
-hydrogen-torch: a parquet or CSV table with the columns image, rle_mask and perhaps fold (a row a mask; several rows of
-an image, of whatever class, are one foreground), and the images in any folder.
+kaggle: `<subject>_<frame>.tif` next to `<subject>_<frame>_mask.tif`, in any folder.
+hydrogen-torch: a parquet or CSV table with the columns image, rle_mask and optionally fold (one row per mask; all rows
+of an image, of any class, form one mask), and the images in any folder.
 """
 
 import io
@@ -31,17 +31,17 @@ _REQUIRED = ("image", "rle_mask")
 _READ = (*_REQUIRED, "fold")
 _NULLS = ("", "nan", "none", "null", "<na>")
 _MASK_ENDING = "_mask"
-_TABLE_ERRORS = (ValueError, KeyError, NotImplementedError, OSError)  # Arrow's own errors are among them
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}(\.0*)?")  # 4.0: a column of integers that once held a null
+_TABLE_ERRORS = (ValueError, KeyError, NotImplementedError, OSError)  # these include Arrow's own errors
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}(\.0*)?")  # 4.0 comes from a column of integers with a null
 
 
 @dataclass(frozen=True)
 class Record:
-    """A frame and where its mask is: in a member of the zip, in run lengths, or nowhere (an empty mask).
+    """A frame and its mask: a member of the zip, run lengths, or neither (an empty mask).
 
     Attributes:
         image: file name of the frame, unique in the dataset.
-        subject: the person scanned; empty if the file name does not say.
+        subject: the person scanned; empty if the file name does not name one.
         member: the frame's name in the zip.
         mask_member: the mask's name in the zip.
         runs: run lengths whose union is the mask.
@@ -58,11 +58,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a zip holds, by its names and its table alone.
+    """The contents of a zip, according to its file names and its table.
 
     Attributes:
         layout: "kaggle" or "hydrogen-torch".
-        records: in natural order of their file names, whatever the order in the zip.
+        records: sorted naturally by file name.
     """
 
     layout: str
@@ -70,7 +70,7 @@ class Dataset:
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
-        """Adds a record, and a finding if its name does not tell the subject."""
+        """Adds a record, and a finding if its name does not name the subject."""
         self.records.append(record)
         if not record.subject:
             self.error("unparseable subject", record.image, "is not named <subject>_<frame>")
@@ -83,22 +83,22 @@ class Dataset:
 
 
 def find(archive: Archive) -> Dataset:
-    """Finds the layout and lists the frames; decodes nothing.
+    """Detects the layout and lists the frames, without decoding them.
 
     Raises:
-        NervesegError: the zip holds neither layout, both, or two tables that could be the one; or the table is damaged.
+        NervesegError: the zip has neither layout, both, or several possible tables; or the table is damaged.
     """
     tables = {name: _columns(archive, name) for name in archive.names if _has_suffix(name, _TABLE_SUFFIXES)}
     candidates = [name for name, columns in tables.items() if set(_REQUIRED) <= set(columns)]
     masks = [name for name in archive.names if _has_suffix(name, _TIF_SUFFIXES) and _is_mask(name)]
     if candidates and masks:
         raise NervesegError(
-            f"{archive.path} holds both layouts: the table {candidates[0]} (hydrogen-torch) and {len(masks)} files "
+            f"{archive.path} has both layouts: the table {candidates[0]} (hydrogen-torch) and {len(masks)} files "
             f"such as {masks[0]} (kaggle). Keep one of them."
         )
     if len(candidates) > 1:
         raise NervesegError(
-            f"{archive.path} holds {len(candidates)} tables with the columns {' and '.join(_REQUIRED)}: "
+            f"{archive.path} has {len(candidates)} tables with the columns {' and '.join(_REQUIRED)}: "
             f"{', '.join(candidates)}. Keep one of them."
         )
     if candidates:
@@ -106,8 +106,8 @@ def find(archive: Archive) -> Dataset:
     if masks:
         return _kaggle(archive)
     raise NervesegError(
-        f"{archive.path} holds neither layout. Wanted: <subject>_<frame>.tif beside <subject>_<frame>_mask.tif "
-        "(kaggle), or images and a parquet or CSV table with the columns image, class_id, rle_mask and perhaps fold "
+        f"{archive.path} has neither layout. Expected: <subject>_<frame>.tif next to <subject>_<frame>_mask.tif "
+        "(kaggle), or images and a parquet or CSV table with the columns image, rle_mask and optionally fold "
         f"(hydrogen-torch). Found: {_inventory(archive.names, tables)}."
     )
 
@@ -123,14 +123,14 @@ def _kaggle(archive: Archive) -> Dataset:
             else:
                 frames[path.parent, path.stem].append(name)
         elif _has_suffix(name, _IMAGE_SUFFIXES):
-            dataset.warn("ignored file", PurePosixPath(name).name, f"{name} is no TIF, unlike the masks")
+            dataset.warn("ignored file", PurePosixPath(name).name, f"{name} is not a TIF, but the masks are")
 
     labelled = {folder for folder, stem in frames if (folder, stem) in masks}
     unlabelled = [name for (folder, _), names in frames.items() if folder not in labelled for name in names]
     if unlabelled:
-        _warn_of_unlabelled(dataset, unlabelled, "no frame of their folder has a mask")
+        _warn_of_unlabelled(dataset, unlabelled, "no frame in their folder has a mask")
 
-    folders = defaultdict(list)  # labelled ones, by stem of the frame
+    folders = defaultdict(list)  # with masks, by stem of the frame
     for folder, stem in frames:
         if folder in labelled:
             folders[stem].append(folder)
@@ -146,7 +146,7 @@ def _kaggle(archive: Archive) -> Dataset:
         dataset.add(Record(path.name, subject_of(path.name) or "", names[0], own_masks[0] if own_masks else None))
     for (folder, stem), names in masks.items():
         if (folder, stem) not in frames:
-            dataset.error("missing frame", PurePosixPath(names[0]).name, f"is the mask of no {stem}.tif in {folder}/")
+            dataset.error("missing frame", PurePosixPath(names[0]).name, f"is a mask without {stem}.tif in {folder}/")
     return dataset
 
 
@@ -162,7 +162,7 @@ def _hydrogen_torch(archive: Archive, table: str, columns: list[str]) -> Dataset
         if path is None:
             dataset.error("missing frame", table, f"row {number} names no image")
         else:
-            rows[PureWindowsPath(path).name].append((text, fold))  # knows both kinds of slash
+            rows[PureWindowsPath(path).name].append((text, fold))  # accepts both kinds of slash
     if not rows:
         raise NervesegError(f"{table} in {archive.path} has no rows with an image.")
 
@@ -172,7 +172,7 @@ def _hydrogen_torch(archive: Archive, table: str, columns: list[str]) -> Dataset
         if len(set(folds)) > 1:
             dataset.error("conflicting folds", image, f"has rows in the folds {', '.join(map(str, folds))}")
         if not names:
-            dataset.error("missing frame", image, f"is named by {table}, but is not in the zip")
+            dataset.error("missing frame", image, f"is listed in {table}, but is not in the zip")
         elif len(names) > 1:
             dataset.error("duplicate name", image, f"is in the zip as {', '.join(sorted(names))}")
         else:
@@ -180,7 +180,7 @@ def _hydrogen_torch(archive: Archive, table: str, columns: list[str]) -> Dataset
             dataset.add(Record(image, subject_of(image) or "", names[0], runs=runs, fold=folds[0]))
     unlabelled = [name for image, names in members.items() if image not in rows for name in names]
     if unlabelled:
-        _warn_of_unlabelled(dataset, unlabelled, f"{table} does not name them")
+        _warn_of_unlabelled(dataset, unlabelled, f"{table} does not list them")
     return dataset
 
 
@@ -190,7 +190,7 @@ def _rows(archive: Archive, table: str, columns: list[str]) -> Iterable[tuple[st
     as_text = csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()))
     try:
         if len(columns) > len(set(columns)):
-            raise ValueError("a column is in it twice")
+            raise ValueError("it has a column twice")
         content = io.BytesIO(archive.read(table))
         if _has_suffix(table, _PARQUET_SUFFIXES):
             _refuse_long(pq.read_metadata(content).num_rows)
@@ -229,7 +229,7 @@ def _fold(dataset: Dataset, image: str, text: str | None) -> int | None:
         return None
     if _WHOLE_NUMBER.fullmatch(text):
         return int(float(text))
-    dataset.error("fold", image, f"has the fold {text[:40]!r}, which is no integer")
+    dataset.error("fold", image, f"has the fold {text[:40]!r}, which is not an integer")
     return None
 
 

@@ -1,16 +1,16 @@
-"""What a frame's file name says: `<subject>_<frame>.<suffix>`."""
+"""Frame file names: `<subject>_<frame>.<suffix>`."""
 
 import re
 from pathlib import PurePosixPath
 
 
 def subject_of(name: str) -> str | None:
-    """The subject of a frame's file name: the text before the first underscore; None where there is none."""
+    """The subject in a frame's file name: the text before the first underscore, or None."""
     subject, _, frame = PurePosixPath(name).stem.partition("_")
     return subject if subject and frame else None
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sorts names by the numbers in them: 2_1 before 10_1."""
+    """Sort key that compares the numbers in names: 2_1 comes before 10_1."""
     parts = re.split("([0-9]+)", name)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name

@@ -1,23 +1,27 @@
-"""Masks as Kaggle's run lengths: "start length start length ...", counted from 1 down the columns.
+"""Masks as run lengths in Kaggle's format: "start length start length ...", counted from 1 in column-major order.
 
 Source: https://www.kaggle.com/competitions/ultrasound-nerve-segmentation/overview/evaluation
 """
 
 import re
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-_INTEGER = re.compile(r"-?[0-9]{1,18}")  # 18 digits fit int64
+from nerveseg.arrays import Bools, Ints, Mask
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")  # 18 digits fit into int64
 
 
-def encode(mask: np.ndarray) -> str:
+def encode(mask: npt.NDArray[Any]) -> str:
     """The run lengths of a mask.
 
     Args:
         mask: (height, width), any dtype; everything above 0 is foreground.
 
     Returns:
-        Runs in ascending order, none touching the next; an empty text for an empty mask.
+        Runs in ascending order with gaps between them; an empty string for an empty mask.
     """
     foreground = np.concatenate([[0], (mask > 0).T.ravel(), [0]]).astype(np.int8)
     edges = np.flatnonzero(np.diff(foreground)) + 1  # start, end, start, end ... from 1, ends exclusive
@@ -25,20 +29,20 @@ def encode(mask: np.ndarray) -> str:
     return " ".join(map(str, edges))
 
 
-def decode(text: str, height: int, width: int) -> np.ndarray:
-    """The mask that run lengths describe. Runs may come in any order and may touch, but not overlap.
+def decode(text: str, height: int, width: int) -> Mask:
+    """Decodes run lengths. Runs may be in any order and may touch, but not overlap.
 
     Returns:
-        uint8 0/1, (height, width); all 0 for an empty text.
+        uint8 0/1, (height, width); all 0 for an empty string.
 
     Raises:
-        ValueError: a number is missing or is no integer, a start or length is below 1, a run leaves the frame, or two
-            runs overlap (a mask counted across the rows, or one of another frame size, often shows itself that way).
+        ValueError: a number is missing or is not an integer, a start or length is below 1, a run leaves the frame, or
+            two runs overlap (which often reveals a row-major mask, or one for another frame size).
     """
     words = text.split()
     wrong = next((word for word in words if not _INTEGER.fullmatch(word)), None)
     if wrong is not None:
-        raise ValueError(f"run lengths hold {wrong[:40]!r}, which is not an integer")
+        raise ValueError(f"run lengths contain {wrong[:40]!r}, which is not an integer")
     if len(words) % 2:
         raise ValueError(f"run lengths come in pairs, but there are {len(words)} numbers")
     runs = np.array(words, dtype=np.int64).reshape(-1, 2)
@@ -58,7 +62,7 @@ def decode(text: str, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(mask.reshape(width, height).T)
 
 
-def _refuse(runs: np.ndarray, wrong: np.ndarray, reason: str) -> None:
+def _refuse(runs: Ints, wrong: Bools, reason: str) -> None:
     if wrong.any():
         start, length = runs[np.argmax(wrong)]
         raise ValueError(f"run '{start} {length}' {reason}")

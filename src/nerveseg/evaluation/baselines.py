@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from nerveseg.arrays import Bools, Floats, Mask
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation import empty, metrics
 from nerveseg.model.frames import resize
@@ -22,8 +24,8 @@ class Priors:
         half: cut at 0.5, which leaves the pixels that half of the training masks or more hold.
     """
 
-    best: np.ndarray
-    half: np.ndarray
+    best: npt.NDArray[np.float32]
+    half: npt.NDArray[np.float32]
 
 
 def priors(store: FrameStore, rule: EmptyRule) -> Priors:
@@ -41,12 +43,12 @@ def priors(store: FrameStore, rule: EmptyRule) -> Priors:
     return Priors(best=candidates[int(np.argmax(scores))].astype(np.float32), half=(mean >= 0.5).astype(np.float32))
 
 
-def at_size(prior: np.ndarray, height: int, width: int) -> np.ndarray:
+def at_size(prior: npt.NDArray[np.float32], height: int, width: int) -> Mask:
     """A prior mask as uint8 0/1 (height, width)."""
     return (resize(prior, height, width) >= 0.5).astype(np.uint8)
 
 
-def _mean_dice(prior: np.ndarray, masks: np.ndarray, areas: np.ndarray, rule: EmptyRule) -> float:
+def _mean_dice(prior: Bools, masks: Bools, areas: Floats, rule: EmptyRule) -> float:
     overlaps = (masks & prior).sum(axis=(1, 2)).astype(float)
     scores = empty.apply(metrics.dice(overlaps, np.full_like(areas, prior.sum()), areas), areas, rule)
     scores = scores[~np.isnan(scores)]

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from nerveseg.arrays import Floats
+
 _PERCENTILES = (2.5, 97.5)
 
 
@@ -53,29 +55,29 @@ class SubjectBootstrap:
         # How often each resample holds each subject: (resamples, subjects).
         self._draws = draw(self._subjects, np.full(self._subjects, 1 / self._subjects), resamples).astype(np.float64)
 
-    def mean(self, values: np.ndarray, weights: np.ndarray | float = 1.0) -> Estimate:
+    def mean(self, values: Floats, weights: Floats | float = 1.0) -> Estimate:
         """The mean over frames, those that are NaN left out. `values` and `weights`, >= 0, are float64 (frames,)."""
         return self.ratio(*_mean(values, weights))
 
-    def mean_of_subjects(self, values: np.ndarray) -> Estimate:
+    def mean_of_subjects(self, values: Floats) -> Estimate:
         """The mean of the subjects' means, in which subjects weigh alike; NaN left out. `values`: float64 (frames,)."""
         sums = self._sums(np.stack(_mean(values), axis=1))
         defined = sums[:, 1] > 0
         means = np.divide(sums[:, 0], sums[:, 1], out=np.zeros(self._subjects), where=defined)
         return self._estimate(np.stack([means, defined], axis=1), _ratio)
 
-    def ratio(self, numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
+    def ratio(self, numerators: Floats, denominators: Floats) -> Estimate:
         """sum(numerators) / sum(denominators) over the frames, both float64 (frames,)."""
         return self.of_sums(np.stack([numerators, denominators], axis=1), _ratio)
 
-    def difference(self, first: np.ndarray, second: np.ndarray, weights: np.ndarray | float = 1.0) -> Estimate:
+    def difference(self, first: Floats, second: Floats, weights: Floats | float = 1.0) -> Estimate:
         """The mean of `first`, with `weights`, less that of `second`, both of the same frames, as for `mean`."""
         return self.of_sums(
             np.stack([*_mean(first, weights), *_mean(second)], axis=1),
             lambda sums: _ratio(sums[:, :2]) - _ratio(sums[:, 2:]),
         )
 
-    def of_sums(self, columns: np.ndarray, figure: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+    def of_sums(self, columns: Floats, figure: Callable[[Floats], Floats]) -> Estimate:
         """A figure that is a function of sums over the frames.
 
         Args:
@@ -84,13 +86,13 @@ class SubjectBootstrap:
         """
         return self._estimate(self._sums(columns), figure)
 
-    def _sums(self, columns: np.ndarray) -> np.ndarray:
+    def _sums(self, columns: Floats) -> Floats:
         """The sums of each subject, (subjects, k)."""
         sums = np.zeros((self._subjects, columns.shape[1]))
         np.add.at(sums, self._codes, columns)
         return sums
 
-    def _estimate(self, sums: np.ndarray, figure: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+    def _estimate(self, sums: Floats, figure: Callable[[Floats], Floats]) -> Estimate:
         value = float(figure(sums.sum(axis=0, keepdims=True))[0])
         drawn = figure(self._draws @ sums)
         drawn = drawn[np.isfinite(drawn)]  # a resample may hold no frame on which the figure is defined
@@ -100,10 +102,11 @@ class SubjectBootstrap:
         return Estimate(value, float(low), float(high))
 
 
-def _mean(values: np.ndarray, weights: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def _mean(values: Floats, weights: Floats | float = 1.0) -> tuple[Floats, Floats]:
     """A mean as numerators and denominators."""
     return np.nan_to_num(values) * weights, ~np.isnan(values) * weights
 
 
-def _ratio(sums: np.ndarray) -> np.ndarray:
-    return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
+def _ratio(sums: Floats) -> Floats:
+    ratios: Floats = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
+    return ratios

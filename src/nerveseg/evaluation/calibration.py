@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from nerveseg.arrays import Floats, Mask, Probability
 from nerveseg.evaluation import empty, metrics
 from nerveseg.params import EmptyRule
 
@@ -11,7 +12,7 @@ _UNTOLD = 0.5  # threshold where none is better than another
 _PIXELS, _NERVE, _PROBABILITY, _ERROR = range(4)
 
 
-def histogram(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def histogram(probability: Probability, truth: Mask) -> Floats:
     """What the figures of this module are made of, for one frame.
 
     Args:
@@ -27,7 +28,7 @@ def histogram(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(bins, weights, BINS) for weights in (None, y, p, (p - y) ** 2)])
 
 
-def expected_error(sums: np.ndarray) -> np.ndarray:
+def expected_error(sums: Floats) -> Floats:
     """Expected calibration error: mean over pixels of |share of nerve - mean probability| of their bin, in [0, 1].
 
     Naeini et al. 2015, https://doi.org/10.1609/aaai.v29i1.9602, on the probability of nerve. Most pixels are plainly
@@ -37,19 +38,21 @@ def expected_error(sums: np.ndarray) -> np.ndarray:
         sums: of histograms, (n, 4 * BINS). Returns: (n,).
     """
     bins = sums.reshape(len(sums), 4, BINS)
-    return np.abs(bins[:, _NERVE] - bins[:, _PROBABILITY]).sum(axis=1) / bins[:, _PIXELS].sum(axis=1)
+    error: Floats = np.abs(bins[:, _NERVE] - bins[:, _PROBABILITY]).sum(axis=1) / bins[:, _PIXELS].sum(axis=1)
+    return error
 
 
-def brier(sums: np.ndarray) -> np.ndarray:
+def brier(sums: Floats) -> Floats:
     """Brier score: mean over pixels of (p - truth)**2, in [0, 1] (Brier 1950).
 
     Args and result as for `expected_error`.
     """
     bins = sums.reshape(len(sums), 4, BINS)
-    return bins[:, _ERROR].sum(axis=1) / bins[:, _PIXELS].sum(axis=1)
+    score: Floats = bins[:, _ERROR].sum(axis=1) / bins[:, _PIXELS].sum(axis=1)
+    return score
 
 
-def curve(histograms: np.ndarray) -> pd.DataFrame:
+def curve(histograms: Floats) -> pd.DataFrame:
     """The reliability curve over all pixels: from, to, pixels, probability (mean) and share (of nerve) of each bin.
 
     Args:
@@ -69,7 +72,7 @@ def curve(histograms: np.ndarray) -> pd.DataFrame:
     )
 
 
-def sweep(histograms: np.ndarray, rule: EmptyRule) -> pd.DataFrame:
+def sweep(histograms: Floats, rule: EmptyRule) -> pd.DataFrame:
     """Mean Dice and IoU over frames at each threshold 1 / BINS, 2 / BINS, ...: threshold, frames, dice, iou.
 
     `frames` counts those that the rule does not leave out there.
@@ -103,6 +106,7 @@ def best(sweep: pd.DataFrame) -> tuple[float, float]:
     return threshold, float(dice.max())
 
 
-def _mean(scores: np.ndarray) -> np.ndarray:
+def _mean(scores: Floats) -> Floats:
     """Mean over frames of each threshold, (frames, thresholds) to (thresholds,); NaN where no frame is defined."""
-    return pd.DataFrame(scores).mean().to_numpy()
+    means: Floats = pd.DataFrame(scores).mean().to_numpy()
+    return means

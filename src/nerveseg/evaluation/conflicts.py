@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 
+from nerveseg.arrays import Floats, Ints
 from nerveseg.data import clusters
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation import empty, metrics
@@ -73,7 +72,7 @@ def find(store: FrameStore, bits: int) -> pd.DataFrame:
     return pd.DataFrame(found, columns=list(COLUMNS)).sort_values("dice", kind="stable", ignore_index=True)
 
 
-def ceilings(store: FrameStore, rows: np.ndarray, rule: EmptyRule, bits: int) -> np.ndarray:
+def ceilings(store: FrameStore, rows: Ints, rule: EmptyRule, bits: int) -> Floats:
     """What each frame scores at best where near-identical frames of `rows` get one and the same mask.
 
     Where a rule leaves a frame without a nerve out if nothing is predicted on it, such frames are left out.
@@ -95,9 +94,7 @@ def ceilings(store: FrameStore, rows: np.ndarray, rule: EmptyRule, bits: int) ->
     return scores
 
 
-def summary(
-    store: FrameStore, rows: np.ndarray, pairs: pd.DataFrame, evaluate: EvaluateParams, bits: int
-) -> dict[str, Any]:
+def summary(store: FrameStore, rows: Ints, pairs: pd.DataFrame, evaluate: EvaluateParams, bits: int) -> dict[str, Any]:
     """The section `ceiling` of metrics.json; numbers, None where undefined.
 
     Args:
@@ -119,14 +116,14 @@ def summary(
     }
 
 
-def best_single(patterns: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def best_single(patterns: Floats, counts: Floats) -> Floats:
     """The Dice of n true masks with the one mask whose mean Dice with them is best: float64 in [0, 1] (n,).
 
     Args:
         patterns: 0/1 (k, n), the distinct sets of masks that a pixel can be in.
         counts: (k,), the pixels of each.
     """
-    areas = counts @ patterns
+    areas: Floats = counts @ patterns
     best, size = float((areas == 0).mean()), 0  # the empty mask
     firsts, width = np.array([1]), int(counts.sum())
     while width:
@@ -140,25 +137,25 @@ def best_single(patterns: np.ndarray, counts: np.ndarray) -> np.ndarray:
             firsts = np.unique(firsts[:, None] + np.arange(0, former, width))
             firsts = firsts[firsts <= counts.sum()]
     if size == 0:
-        return (areas == 0).astype(float)
+        return np.asarray(areas == 0, np.float64)
     order, taken = _heaviest(np.array([size]), patterns, counts, areas)[1:]
     overlaps = taken[0] @ patterns[order[0]]
-    return 2 * overlaps / (size + areas)
+    dice: Floats = 2 * overlaps / (size + areas)
+    return dice
 
 
-def _in_parts(sizes: np.ndarray, patterns: np.ndarray) -> list[np.ndarray]:
+def _in_parts(sizes: Ints, patterns: Floats) -> list[Ints]:
     return np.array_split(sizes, -(-len(sizes) * len(patterns) // _CELLS))
 
 
-def _best_mean(sizes: np.ndarray, patterns: np.ndarray, counts: np.ndarray, areas: np.ndarray) -> np.ndarray:
+def _best_mean(sizes: Ints, patterns: Floats, counts: Floats, areas: Floats) -> Floats:
     """Best mean Dice of a mask of each size: (sizes,)."""
     weights, _, taken = _heaviest(sizes, patterns, counts, areas)
-    return 2 / len(areas) * (weights * taken).sum(axis=1)
+    means: Floats = 2 / len(areas) * (weights * taken).sum(axis=1)
+    return means
 
 
-def _heaviest(
-    sizes: np.ndarray, patterns: np.ndarray, counts: np.ndarray, areas: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _heaviest(sizes: Ints, patterns: Floats, counts: Floats, areas: Floats) -> tuple[Floats, Ints, Floats]:
     """For each size the patterns by weight, the heaviest first: their weights, their numbers, how many pixels of each
     the best mask takes; all (sizes, k)."""
     weights = (1 / (sizes[:, None] + areas)) @ patterns.T
@@ -168,7 +165,7 @@ def _heaviest(
     return np.take_along_axis(weights, order, axis=1), order, np.clip(sizes[:, None] - before, 0, pixels)
 
 
-def _groups(index: pd.DataFrame, rows: np.ndarray) -> Iterator[np.ndarray]:
+def _groups(index: pd.DataFrame, rows: Ints) -> Iterator[Ints]:
     """Those of `rows` that are of one cluster and size, together: int64 (2 to _TOGETHER,)."""
     chosen = index.iloc[rows]
     for _, group in chosen.groupby(["cluster", "height", "width"], sort=False):
@@ -178,8 +175,11 @@ def _groups(index: pd.DataFrame, rows: np.ndarray) -> Iterator[np.ndarray]:
                 yield part
 
 
-def _all_alike(index: pd.DataFrame, rows: np.ndarray, bits: int) -> Iterator[np.ndarray]:
+def _all_alike(index: pd.DataFrame, rows: Ints, bits: int) -> Iterator[Ints]:
     """Divides a group into parts in which every two frames are near-identical: int64 (2 or more,); single ones not."""
+    from scipy.cluster.hierarchy import fcluster, linkage  # slow to import, and only evaluate looks for conflicts
+    from scipy.spatial.distance import squareform
+
     tree = linkage(squareform(_differences(index, rows)), method="complete")
     parts = fcluster(tree, bits, criterion="distance")
     yield from (
@@ -187,11 +187,11 @@ def _all_alike(index: pd.DataFrame, rows: np.ndarray, bits: int) -> Iterator[np.
     )
 
 
-def _differences(index: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+def _differences(index: pd.DataFrame, rows: Ints) -> Ints:
     return clusters.differences(index["dhash"].iloc[rows].tolist())
 
 
-def _patterns(store: FrameStore, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _patterns(store: FrameStore, rows: Ints) -> tuple[Floats, Floats]:
     """The masks of up to 64 frames of one size as `best_single` takes them, pixels outside of all masks left out."""
     masks = np.stack([store.mask(row) for row in rows]).reshape(len(rows), -1)
     masks = masks[:, masks.any(axis=0)]

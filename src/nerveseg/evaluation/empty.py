@@ -14,6 +14,8 @@ An empty prediction on a frame with a nerve scores 0 by all of them. Sources:
 
 import numpy as np
 
+from nerveseg.arrays import Floats
+from nerveseg.evaluation.metrics import Areas
 from nerveseg.params import EmptyRule
 
 # Score of a frame without a nerve: nothing predicted, something predicted. NaN: the frame is left out.
@@ -26,7 +28,7 @@ _SCORES: dict[EmptyRule, tuple[float, float]] = {
 RULES = tuple(_SCORES)
 
 
-def apply(scores: np.ndarray, true: np.ndarray, rule: EmptyRule) -> np.ndarray:
+def apply(scores: Floats, true: Areas, rule: EmptyRule) -> Floats:
     """Scores by another rule.
 
     Args:

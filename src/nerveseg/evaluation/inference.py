@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from nerveseg.arrays import Floats, Ints, Probability
 from nerveseg.console import progress
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
@@ -12,8 +13,8 @@ from nerveseg.model.inference import BATCH, Segmenter
 
 
 def probabilities(
-    store: FrameStore, rows: np.ndarray, segmenter: Segmenter, description: str
-) -> Iterator[tuple[int, np.ndarray]]:
+    store: FrameStore, rows: Ints, segmenter: Segmenter, description: str
+) -> Iterator[tuple[int, Probability]]:
     """Each row with its nerve probabilities, float32 in [0, 1] at the frame's own size (H, W).
 
     Args:
@@ -35,7 +36,7 @@ def probabilities(
                 yield row, probability
 
 
-def histograms(store: FrameStore, rows: np.ndarray, segmenter: Segmenter) -> np.ndarray:
+def histograms(store: FrameStore, rows: Ints, segmenter: Segmenter) -> Floats:
     """`calibration.histogram` of each row: float64 (rows, 4, BINS)."""
     predicted = probabilities(store, rows, segmenter, "threshold")
     return np.stack([calibration.histogram(probability, store.mask(row)) for row, probability in predicted])

@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 
+from nerveseg.arrays import Floats
+
 KEPT = 0.8  # share of the frames that `kept` keeps
 
 
-def risk_coverage(atypicalities: np.ndarray, dice: np.ndarray) -> pd.DataFrame:
+def risk_coverage(atypicalities: Floats, dice: Floats) -> pd.DataFrame:
     """The risk of selective prediction: what remains wrong if only the least atypical frames are used.
 
     El-Yaniv and Wiener 2010, https://jmlr.org/papers/v11/el-yaniv10a.html. Frames of equal atypicality have no order:
@@ -33,7 +35,7 @@ def risk_coverage(atypicalities: np.ndarray, dice: np.ndarray) -> pd.DataFrame:
     )
 
 
-def kept(atypicalities: np.ndarray) -> np.ndarray:
+def kept(atypicalities: Floats) -> Floats:
     """How much of each frame is among the KEPT share that is least atypical: weights, float64 in [0, 1] (frames,).
 
     Frames that tie at the cut share what is left of it, so that the mean Dice under these weights is 1 less the risk
@@ -45,4 +47,5 @@ def kept(atypicalities: np.ndarray) -> np.ndarray:
     number = max(1, round(KEPT * len(known)))
     last = known[number - 1]
     before, at_end = atypicalities < last, atypicalities == last
-    return before + at_end * (number - before.sum()) / at_end.sum()
+    weights: Floats = before + at_end * (number - before.sum()) / at_end.sum()
+    return weights

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.spatial import KDTree
 
+from nerveseg.arrays import Ints, Mask
 from nerveseg.model import shape
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
@@ -35,12 +35,14 @@ class Outline:
     centroid_error: float = float("nan")
 
 
-def compare(prediction: np.ndarray, truth: np.ndarray, tolerance: float) -> Outline:
+def compare(prediction: Mask, truth: Mask, tolerance: float) -> Outline:
     """The figures of two masks, uint8 0/1 (H, W).
 
     Args:
         tolerance: of the normalised surface distance, in pixels.
     """
+    from scipy.spatial import KDTree  # slow to import, and only evaluate compares outlines
+
     if not prediction.any() or not truth.any():
         return Outline(nsd=0.0) if prediction.any() or truth.any() else Outline()
     predicted, true = _outline(prediction), _outline(truth)
@@ -52,7 +54,7 @@ def compare(prediction: np.ndarray, truth: np.ndarray, tolerance: float) -> Outl
     )
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
+def _outline(mask: Mask) -> Ints:
     """Rows and columns of a mask's outline: int64 (N, 2)."""
     inner = cv2.erode(mask, _CROSS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     return np.argwhere(mask > inner)

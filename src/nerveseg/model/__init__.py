@@ -1,1 +1,1 @@
-"""The network: how it is built, loaded, fed and asked."""
+"""The network: building, loading and saving it, its inputs and its outputs."""

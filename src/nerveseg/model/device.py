@@ -1,4 +1,4 @@
-"""Where tensors live and how precise they are."""
+"""Device and precision of tensors."""
 
 import torch
 
@@ -6,10 +6,10 @@ from nerveseg.errors import NervesegError
 
 
 def device_name(wanted: str) -> str:
-    """`cpu`, `cuda` or `mps`: the wanted one, or for `auto` the best that this machine has.
+    """`cpu`, `cuda` or `mps`: the one wanted, or for `auto` the best on this machine.
 
     Raises:
-        NervesegError: the wanted device is not there.
+        NervesegError: this machine does not have the wanted device.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
@@ -20,12 +20,12 @@ def device_name(wanted: str) -> str:
 
 
 def precision_for(device: str, wanted: str) -> str:
-    """`fp32`, `bf16` or `fp16`: the wanted one, or for `auto` what the device does best.
+    """`fp32`, `bf16` or `fp16`: the one wanted, or for `auto` what suits the device best.
 
-    On a CPU that is bf16 only where it is native: emulated it is slower than fp32.
+    On a CPU that is bf16 only if it is native: emulated, it is slower than fp32.
 
     Raises:
-        NervesegError: fp16 is wanted on a CPU, which cannot train in it.
+        NervesegError: fp16 is wanted on a CPU, which cannot train with it.
     """
     if wanted == "fp16" and device == "cpu":
         raise NervesegError("train.precision: fp16 needs a GPU; use auto, bf16 or fp32 on a CPU.")

@@ -1,27 +1,34 @@
-"""What happens to a frame before the network sees it, and to what the network says of it."""
+"""Preprocessing of frames and postprocessing of probabilities."""
+
+from typing import TypeVar
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
+from nerveseg.arrays import Frame, Mask, Probability
 from nerveseg.model.spec import ModelSpec
 
+_Pixel = TypeVar("_Pixel", np.uint8, np.float32)
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Squashes or stretches an image (H, W), by areas where it shrinks and linearly where it grows."""
+
+def resize(image: npt.NDArray[_Pixel], height: int, width: int) -> npt.NDArray[_Pixel]:
+    """Resizes an image (H, W) without keeping its aspect ratio: by area to shrink, linearly to grow."""
     shrinks = image.shape[0] * image.shape[1] > height * width
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, image.dtype)
 
 
-def normalise(frame: np.ndarray, spec: ModelSpec) -> np.ndarray:
-    """A uint8 frame as the float32 that the network takes, same shape."""
-    return (frame.astype(np.float32) / 255 - spec.mean) / spec.std
+def normalise(frame: Frame, spec: ModelSpec) -> npt.NDArray[np.float32]:
+    """A uint8 frame normalised for the network: float32, same shape."""
+    return np.asarray((frame.astype(np.float32) / 255 - spec.mean) / spec.std, np.float32)
 
 
-def restore(probability: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A probability at the network's size, float32, at its frame's `shape` (H, W)."""
-    return cv2.resize(probability, shape[::-1], interpolation=cv2.INTER_LINEAR)
+def restore(probability: Probability, shape: tuple[int, ...]) -> Probability:
+    """Resizes probabilities, float32, from the network's size to the frame's `shape` (H, W)."""
+    return np.asarray(cv2.resize(probability, shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def to_mask(probability: np.ndarray, spec: ModelSpec) -> np.ndarray:
-    """Probabilities of any shape as uint8 mask, 1 where they reach the threshold."""
+def to_mask(probability: Probability, spec: ModelSpec) -> Mask:
+    """A uint8 mask from probabilities of any shape: 1 where they reach the threshold."""
     return (probability >= spec.threshold).astype(np.uint8)

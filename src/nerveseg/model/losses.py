@@ -6,7 +6,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 
 class BceDice(torch.nn.Module):
-    """Binary cross-entropy plus soft Dice loss over the batch, their plain sum.
+    """The sum of binary cross-entropy and soft Dice loss over the batch.
 
     Soft Dice: Milletari et al., V-Net (2016), https://arxiv.org/abs/1606.04797.
     """
@@ -17,5 +17,6 @@ class BceDice(torch.nn.Module):
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Args: logits and target (0/1), float (N, 1, H, W). Returns: a scalar >= 0."""
-        logits = logits.float()  # half precision overflows in the sums
-        return binary_cross_entropy_with_logits(logits, target) + self.dice(logits, target)
+        logits = logits.float()  # the sums overflow in half precision
+        loss: torch.Tensor = binary_cross_entropy_with_logits(logits, target) + self.dice(logits, target)
+        return loss

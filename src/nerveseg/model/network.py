@@ -1,4 +1,4 @@
-"""The segmentation network: built by name, saved without pickling, rebuilt from what was saved."""
+"""The segmentation network: built by name, saved and loaded without pickling."""
 
 import copy
 import difflib
@@ -18,28 +18,28 @@ from nerveseg.model.weights import hub_errors, load_encoder_weights
 
 WEIGHTS_FILE = "model.safetensors"
 _VIEWS = ((), (3,), (2,), (2, 3))  # axes of (N, 1, H, W) that are flipped
-_LEAST = 1e-6  # distance of a mean probability from 0 and 1, so that its logit is finite
+_EPSILON = 1e-6  # keeps a mean probability away from 0 and 1, so that its logit is finite
 
 
 class Averaged(torch.nn.Module):
-    """Networks that answer together: the logit of their mean probability."""
+    """Several networks, or flips of the frame, as one: returns the logit of their mean probability."""
 
     def __init__(self, members: Sequence[torch.nn.Module], flips: bool) -> None:
         """
         Args:
-            members: networks as `build` makes them.
-            flips: whether each is asked for the frame's horizontal flip, its vertical one and both, too.
+            members: networks from `build`.
+            flips: whether each also sees the frame flipped horizontally, vertically and both.
         """
         super().__init__()
         self.members = torch.nn.ModuleList(members)
         self._views = _VIEWS if flips else _VIEWS[:1]
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """As the networks: frames, float32 (N, 1, H, W), to logits of the same shape."""
+        """Frames, float32 (N, 1, H, W), to logits of the same shape, like the members."""
         found = [
             _flip(torch.sigmoid(member(_flip(frames, axes))), axes) for member in self.members for axes in self._views
         ]
-        return torch.logit(torch.stack(found).mean(dim=0), eps=_LEAST)
+        return torch.logit(torch.stack(found).mean(dim=0), eps=_EPSILON)
 
 
 def build(spec: ModelSpec, encoder_weights: str = "none") -> torch.nn.Module:
@@ -48,11 +48,11 @@ def build(spec: ModelSpec, encoder_weights: str = "none") -> torch.nn.Module:
     Args:
         spec: architecture and encoder, by their names in segmentation_models_pytorch.
         encoder_weights: `none`, `imagenet` (from the Hugging Face hub) or the path of a .safetensors or .pth file
-            with the encoder's weights for three channels; those of the first convolution are summed over them.
+            with the encoder's weights for three channels, which are summed in the first convolution.
 
     Raises:
-        NervesegError: an unknown name, a pair that does not go together, a size that the pair cannot take, or weights
-            that cannot be had or do not fit.
+        NervesegError: an unknown name, an incompatible pair, a size that it does not support, or weights that are
+            unavailable or do not fit.
     """
     _check_names(spec)
     if encoder_weights in ("none", "imagenet"):
@@ -65,10 +65,10 @@ def build(spec: ModelSpec, encoder_weights: str = "none") -> torch.nn.Module:
 
 
 def assemble(members: Sequence[torch.nn.Module], spec: ModelSpec) -> torch.nn.Module:
-    """What answers for the model: its one network itself, or `Averaged` where flips or more members are asked for.
+    """The module that predicts for the model: its single network, or `Averaged` for flips or several members.
 
     Args:
-        members: networks as `build` makes them, `spec.members` of them.
+        members: `spec.members` networks from `build`.
     """
     return Averaged(members, spec.flips) if spec.flips or spec.members > 1 else members[0]
 
@@ -77,29 +77,31 @@ def save(network: torch.nn.Module, spec: ModelSpec, folder: Path) -> None:
     """Writes `model.safetensors` and `model.json` into `folder`.
 
     Args:
-        network: a single one as `build` makes it, flips or not; `save_ensemble` is for several.
+        network: a single one from `build`, not `Averaged`; for several, use `save_ensemble`.
     """
     _write(network.state_dict(), spec, folder)
 
 
 def save_ensemble(parts: Sequence[Path], spec: ModelSpec, folder: Path) -> None:
-    """Writes the networks of several folders as one model whose probability is the mean of theirs.
+    """Writes the networks in several folders as one model, which averages their probabilities.
 
-    `model.safetensors` holds the members' weights by their number: `0.encoder...`, `1.encoder...`.
+    `model.safetensors` has the members' weights with their number as prefix: `0.encoder...`, `1.encoder...`.
 
     Args:
-        parts: folders that `save` wrote, of single networks of the same kind.
-        spec: of the ensemble: its threshold, flips and plausibility are its own; `members` is set here.
+        parts: folders written by `save`, with single networks of the same kind.
+        spec: of the ensemble, with its own threshold, flips and plausibility; `members` is set here.
 
     Raises:
-        NervesegError: a file is missing or damaged, or a network is of another kind than `spec` says.
+        NervesegError: a file is missing or damaged, or a network is not of the kind in `spec`.
     """
     state: dict[str, torch.Tensor] = {}
     for number, part in enumerate(parts):
         found = read_spec(part)
         own = {"threshold": spec.threshold, "flips": spec.flips, "plausibility": spec.plausibility}
         if found.model_copy(update=own) != spec.model_copy(update={"members": 1}):
-            raise NervesegError(f"{part / SPEC_FILE} describes a network of another kind: it cannot join the ensemble.")
+            raise NervesegError(
+                f"{part / SPEC_FILE} describes a different kind of network, which cannot join the ensemble."
+            )
         network = build(found)
         _load_weights(network, part)
         state |= {f"{number}.{name}": tensor for name, tensor in network.state_dict().items()}
@@ -107,10 +109,10 @@ def save_ensemble(parts: Sequence[Path], spec: ModelSpec, folder: Path) -> None:
 
 
 def load(folder: Path) -> tuple[torch.nn.Module, ModelSpec]:
-    """Rebuilds what `save` or `save_ensemble` wrote, in evaluation mode on the CPU, as `assemble` puts it together.
+    """Loads what `save` or `save_ensemble` wrote: the module from `assemble`, in evaluation mode on the CPU.
 
     Raises:
-        NervesegError: a file is missing or damaged, or the weights do not fit the recorded network.
+        NervesegError: a file is missing or damaged, or the weights do not fit the network in `model.json`.
     """
     spec = read_spec(folder)
     members = torch.nn.ModuleList(build(spec) for _ in range(spec.members))
@@ -119,7 +121,7 @@ def load(folder: Path) -> tuple[torch.nn.Module, ModelSpec]:
 
 
 def _flip(frames: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-    return frames.flip(axes) if axes else frames  # ONNX knows no flip of no axis
+    return frames.flip(axes) if axes else frames  # ONNX has no flip over zero axes
 
 
 def _write(state: dict[str, torch.Tensor], spec: ModelSpec, folder: Path) -> None:
@@ -134,15 +136,18 @@ def _load_weights(network: torch.nn.Module, folder: Path) -> None:
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = textwrap.shorten(str(error), 300)
         raise NervesegError(
-            f"{folder / WEIGHTS_FILE} does not hold the network of {SPEC_FILE} ({reason}): "
-            "`dvc repro train` makes it anew, `dvc pull` brings it."
+            f"{folder / WEIGHTS_FILE} does not contain the network of {SPEC_FILE} ({reason}): "
+            "`dvc repro train` recreates it, `dvc pull` fetches it."
         ) from None
 
 
 def _create(spec: ModelSpec, weights: str | None, channels: int) -> torch.nn.Module:
     try:
         with hub_errors(spec.encoder):
-            return smp.create_model(spec.architecture, spec.encoder, weights, in_channels=channels, classes=1)
+            network: torch.nn.Module = smp.create_model(
+                spec.architecture, spec.encoder, weights, in_channels=channels, classes=1
+            )
+            return network
     except (KeyError, ValueError, AssertionError, AttributeError, RuntimeError) as error:
         raise NervesegError(
             f"model.architecture {spec.architecture} cannot be built on model.encoder {spec.encoder} "
@@ -151,12 +156,12 @@ def _create(spec: ModelSpec, weights: str | None, channels: int) -> torch.nn.Mod
 
 
 def _check_size(network: torch.nn.Module, spec: ModelSpec) -> None:
-    frame = torch.empty(1, 1, spec.height, spec.width, device="meta")  # shapes without pixels: nothing is computed
+    frame = torch.empty(1, 1, spec.height, spec.width, device="meta")  # shapes only, nothing is computed
     try:
         copy.deepcopy(network).to("meta").eval()(frame)
     except (RuntimeError, AssertionError) as error:
         raise NervesegError(
-            f"model.architecture {spec.architecture} on model.encoder {spec.encoder} cannot take frames of "
+            f"model.architecture {spec.architecture} on model.encoder {spec.encoder} does not support frames of "
             f"model.height {spec.height} by model.width {spec.width} pixels: {error}"
         ) from None
 
@@ -164,9 +169,11 @@ def _check_size(network: torch.nn.Module, spec: ModelSpec) -> None:
 def _check_names(spec: ModelSpec) -> None:
     architectures = [model.__name__ for model in smp.MODEL_ARCHITECTURES_MAPPING.values()]
     if spec.architecture.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
-        raise NervesegError(f"model.architecture: {spec.architecture} is none of {', '.join(architectures)}.")
+        raise NervesegError(f"model.architecture: {spec.architecture} is not one of {', '.join(architectures)}.")
     encoders = smp.encoders.get_encoder_names()
     if spec.encoder not in encoders and not spec.encoder.startswith("tu-"):
         near = difflib.get_close_matches(spec.encoder, encoders, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see segmentation_models_pytorch's list of encoders."
+        hint = (
+            f"did you mean {' or '.join(near)}?" if near else "see the list of encoders in segmentation_models_pytorch."
+        )
         raise NervesegError(f"model.encoder: {spec.encoder} is unknown; {hint}")

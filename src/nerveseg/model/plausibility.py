@@ -1,37 +1,38 @@
-"""How unlike the training's masks a predicted mask is, judged without the truth.
+"""Atypicality: how much a predicted mask differs from the training masks. It needs no ground truth.
 
-A mask is described by three figures: its area, the position of its centroid, and how much of it no ellipse explains.
-The squared distance of a mask from those of the training set is
+A mask is described by its area, the position of its centroid, and how poorly an ellipse explains it. Its squared
+distance from the training masks is
 
     d2 = ((log a - m) / s)**2 + (c - c0)' P (c - c0) + max(0, (r - r0) / s_r)**2
 
-with its area a as a share of the frame, its centroid c in shares of the frame's height and width, and its residual r,
-which is 1 less the Dice of the mask with the ellipse of its moments. Means, deviations and the inverse covariance P are
-those of the true masks of the training frames. A mask rounder than usual does not count as atypical. The atypicality of
-a mask is d2 / (d2 + q), where q is the 95th percentile of d2 over the training masks: 0 for a mask like their mean, 0.5
-for one that is more atypical than 95 % of them.
+with its area a as a share of the frame, its centroid c as shares of the frame's height and width, and its residual r,
+which is 1 minus the Dice of the mask with the ellipse that has its moments. Means, deviations and the inverse
+covariance P are those of the true masks of the training frames. A mask rounder than usual does not count as atypical.
+The atypicality of a mask is d2 / (d2 + q), where q is the 95th percentile of d2 over the training masks: 0 for a mask
+like their mean, above 0.5 for one that is more atypical than 95 % of them.
 
 On the same scale, an empty mask has an atypicality of 0.05 / (0.05 + e), where e is the share of training frames
-without a nerve: 1 if there are none, 0.5 if they are one in twenty.
+without a nerve: 1 if there are none, 0.5 if it is 5 %.
 """
 
 from collections.abc import Iterable
 
 import numpy as np
 
+from nerveseg.arrays import Floats, Mask
 from nerveseg.evaluation import metrics
 from nerveseg.model import shape
 from nerveseg.model.spec import Outlines, Place, Plausibility, Spread
 
-_LEAST = 1e-3  # floor of a deviation: masks that are all alike would put any other infinitely far away
-_RARE = 0.05  # share of the training's masks that has an atypicality of 0.5 or more
+_LEAST = 1e-3  # minimum deviation: if all training masks were the same, any other would be infinitely far away
+_RARE = 0.05  # share of training masks with an atypicality of 0.5 or more
 
 
-def fit(masks: Iterable[np.ndarray]) -> Plausibility:
-    """What the training's masks are like.
+def fit(masks: Iterable[Mask]) -> Plausibility:
+    """Fits the statistics of the training masks.
 
     Args:
-        masks: uint8 0/1 (H, W), the true masks of all training frames, each of its own size.
+        masks: uint8 0/1 (H, W), the true masks of all training frames, of any sizes.
     """
     described = [_describe(mask) for mask in masks]
     found = np.array([figures for figures in described if figures is not None])
@@ -43,17 +44,17 @@ def fit(masks: Iterable[np.ndarray]) -> Plausibility:
         area=_spread(area),
         residual=_spread(residual),
         place=Place(mean=place.mean(axis=0).tolist(), inverse_covariance=np.linalg.inv(covariance).tolist()),
-        odd=1.0,  # until it is measured by the others
+        odd=1.0,  # replaced below, once distances can be computed
     )
     odd = max(float(np.quantile([_squared_distance(each, outlines) for each in found], 1 - _RARE)), _LEAST)
     return Plausibility(empty_share=1 - len(found) / len(described), outlines=outlines.model_copy(update={"odd": odd}))
 
 
-def atypicality(mask: np.ndarray, training: Plausibility | None) -> float:
+def atypicality(mask: Mask, training: Plausibility | None) -> float:
     """The atypicality of a mask, uint8 0/1 (H, W): in [0, 1].
 
     Args:
-        training: what `fit` made, as `ModelSpec.plausibility` has it; None, for an older model, gives NaN.
+        training: from `fit`, as in `ModelSpec.plausibility`; None, for an older model, gives NaN.
     """
     if training is None:
         return float("nan")
@@ -61,13 +62,13 @@ def atypicality(mask: np.ndarray, training: Plausibility | None) -> float:
     if figures is None:
         return _RARE / (_RARE + training.empty_share)
     if training.outlines is None:
-        return 1.0  # no mask like this one was ever seen
+        return 1.0  # all training masks are empty
     distance = _squared_distance(figures, training.outlines)
     return distance / (distance + training.outlines.odd)
 
 
-def _describe(mask: np.ndarray) -> np.ndarray | None:
-    """log of the share of the frame, residual, and the centroid's row and column in shares: (4,); None if empty."""
+def _describe(mask: Mask) -> Floats | None:
+    """Log of the share of the frame, residual, and row and column of the centroid as shares: (4,); None if empty."""
     if not mask.any():
         return None
     residual = 1 - metrics.score(mask, shape.ellipse(mask))[0]
@@ -75,11 +76,11 @@ def _describe(mask: np.ndarray) -> np.ndarray | None:
     return np.array([np.log(mask.mean()), residual, *place])
 
 
-def _spread(values: np.ndarray) -> Spread:
+def _spread(values: Floats) -> Spread:
     return Spread(mean=float(values.mean()), deviation=max(float(values.std()), _LEAST))
 
 
-def _squared_distance(figures: np.ndarray, outlines: Outlines) -> float:
+def _squared_distance(figures: Floats, outlines: Outlines) -> float:
     area, residual = (
         (value - spread.mean) / spread.deviation
         for value, spread in zip(figures[:2], (outlines.area, outlines.residual), strict=True)

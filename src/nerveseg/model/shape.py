@@ -2,11 +2,14 @@
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-_PIXEL = np.eye(2) / 12  # covariance of a pixel's own square: keeps that of a line or a single pixel invertible
+from nerveseg.arrays import Floats, Mask
+
+_PIXEL = np.eye(2) / 12  # covariance of one pixel's square: keeps that of a line or a single pixel invertible
 
 
-def outlines(mask: np.ndarray) -> list[np.ndarray]:
+def outlines(mask: Mask) -> list[npt.NDArray[np.int32]]:
     """The outlines of a mask, holes included, through the centres of its outermost pixels.
 
     Args:
@@ -16,27 +19,27 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
         A closed polygon for each, int32 (N, 2), column and row; none where the mask is empty.
     """
     contours, _ = cv2.findContours(np.ascontiguousarray(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    return [contour[:, 0] for contour in contours]
+    return [np.asarray(contour[:, 0], np.int32) for contour in contours]
 
 
-def centroid(mask: np.ndarray) -> np.ndarray:
-    """Mean row and column of a mask's pixels, float64 (2,); NaN where it is empty. The mask is 0/1 (H, W)."""
+def centroid(mask: Mask) -> Floats:
+    """Mean row and column of the pixels of a mask, 0/1 (H, W): float64 (2,); NaN if it is empty."""
     found = _moments(mask)
     return np.array([found["m01"], found["m10"]]) / found["m00"] if found["m00"] else np.full(2, np.nan)
 
 
-def ellipse(mask: np.ndarray) -> np.ndarray:
-    """The ellipse of a mask's first and second moments.
+def ellipse(mask: Mask) -> Mask:
+    """The ellipse with the first and second moments of a mask.
 
     A filled ellipse with semi-axes a and b has the variances a**2 / 4 and b**2 / 4 along them. So with the centroid c
-    and the covariance C of the mask's pixels, it holds every x with (x - c)' C^-1 (x - c) <= 4 (Haralick and
+    and the covariance C of the mask's pixels, it consists of every x with (x - c)' C^-1 (x - c) <= 4 (Haralick and
     Shapiro, Computer and Robot Vision I, 1992, appendix A).
 
     Args:
         mask: 0/1 (H, W).
 
     Returns:
-        uint8 0/1 (H, W), cut at the border of the frame; empty where the mask is.
+        uint8 0/1 (H, W), clipped to the frame; empty if the mask is.
     """
     drawn = np.zeros(mask.shape, np.uint8)
     found = _moments(mask)
@@ -55,6 +58,6 @@ def ellipse(mask: np.ndarray) -> np.ndarray:
     return drawn
 
 
-def _moments(mask: np.ndarray) -> dict[str, float]:
+def _moments(mask: Mask) -> dict[str, float]:
     """Raw moments mXY and central ones muXY of a mask's pixels, x along the columns."""
     return cv2.moments(np.ascontiguousarray(mask, np.uint8), binaryImage=True)

@@ -1,4 +1,4 @@
-"""What `model.json` holds: enough to rebuild a network and to feed it, read without torch."""
+"""The content of `model.json`: everything besides the weights that scoring needs. Read without torch."""
 
 from pathlib import Path
 
@@ -15,61 +15,61 @@ class _Record(BaseModel):
 
 
 class Spread(_Record):
-    """Mean and standard deviation of a figure."""
+    """Mean and standard deviation."""
 
     mean: float
     deviation: float
 
 
 class Place(_Record):
-    """Mean and inverse covariance of centroids, row and column in shares of a frame's height and width."""
+    """Mean and inverse covariance of centroids: row and column as shares of the frame's height and width."""
 
     mean: tuple[float, float]
     inverse_covariance: tuple[tuple[float, float], tuple[float, float]]
 
 
 class Outlines(_Record):
-    """Figures of masks that are not empty."""
+    """Statistics of the masks that are not empty."""
 
     area: Spread  # of the logarithm of the share of the frame
-    residual: Spread  # of what no ellipse explains, in [0, 1]
+    residual: Spread  # of 1 minus the Dice with the ellipse, in [0, 1]
     place: Place
-    odd: float  # squared distance that one training mask in twenty exceeds
+    odd: float  # 95th percentile of the squared distance of the training masks
 
 
 class Plausibility(_Record):
-    """What the true masks of the training frames are like: model/plausibility.py fits it and judges by it."""
+    """Statistics of the true masks of the training frames, for model/plausibility.py."""
 
     empty_share: float
     outlines: Outlines | None  # None: no training frame has a nerve
 
 
 class ModelSpec(_Record):
-    """The network by its names, the pixels it sees, how it is asked, and what its masks should be like.
+    """The network, its input size, how its output is used, and the statistics of its training masks.
 
-    What has a default may be missing from files of older versions.
+    Fields with a default may be missing in files from older versions.
     """
 
     architecture: str
     encoder: str
-    height: int  # pixels the network sees
+    height: int  # network input, pixels
     width: int
-    threshold: float  # probability from which a pixel is nerve
+    threshold: float  # a pixel is nerve from this probability up
     flips: bool = False  # whether the probabilities of a frame and its flips are averaged
     members: PositiveInt = 1  # networks whose probabilities are averaged
     plausibility: Plausibility | None = None
-    # ImageNet's channel means and deviations, averaged: frames are grey. https://pytorch.org/vision/stable/models.html
+    # ImageNet's means and deviations, averaged over the channels, as frames are greyscale. https://pytorch.org/vision/stable/models.html
     mean: float = 0.449
     std: float = 0.226
 
 
 def read_spec(folder: Path) -> ModelSpec:
-    """The spec of the model in `folder`. Raises NervesegError where it is missing or describes no network."""
+    """The spec of the model in `folder`. Raises NervesegError if it is missing or invalid."""
     try:
         return ModelSpec.model_validate(read_json(folder / SPEC_FILE))
     except ValidationError as error:
-        wrong = ", ".join(".".join(map(str, detail["loc"])) or "all of it" for detail in error.errors())
+        wrong = ", ".join(".".join(map(str, detail["loc"])) or "the whole file" for detail in error.errors())
         raise NervesegError(
-            f"{folder / SPEC_FILE} describes no network ({wrong} does not fit): `dvc repro train` makes it anew, "
-            "`dvc pull` brings it."
+            f"{folder / SPEC_FILE} is not a valid spec of a network ({wrong}): `dvc repro train` recreates it, "
+            "`dvc pull` fetches it."
         ) from None

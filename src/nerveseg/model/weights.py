@@ -1,4 +1,4 @@
-"""Pretrained encoder weights, from the hub or from a file, never unpickled into code."""
+"""Pretrained encoder weights, from the hub or from a file. Loading them never runs pickled code."""
 
 import textwrap
 from collections.abc import Iterator
@@ -14,37 +14,37 @@ from nerveseg.errors import NervesegError, TransientError
 
 @contextmanager
 def hub_errors(encoder: str) -> Iterator[None]:
-    """Turns whatever the Hugging Face hub's client raises into one error that names both ways out."""
-    from huggingface_hub.errors import HTTPError  # of the HTTP library that it uses
+    """Turns any error of the Hugging Face hub's client into one that names both ways to solve it."""
+    from huggingface_hub.errors import HTTPError  # from the HTTP library it uses
 
     try:
         yield
     except (HTTPError, OSError, SafetensorError) as error:
         cause: BaseException = error
-        while cause.__cause__ is not None:  # the client wraps what happened in general advice
+        while cause.__cause__ is not None:  # the client wraps the cause in general advice
             cause = cause.__cause__
         reason = textwrap.shorten(str(cause), 300) or type(cause).__name__
         raise TransientError(
             f"The ImageNet weights of {encoder} could not be fetched from the Hugging Face hub: {reason}\n"
-            "Either let this machine reach the hub or a mirror of it (HF_ENDPOINT), or put the encoder's weights into "
-            "weights/ and name the file in model.encoder_weights (none trains without)."
+            "Give this machine access to the hub or a mirror of it (HF_ENDPOINT), or put the encoder's weights into "
+            "weights/ and name the file in model.encoder_weights (none: train from scratch)."
         ) from None
 
 
 def load_encoder_weights(encoder: torch.nn.Module, path: Path) -> None:
-    """Loads weights for three channels into `encoder`, then makes it take one grey channel (their sum).
+    """Loads weights for three channels into `encoder`, then sums them so that it takes one greyscale channel.
 
     Args:
         encoder: an encoder of segmentation_models_pytorch with three input channels.
-        path: a state dict in the encoder's layout, usually torchvision's; further entries, such as those of a
-            classifier, are left out.
+        path: a state dict with the encoder's names, usually torchvision's; other entries, such as a classifier's,
+            are ignored.
 
     Raises:
-        NervesegError: the file is missing, is no plain state dict, or lacks or misshapes an entry.
+        NervesegError: the file is missing or not a plain state dict, or an entry is missing or has the wrong shape.
     """
     set_in_channels = getattr(encoder, "set_in_channels", None)
     if set_in_channels is None:
-        raise NervesegError(f"model.encoder_weights: {path} cannot be loaded into an encoder of timm (tu-...).")
+        raise NervesegError(f"model.encoder_weights: {path} cannot be loaded into a timm encoder (tu-...).")
     given, wanted = _read_state(path), encoder.state_dict()
     wrong = [
         f"{name} is missing"
@@ -55,7 +55,7 @@ def load_encoder_weights(encoder: torch.nn.Module, path: Path) -> None:
     ]
     if wrong:
         raise NervesegError(
-            f"{path} does not hold the encoder's weights: of {len(wanted)} entries {len(wrong)} do not fit "
+            f"{path} does not contain the encoder's weights: {len(wrong)} of {len(wanted)} entries do not fit "
             f"({'; '.join(wrong[:3])}{'; ...' if len(wrong) > 3 else ''}). Check model.encoder."
         )
     encoder.load_state_dict({name: given.get(name, tensor) for name, tensor in wanted.items()})
@@ -69,9 +69,9 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise NervesegError(f"model.encoder_weights: {path} is missing.") from None
-    except Exception as error:  # a damaged file makes the readers raise whatever they hit upon
+    except Exception as error:  # the readers raise many kinds of errors on a damaged file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NervesegError(f"{path} is no file of plain tensors, and nothing else is loaded: {reason}") from None
+        raise NervesegError(f"{path} is not a file of plain tensors, and nothing else is loaded: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise NervesegError(f"{path} is no state dict (names to tensors); save `encoder.state_dict()` alone.")
+        raise NervesegError(f"{path} is not a state dict (names to tensors); save only `encoder.state_dict()`.")
     return state

@@ -333,7 +333,7 @@ def description(card: Card) -> str:
     )
 
 
-def markdown_row(name: str, figures: dict, key: str) -> str:
+def markdown_row(name: str, figures: dict[str, Any], key: str) -> str:
     """A row of a table: a figure of a section of metrics.json, called `name`, and its interval."""
     return _row(name, figures[key], figures[f"{key}_ci"])
 

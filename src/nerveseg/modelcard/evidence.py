@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nerveseg.arrays import Ints
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation import inference, metrics
 from nerveseg.model.inference import Segmenter
@@ -15,7 +16,7 @@ _REFERENCE_FRAMES = 512  # training frames at most that a batch is compared with
 _SMOKE_FRAMES = 4
 
 
-def reference(store: FrameStore, rows: np.ndarray, segmenter: Segmenter) -> dict[str, Any]:
+def reference(store: FrameStore, rows: Ints, segmenter: Segmenter) -> dict[str, Any]:
     """What the training frames look like, to the eye and to the network: the content of `reference.json`.
 
     Args:

@@ -5,16 +5,18 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+import numpy.typing as npt
 
+from nerveseg.arrays import Frame, Mask
 from nerveseg.errors import NervesegError
 from nerveseg.files import replacing
 
-Pair = tuple[np.ndarray, np.ndarray]  # frame uint8 (H, W), mask uint8 0/1 (H, W)
+Pair = tuple[Frame, Mask]  # (H, W) each
 
 
 def write(pairs: Sequence[Pair], path: Path) -> None:
     """Writes frames and expected masks as `frame_0`, `mask_0`, ... of an .npz file."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, npt.NDArray[np.uint8]] = {}
     for number, (frame, mask) in enumerate(pairs):
         arrays |= {f"frame_{number}": frame, f"mask_{number}": mask}
     with replacing(path) as beside, beside.open("wb") as file:

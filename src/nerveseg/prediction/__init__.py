@@ -1,1 +1,1 @@
-"""Masks for frames nobody has labelled: the exported network, its scorer, and batches of frames."""
+"""Masks for unlabelled frames: the exported network, its scorer, batches of frames and their drift."""

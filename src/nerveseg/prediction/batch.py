@@ -1,17 +1,16 @@
-"""A batch of frames, predicted shard by shard.
+"""Predicts a batch of frames, shard by shard.
 
-Below the output, a folder or an S3 prefix, each model has a folder of its own:
+In the output, a folder or an S3 prefix, each model has its own folder:
 
-    VERSION/predictions.parquet    a row a frame (SCHEMA), in the order of the frames' names
-    VERSION/masks/, overlays/      a PNG a frame
-    VERSION/index.json             what was done
-    VERSION/input.json             the one input that this output is for
-    VERSION/shards/                a file a shard, by a digest of its frames and of the model
+    VERSION/predictions.parquet    one row per frame (SCHEMA), in the order of the frames' names
+    VERSION/masks/, overlays/      one PNG per frame
+    VERSION/index.json             summary of the batch
+    VERSION/input.json             the only input this output accepts
+    VERSION/shards/                one file per shard, named after a digest of its frames and the model
+    VERSION/model/                 the exported network, if workers are on other machines
 
-    VERSION/model/                 the exported network, where workers are on other machines
-
-A shard's file is written last. So whatever happens to a run, the next one does what is missing; and where frames were
-added behind the others, it does no more than the last shard and theirs.
+A shard's file is written after its masks. So after an interrupted run, the next one predicts only what is missing; and
+if frames were added at the end, it predicts only the last shard and the new ones.
 """
 
 import hashlib
@@ -29,15 +28,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nerveseg.arrays import Floats, Ints, Mask, Probability
 from nerveseg.data import rle
 from nerveseg.data.archive import decode_grey
-from nerveseg.errors import NervesegError, TransientError
+from nerveseg.errors import ChangedError, NervesegError, TransientError
 from nerveseg.evaluation import metrics
 from nerveseg.model.spec import SPEC_FILE
 from nerveseg.prediction import drift, pictures
 from nerveseg.prediction.inputs import Frames, mask_name, open_frames
 from nerveseg.prediction.openvino import ONNX_FILE, OpenVinoScorer
-from nerveseg.storage import ChangedError, Entry, Storage, open_storage
+from nerveseg.storage import Entry, Storage, open_storage
 
 PREDICTIONS = "predictions.parquet"
 INDEX = "index.json"
@@ -45,32 +45,32 @@ INPUT = "input.json"
 SHARDS = "shards/"
 SCHEMA = pa.schema(
     [
-        ("image", pa.string()),  # name below the input
-        ("rle_mask", pa.string()),  # run lengths as data/rle.py writes them; empty: no nerve
+        ("image", pa.string()),  # name relative to the input
+        ("rle_mask", pa.string()),  # run lengths from data/rle.py; empty: no nerve
         ("area", pa.int64()),  # pixels
         ("confidence", pa.float64()),  # mean probability within the mask; null: no nerve
-        ("atypicality", pa.float64()),  # how unlike the training's masks, in [0, 1]; null: a model of before
+        ("atypicality", pa.float64()),  # in [0, 1]; null: an older model, without plausibility
         ("height", pa.int32()),  # pixels
         ("width", pa.int32()),
         ("model_version", pa.string()),
     ]
 )
-_MORE = b"nerveseg"  # key of a shard's metadata: grey levels and unreadable frames
-_ROWS = 10_000  # of a row group, whatever the shards are
+_MORE = b"nerveseg"  # key in a shard's metadata for grey levels and unreadable frames
+_ROWS = 10_000  # per row group, independent of the shards
 _loading = Lock()
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What all shards of a batch share; small, so that it travels to every worker.
+    """What all shards of a batch share; small, because it is sent to every worker.
 
     Attributes:
         frames: s3://bucket/prefix, a folder or a zip.
         output: the model's own folder or prefix.
-        model: folder or prefix that holds the exported network, model.onnx and model.json.
-        model_version: how predictions name it.
+        model: folder or prefix with the exported network, model.onnx and model.json.
+        model_version: the model's name in the predictions.
         weights: SHA-256 of the weights.
-        overlays: whether overlays are drawn too.
+        overlays: whether overlays are drawn.
     """
 
     frames: str
@@ -81,18 +81,18 @@ class Batch:
     overlays: bool
 
     def digest(self, entries: Sequence[Entry]) -> str:
-        """64 hexadecimal digits that change with any of the frames, the model, the columns and what is drawn."""
+        """64 hexadecimal digits that change with the frames, the model, the columns and whether overlays are drawn."""
         content = [self.weights, self.overlays, SCHEMA.names, *((entry.name, entry.stamp) for entry in entries)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @dataclass
 class Summary:
-    """A predicted batch.
+    """Summary of a predicted batch.
 
     Attributes:
-        figures: of the predicted frames.
-        unreadable: names and reasons.
+        figures: statistics of the predicted frames, for drift.
+        unreadable: (name, reason) pairs.
     """
 
     figures: drift.Figures
@@ -100,14 +100,16 @@ class Summary:
 
 
 def claim(batch: Batch, uri: str) -> None:
-    """Makes an output that of one input for good: masks of two would overwrite one another.
+    """Reserves an output for one input, permanently: masks of two inputs would overwrite each other.
 
     Raises:
-        NervesegError: the output holds predictions for another input, or lies within its own.
+        NervesegError: the output has predictions for another input, or is inside its own input.
     """
     inside = f"{batch.output}/".startswith(f"{batch.frames.rstrip('/')}/")
     if inside:
-        raise NervesegError(f"{batch.output} lies within its input: its masks would be frames. Use another output.")
+        raise NervesegError(
+            f"{batch.output} is inside its input, so its masks would become frames. Use another output."
+        )
     output = open_storage(batch.output)
     try:
         output.replace(INPUT, json.dumps({"input": uri}).encode(), None)
@@ -115,17 +117,17 @@ def claim(batch: Batch, uri: str) -> None:
         former = json.loads(output.read(INPUT)[0])["input"]
         if former != uri:
             raise NervesegError(
-                f"{batch.output} holds predictions for {former}, not for {uri}: use another output."
+                f"{batch.output} has predictions for {former}, not for {uri}: use another output."
             ) from None
 
 
 def divide(entries: Sequence[Entry], size: int) -> list[tuple[Entry, ...]]:
-    """Shards of `size` frames each, the last one of the rest."""
+    """Divides frames into shards of `size`; the last one may be smaller."""
     return [tuple(entries[first : first + size]) for first in range(0, len(entries), size)]
 
 
 def missing(batch: Batch, shards: Sequence[tuple[Entry, ...]]) -> list[tuple[Entry, ...]]:
-    """The shards that are not predicted yet."""
+    """The shards that have not been predicted yet."""
     done = {entry.name for entry in open_storage(batch.output).entries(SHARDS)}
     return [shard for shard in shards if _shard_name(batch, shard) not in done]
 
@@ -134,10 +136,10 @@ def predict_shard(batch: Batch, entries: Sequence[Entry], threads: int) -> None:
     """Predicts the frames of a shard and writes masks, overlays and, last, the shard's file.
 
     Args:
-        threads: of the CPU that this process may use; as many shards run at once here.
+        threads: CPU threads this process may use; the same number of shards run at once in it.
 
     Raises:
-        NervesegError: a storage refused or failed. A frame that cannot be decoded is no error: it is listed.
+        NervesegError: a storage failed or denied access. A frame that cannot be decoded is listed, not an error.
     """
     output = _storage(batch.output)
     scorer = _scorer(batch.model, batch.weights, threads)
@@ -147,8 +149,8 @@ def predict_shard(batch: Batch, entries: Sequence[Entry], threads: int) -> None:
     for entry in entries:
         try:
             frame, _ = decode_grey(frames.read(entry.name)[0])
-        except FileNotFoundError:  # a share that went away, or else the next listing will not name it
-            raise TransientError(f"{batch.frames}: {entry.name} is gone since it was listed.") from None
+        except FileNotFoundError:  # an unmounted share; or it was deleted, and the next listing will not have it
+            raise TransientError(f"{batch.frames}: {entry.name} has disappeared since it was listed.") from None
         except ValueError as error:
             unreadable.append((entry.name, str(error)))
             continue
@@ -166,8 +168,8 @@ def predict_shard(batch: Batch, entries: Sequence[Entry], threads: int) -> None:
     output.write(_shard_name(batch, entries), sink.getvalue().to_pybytes())
 
 
-def row(name: str, probability: np.ndarray, mask: np.ndarray, atypicality: float, model_version: str) -> dict[str, Any]:
-    """A row of SCHEMA, for a frame's probability and mask, both (H, W), and the mask's atypicality, NaN for none."""
+def row(name: str, probability: Probability, mask: Mask, atypicality: float, model_version: str) -> dict[str, Any]:
+    """A row of SCHEMA from a frame's probability and mask, both (H, W), and the mask's atypicality, NaN if unknown."""
     area = int(mask.sum())
     return {
         "image": name,
@@ -182,12 +184,12 @@ def row(name: str, probability: np.ndarray, mask: np.ndarray, atypicality: float
 
 
 def merge(batch: Batch, shards: Sequence[tuple[Entry, ...]]) -> Summary:
-    """Writes `predictions.parquet` from the files of all shards, the same bytes however the frames are divided."""
+    """Writes `predictions.parquet` from the files of all shards; its bytes do not depend on the size of the shards."""
     output = open_storage(batch.output)
     grey = np.zeros(drift.LEVELS, np.int64)
-    areas: list[np.ndarray] = []
-    confidences: list[np.ndarray] = []
-    atypicalities: list[np.ndarray] = []
+    areas: list[Floats] = []
+    confidences: list[Floats] = []
+    atypicalities: list[Floats] = []
     names: set[str] = set()
     unreadable: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -215,15 +217,17 @@ def _tables(
     batch: Batch,
     output: Storage,
     shards: Sequence[tuple[Entry, ...]],
-    grey: np.ndarray,
+    grey: Ints,
     unreadable: list[tuple[str, str]],
 ) -> Iterator[pa.Table]:
-    """The rows of each shard; adds its grey levels and unreadable frames to the sums."""
+    """The rows of each shard; adds its grey levels to `grey` and its unreadable frames to `unreadable`."""
     for shard in shards:
         try:
             content, _ = output.read(_shard_name(batch, shard))
         except FileNotFoundError:
-            raise NervesegError(f"{batch.output} lacks a shard: do all workers write to this very place?") from None
+            raise NervesegError(
+                f"A shard is missing in {batch.output}: do all workers write to the same place?"
+            ) from None
         table = pq.read_table(pa.BufferReader(content))
         more = json.loads(table.schema.metadata[_MORE])
         grey += np.array(more["grey"])
@@ -232,7 +236,7 @@ def _tables(
 
 
 def _regroup(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of _ROWS, the last one of the rest."""
+    """The same rows in tables of _ROWS rows; the last one may be smaller."""
     kept = SCHEMA.empty_table()
     for table in tables:
         kept = pa.concat_tables([kept, table])
@@ -247,7 +251,7 @@ def _shard_name(batch: Batch, entries: Sequence[Entry]) -> str:
 
 
 def _scorer(model: str, weights: str, threads: int) -> OpenVinoScorer:
-    with _loading:  # threads that come together load it once
+    with _loading:  # concurrent threads load it once
         return _load_scorer(model, weights, threads)
 
 
@@ -261,7 +265,7 @@ def _load_scorer(model: str, _weights: str, threads: int) -> OpenVinoScorer:
         return OpenVinoScorer(Path(folder), streams=threads, threads=threads)
 
 
-# A client of its own for every shard would cost a tenth of the time, and a zip's directory is long.
+# A new client for every shard would take 10 % of the time, and a zip's directory can be long.
 @lru_cache(maxsize=2)
 def _storage(uri: str) -> Storage:
     return open_storage(uri)
@@ -273,6 +277,6 @@ def _frames(uri: str, _stamp: int) -> Frames:
 
 
 def _stamp(uri: str) -> int:
-    """What changes with a zip."""
+    """Changes when a zip does; 0 for anything else."""
     path = Path(uri)
     return path.stat().st_mtime_ns if path.is_file() else 0

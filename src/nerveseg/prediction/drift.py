@@ -1,8 +1,8 @@
-"""How far a batch of frames lies from the training set: a population stability index of each figure.
+"""Drift of a batch of frames from the training set: the population stability index (PSI) of each figure.
 
-PSI = sum((a - e) ln(a / e)) over bins, with the shares e of the training set and a of the batch; by custom, 0.1 to 0.25
-is a moderate and more a major shift (Siddiqi, Credit Risk Scorecards, 2006). Bins count half a frame more than they
-hold, so that an empty one does not outweigh all others.
+PSI = sum((a - e) ln(a / e)) over bins, with the shares e of the training set and a of the batch. By convention, 0.1 to
+0.25 is a moderate shift and more is a major one (Siddiqi, Credit Risk Scorecards, 2006). Half a frame is added to each
+bin, so that an empty one does not outweigh all others.
 """
 
 from collections.abc import Sequence
@@ -10,44 +10,45 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import chdtri  # scipy.stats.chi2 is the same and takes a second to import
 
+from nerveseg.arrays import Floats, Frame, Ints
 from nerveseg.data.names import subject_of
 
 LEVELS = 256  # grey levels
 _GREY_BINS = 16
 _QUANTILES = 5
-_FORMER_NAMES = {"atypicality": "mistrust"}  # in the reference.json of nerveseg 0.1
-_CHANCE = 0.001  # how often a batch of the very same kind may pass the limit of a figure that a frame has one of
+_FORMER_NAMES = {"atypicality": "mistrust"}  # in reference.json of nerveseg 0.1
+_CHANCE = 0.001  # how often a batch without drift may exceed the limit, for figures with one value per frame
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a set of frames looks like.
+    """Statistics of a set of frames.
 
     Attributes:
-        grey: int64 (256,), pixels of each grey level over all frames.
+        grey: int64 (256,), number of pixels of each grey level over all frames.
         areas: float64 (N,), share of each frame that its predicted mask covers, in [0, 1].
-        confidences: float64 (N,), of each frame; 0 where nothing was predicted.
-        atypicalities: float64 (N,), of each predicted mask, in [0, 1]; NaN by a model that has no plausibility.
-        subjects: people scanned, by the frames' names; a frame whose name tells none counts as one.
+        confidences: float64 (N,), of each frame; 0 where no nerve was predicted.
+        atypicalities: float64 (N,), of each predicted mask, in [0, 1]; NaN for a model without plausibility.
+        subjects: people scanned, by the frames' names; a frame whose name has no subject counts as one.
     """
 
-    grey: np.ndarray
-    areas: np.ndarray
-    confidences: np.ndarray
-    atypicalities: np.ndarray
+    grey: Ints
+    areas: Floats
+    confidences: Floats
+    atypicalities: Floats
     subjects: int
 
-    def by_frame(self) -> dict[str, np.ndarray]:
-        """The figures that a frame has one of, (N,) each; without atypicality where the model tells none."""
+    def by_frame(self) -> dict[str, Floats]:
+        """The figures with one value per frame, (N,) each; without atypicality if it is unknown."""
         found = {"area": self.areas, "confidence": self.confidences, "atypicality": self.atypicalities}
         return {name: values for name, values in found.items() if not np.isnan(values).any()}
 
 
 @dataclass(frozen=True)
 class Drift:
-    """One figure of a batch against the training set; `limit` is the PSI beyond which it has drifted."""
+    """One figure of a batch compared with the training set; it has drifted if its PSI is above `limit`."""
 
     figure: str
     training_mean: float
@@ -60,18 +61,18 @@ class Drift:
         return self.psi > self.limit
 
 
-def grey_levels(frame: np.ndarray) -> np.ndarray:
-    """Pixels of each grey level of a uint8 frame: int64 (256,)."""
+def grey_levels(frame: Frame) -> Ints:
+    """Number of pixels of each grey level in a uint8 frame: int64 (256,)."""
     return np.bincount(frame.ravel(), minlength=LEVELS)
 
 
 def subject(name: str) -> str:
-    """The person scanned, by the name of a frame; the name itself where it tells none."""
+    """The person scanned, from the name of a frame; the name itself if it has no subject."""
     return subject_of(name) or name
 
 
 def reference(training: Figures) -> dict[str, Any]:
-    """What `reports/reference.json` holds of the training frames: bins, counts and means of each figure."""
+    """The content of `reports/reference.json`: bins, counts and means of each figure over the training frames."""
     record: dict[str, Any] = {
         "frames": len(training.areas),
         "subjects": training.subjects,
@@ -84,15 +85,15 @@ def reference(training: Figures) -> dict[str, Any]:
 
 
 def compare(training: dict[str, Any], batch: Figures, threshold: float) -> list[Drift]:
-    """Intensity, area, confidence and atypicality of a batch against what `reference` recorded.
+    """Compares intensity, area, confidence and atypicality of a batch with the training set.
 
     Args:
-        training: as `reference` makes it; that of an older model may hold atypicality under its
-            former name, or lack it, in which case it is left out.
-        threshold: PSI from which a figure has drifted. Frames of one person resemble each other, so for all but
-            intensity the limit rises to what chance alone exceeds in one of a thousand batches of so few people:
-            without drift, PSI is distributed as (1 / n + 1 / m) chi2(bins - 1) (Yurdakul, 2018,
-            https://scholarworks.wmich.edu/dissertations/3208).
+        training: from `reference`; an older one may have atypicality under its former name, or lack it, in which case
+            it is left out.
+        threshold: PSI above which a figure has drifted. Frames of one person resemble each other, so for all figures
+            but intensity the limit is at least the value exceeded by chance in one batch in a thousand. Without drift,
+            PSI is distributed as (1 / n + 1 / m) chi2(bins - 1) for n people in the batch and m in training (Yurdakul,
+            2018, https://scholarworks.wmich.edu/dissertations/3208).
     """
     if not len(batch.areas):
         return []
@@ -105,7 +106,7 @@ def compare(training: dict[str, Any], batch: Figures, threshold: float) -> list[
         if expected is None:
             continue
         bins = len(expected["counts"])
-        chance = (1 / batch.subjects + 1 / training["subjects"]) * float(chi2.ppf(1 - _CHANCE, bins - 1))
+        chance = (1 / batch.subjects + 1 / training["subjects"]) * float(chdtri(bins - 1, _CHANCE))
         psi = _psi(expected["counts"], _counts(values, expected["edges"]))
         found.append(Drift(name, expected["mean"], float(values.mean()), psi, max(threshold, chance)))
     return found
@@ -116,16 +117,18 @@ def _psi(expected: Sequence[float], actual: Sequence[float]) -> float:
     return float(((a - e) * np.log(a / e)).sum())
 
 
-def _counts(values: np.ndarray, edges: Sequence[float]) -> list[int]:
-    """Values in each bin: below the first edge, from edge to edge, from the last one on."""
-    return np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1).tolist()
+def _counts(values: Floats, edges: Sequence[float]) -> list[int]:
+    """Number of values in each bin: below the first edge, between two edges, from the last edge up."""
+    counts: list[int] = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1).tolist()
+    return counts
 
 
 def _grey_counts(figures: Figures) -> list[float]:
-    """Frames' worth of pixels in each bin of grey levels: the pixels of a frame are no chances of their own."""
+    """Pixels in each bin of grey levels, scaled to add up to the number of frames: pixels are not independent."""
     pixels = figures.grey.reshape(_GREY_BINS, -1).sum(axis=1)
-    return (pixels * (len(figures.areas) / pixels.sum())).tolist()
+    counts: list[float] = (pixels * (len(figures.areas) / pixels.sum())).tolist()
+    return counts
 
 
-def _grey_mean(grey: np.ndarray) -> float:
+def _grey_mean(grey: Ints) -> float:
     return float(grey @ np.arange(LEVELS) / grey.sum())

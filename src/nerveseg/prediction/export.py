@@ -1,4 +1,4 @@
-"""The network as ONNX, for scorers that have no torch."""
+"""Exports the network to ONNX, for scorers without torch."""
 
 import warnings
 from pathlib import Path
@@ -13,7 +13,7 @@ _OPSET = 18
 
 
 class _Exported(torch.nn.Module):
-    """The network from pixels to probabilities, normalisation included, so that a scorer needs no numbers of ours."""
+    """The network from pixels to probabilities, with normalisation, so that a scorer needs no constants from us."""
 
     def __init__(self, network: torch.nn.Module, spec: ModelSpec) -> None:
         super().__init__()
@@ -28,19 +28,19 @@ class _Exported(torch.nn.Module):
 def export(network: torch.nn.Module, spec: ModelSpec, path: Path) -> None:
     """Writes the network as ONNX. The same network gives the same bytes.
 
-    Its input `frames` is uint8 grey (N, H, W), its output `probability` float32 in [0, 1] of that shape; N is free, and
-    so are H and W as far as the architecture takes them (multiples of 32 for a Unet on resnet34).
+    Its input `frames` is uint8 greyscale (N, H, W), its output `probability` float32 in [0, 1] of the same shape. N is
+    arbitrary, and so are H and W as far as the architecture allows: multiples of 32 for a Unet with resnet34.
 
     Raises:
-        NervesegError: the architecture pools to a fixed grid, as PSPNet and UPerNet do.
+        NervesegError: the architecture pools to a fixed grid, like PSPNet and UPerNet.
     """
     for module in network.modules():
         if isinstance(module, torch.nn.AdaptiveAvgPool2d) and module.output_size not in (1, (1, 1)):
             raise NervesegError(
-                f"{spec.architecture} pools to a grid of {module.output_size}; ONNX cannot at a free height and "
-                "width: such a network can be trained and served by MLflow, but not delivered."
+                f"{spec.architecture} pools to a grid of {module.output_size}, which ONNX does not support for "
+                "arbitrary heights and widths. It can be trained and served by MLflow, but not delivered."
             )
-    # Two frames: the tracer would take a batch of one for a constant.
+    # Two frames, because the tracer would treat a batch size of one as constant.
     example = torch.zeros(2, spec.height, spec.width, dtype=torch.uint8)
     free = {0: "batch", 1: "height", 2: "width"}
     with replacing(path) as beside, warnings.catch_warnings(action="ignore"):

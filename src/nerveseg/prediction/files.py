@@ -1,4 +1,4 @@
-"""A model of the registry, ready to score; and single frames scored by a person."""
+"""Fetches a model from the registry, and predicts single files with it: `nerveseg predict`."""
 
 import math
 import tempfile
@@ -21,12 +21,12 @@ from nerveseg.workspace.clones import lasting_storage
 
 
 def fetch(wanted: str, folder: Path) -> Model:
-    """Brings a model's files into `folder` and exports it there as `model.onnx`.
+    """Fetches a model's files into `folder` and exports it there as `model.onnx`.
 
     Where NERVESEG_VERIFY_KEY is set, the files must be those of a bundle that was signed with it.
 
     Args:
-        wanted: an alias, a version's number or a run's id.
+        wanted: an alias, a version number or a run id.
 
     Raises:
         NervesegError: there is no such model, it is not what was recorded of it or what was signed, or the tracking
@@ -40,8 +40,8 @@ def fetch(wanted: str, folder: Path) -> Model:
         model = versions.locate(client, wanted)
         if wanted == versions.CHAMPION and not model.tags.get(delivery.TAG, "").startswith(delivery.DELIVERED):
             raise NervesegError(
-                f"Version {model.version} is champion, but not delivered yet: `python -m flows.deliver` verifies it. "
-                f"To use it as it is, ask for it by its number."
+                f"Version {model.version} is champion, but not delivered yet: `python -m flows.deliver` verifies and "
+                "delivers it. To use it as it is, give its number."
             )
         versions.fetch(client, model, folder)
         verification.require_recorded(client, model, folder)
@@ -53,10 +53,10 @@ def fetch(wanted: str, folder: Path) -> Model:
 
 
 def predict_files(files: list[Path], wanted: str) -> None:
-    """Writes `NAME_predicted_mask.png` and `NAME_predicted_overlay.png` beside each frame, and prints a table.
+    """Writes `NAME_predicted_mask.png` and `NAME_predicted_overlay.png` next to each frame, and prints a table.
 
     Raises:
-        NervesegError: there is no such model; or, after all others are done, a file is no frame.
+        NervesegError: there is no such model; or a file is not a frame, raised after all others are done.
     """
     problems = []
     with tempfile.TemporaryDirectory() as name:
@@ -67,7 +67,7 @@ def predict_files(files: list[Path], wanted: str) -> None:
         stems: dict[Path, Path] = {}
         for file in files:
             if (other := stems.setdefault(file.with_suffix(""), file)) != file:
-                problems.append(f"{file}: its mask would overwrite that of {other}")
+                problems.append(f"{file}: its mask would overwrite the one of {other}")
                 continue
             try:
                 frame, _ = decode_grey(file.read_bytes())

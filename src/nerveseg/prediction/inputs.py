@@ -1,4 +1,4 @@
-"""Where frames to predict come from: a folder, an S3 prefix, or a zip at either place."""
+"""Sources of frames to predict: a folder, an S3 prefix, or a zip in either."""
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,7 @@ from nerveseg.errors import NervesegError
 from nerveseg.storage import Entry, open_storage
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_NO_FRAMES = ("_mask", "_overlay")  # endings of what lies beside frames
+_NO_FRAMES = ("_mask", "_overlay")  # endings of files next to frames
 
 
 class Frames(Protocol):
@@ -20,7 +20,7 @@ class Frames(Protocol):
         """All of them."""
 
     def read(self, name: str) -> tuple[bytes, str]:
-        """Content and stamp of one. Raises FileNotFoundError or ValueError where it cannot be had."""
+        """Content and stamp of one. Raises FileNotFoundError or ValueError if it cannot be read."""
 
 
 class ZipFrames:
@@ -40,7 +40,7 @@ def open_frames(uri: str) -> Frames:
     """The files of `uri`: s3://bucket/prefix, a folder, or the path of a zip.
 
     Raises:
-        NervesegError: there is nothing, or the zip cannot be used.
+        NervesegError: there is neither a folder nor a zip, or the zip cannot be used.
     """
     if not uri.startswith("s3://"):
         path = Path(uri)
@@ -54,10 +54,10 @@ def open_frames(uri: str) -> Frames:
 
 
 def select(entries: Iterable[Entry], uri: str) -> tuple[list[Entry], list[tuple[str, str]]]:
-    """The frames among files, sorted by the numbers in their names; and names with the reasons why not.
+    """The frames among files, sorted by the numbers in their names; and (name, reason) of those left out.
 
-    Masks and overlays beside frames are passed over. Two frames whose masks would have the same name are told apart by
-    nobody: the second is left out with its reason.
+    Masks and overlays next to frames are skipped. If the masks of two frames would have the same name, the second frame
+    is left out.
 
     Raises:
         NervesegError: there are no frames.
@@ -70,9 +70,9 @@ def select(entries: Iterable[Entry], uri: str) -> tuple[list[Entry], list[tuple[
             continue
         taken = frames.setdefault(mask_name(entry.name), entry)
         if taken is not entry:
-            refused.append((entry.name, f"its mask would overwrite that of {taken.name}: rename one of them"))
+            refused.append((entry.name, f"its mask would overwrite the one of {taken.name}: rename one of them"))
     if not frames:
-        raise NervesegError(f"{uri} holds no frames ({', '.join(SUFFIXES)}).")
+        raise NervesegError(f"{uri} contains no frames ({', '.join(SUFFIXES)}).")
     return list(frames.values()), refused
 
 

@@ -1,4 +1,4 @@
-"""The exported network on the CPU, by OpenVINO: what batch prediction runs. No torch."""
+"""Runs the exported network on the CPU with OpenVINO, without torch."""
 
 from pathlib import Path
 from queue import SimpleQueue
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nerveseg.arrays import Frame, Mask, Probability
 from nerveseg.errors import NervesegError
 from nerveseg.model import plausibility
 from nerveseg.model.frames import resize, restore, to_mask
@@ -15,19 +16,19 @@ ONNX_FILE = "model.onnx"
 
 
 class OpenVinoScorer:
-    """Segments frames of any size; safe to use from several threads.
+    """Segments frames of any size; thread-safe.
 
-    A frame's probabilities do not depend on the frames beside it, nor on how many are scored at once as long as each
-    has as many threads. It computes in fp32 on every CPU.
+    A frame's probabilities do not depend on other frames, nor on how many are scored at once, as long as each has the
+    same number of threads. It computes in fp32 on every CPU.
     """
 
     def __init__(self, folder: Path, *, streams: int, threads: int) -> None:
         """Loads `model.onnx` and `model.json`.
 
         Args:
-            folder: holds both.
-            streams: frames that are scored at the same time.
-            threads: of the CPU, divided among the streams; 0: all.
+            folder: contains both.
+            streams: number of frames scored at the same time.
+            threads: CPU threads, divided among the streams; 0: all.
 
         Raises:
             NervesegError: a file is missing or damaged.
@@ -38,8 +39,8 @@ class OpenVinoScorer:
         core = openvino.Core()
         try:
             model = core.read_model(folder / ONNX_FILE)
-            model.reshape([1, self.spec.height, self.spec.width])  # fixed sizes run faster
-            # Pinned, the streams of two processes would share cores.
+            model.reshape([1, self.spec.height, self.spec.width])  # fixed sizes are faster
+            # If pinned, the streams of two processes would share cores.
             config = {
                 "NUM_STREAMS": streams,
                 "INFERENCE_NUM_THREADS": threads,
@@ -50,27 +51,27 @@ class OpenVinoScorer:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise NervesegError(f"{folder / ONNX_FILE} cannot be loaded: {reason}") from None
-        # Made and used once by one thread: OpenVINO builds a graph at its first use, and was seen to hang where several
-        # threads came to that together.
+        # Created and used once by one thread: OpenVINO builds a graph at the first use, and has been seen to hang when
+        # several threads did so at once.
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):
             request = compiled.create_infer_request()
             request.infer([np.zeros((1, self.spec.height, self.spec.width), np.uint8)])
             self._requests.put(request)
 
-    def probability(self, frame: np.ndarray) -> np.ndarray:
-        """Nerve probability of every pixel of a uint8 grey frame (H, W): float32 in [0, 1] of the same shape."""
+    def probability(self, frame: Frame) -> Probability:
+        """Nerve probability of every pixel of a uint8 greyscale frame (H, W): float32 in [0, 1] of the same shape."""
         small = resize(frame, self.spec.height, self.spec.width)
-        request = self._requests.get()  # waits for one of the streams
+        request = self._requests.get()  # waits for a free stream
         try:
             return restore(request.infer([small[None]])[0][0], frame.shape)
         finally:
             self._requests.put(request)
 
-    def mask(self, probability: np.ndarray) -> np.ndarray:
-        """As `to_mask`, at the network's own threshold."""
+    def mask(self, probability: Probability) -> Mask:
+        """Like `to_mask`, with the network's own threshold."""
         return to_mask(probability, self.spec)
 
-    def atypicality(self, mask: np.ndarray) -> float:
-        """As `plausibility.atypicality`, compared with the masks of this network's training; NaN for an older model."""
+    def atypicality(self, mask: Mask) -> float:
+        """Like `plausibility.atypicality`, compared with the network's training masks; NaN for an older model."""
         return plausibility.atypicality(mask, self.spec.plausibility)

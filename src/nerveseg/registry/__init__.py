@@ -1,1 +1,1 @@
-"""The gate and the versions of the registered model."""
+"""The registered model: its gate, versions, verification and delivery."""

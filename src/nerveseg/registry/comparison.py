@@ -1,7 +1,7 @@
-"""The candidate beside the champion on the same frames, and as MLflow serves it beside the trained network.
+"""Compares the candidate with the champion on the same frames, and the logged model with the trained network.
 
-Figures that stand on the champion are of its own frames and rules. So its network scores the candidate's frames. An
-ensemble has learnt from all of them, so that it is held by what its members scored out of fold.
+Recorded metrics of the champion come from other frames and rules, so its network is re-scored on the candidate's
+frames. An ensemble has learned from all frames, so the out-of-fold scores of its members are compared instead.
 """
 
 import tempfile
@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from nerveseg import paths
+from nerveseg.arrays import Floats, Ints
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import empty, metrics
@@ -35,35 +36,35 @@ _SCORER_FRAMES = 4
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that asks to be registered.
+    """A model to be registered.
 
     Attributes:
-        model_id: of its logged model.
-        tags: of its version: its lineage, and `ensemble` if it is one.
+        model_id: id of its logged model.
+        tags: tags for its version: its lineage, and `ensemble` if it is one.
         store: the frames.
-        rows: those that are scored, int64.
-        dice: its Dice on them by `evaluate.empty`, of an ensemble out of fold, float64; NaN where that leaves a frame
-            out.
+        rows: the scored frames, int64.
+        dice: Dice of the scored frames by `evaluate.empty`, out of fold for an ensemble, float64; NaN for a frame that
+            the rule leaves out.
     """
 
     model_id: str
     tags: Mapping[str, str]
     store: FrameStore
-    rows: np.ndarray
-    dice: np.ndarray
+    rows: Ints
+    dice: Floats
 
     @classmethod
     def read(
-        cls, model_id: str, tags: Mapping[str, str], store: FrameStore, rows: np.ndarray, per_image: Path
+        cls, model_id: str, tags: Mapping[str, str], store: FrameStore, rows: Ints, per_image: Path
     ) -> "Candidate":
-        """The candidate with the scores of a `per_image.csv`.
+        """The candidate with the scores in a `per_image.csv`.
 
         Raises:
-            NervesegError: those are of other frames.
+            NervesegError: the scores are for other frames.
         """
         scored = _read(per_image)
         if store.index["image"].iloc[rows].tolist() != scored["image"].tolist():
-            raise NervesegError(f"{per_image} is not of the scored frames of data/packed: run `dvc repro`.")
+            raise NervesegError(f"{per_image} does not match the scored frames in data/packed: run `dvc repro`.")
         return cls(model_id, tags, store, rows, scored["dice"].to_numpy(np.float64))
 
     @property
@@ -81,15 +82,15 @@ def judge(
     register: RegisterParams,
     device: str,
 ) -> Verdict:
-    """The verdict on a candidate: what every model must reach, the logged scorer, the champion beside it.
+    """The verdict on a candidate: requirements on every model, the logged scorer, and the champion.
 
     Args:
         figures: the content of its `metrics.json`.
-        models: holds its `model.safetensors` and `model.json`.
+        models: contains its `model.safetensors` and `model.json`.
         device: `cpu`, `cuda`, `mps` or `auto`.
 
     Raises:
-        NervesegError: as `with_champion` does.
+        NervesegError: like `with_champion`.
     """
     if register.gate == "off":
         return Verdict("off")
@@ -102,23 +103,23 @@ def judge(
 def with_champion(
     client: MlflowClient, candidate: Candidate, evaluate: EvaluateParams, register: RegisterParams, device: str
 ) -> tuple[gate.Criterion | None, str]:
-    """Holds the candidate against the champion: on its frames, or where one is an ensemble, on frames out of fold.
+    """Compares the candidate with the champion: on its frames or, if either is an ensemble, out of fold.
 
     Args:
         device: `cpu`, `cuda`, `mps` or `auto`.
 
     Returns:
-        The criterion; or None and why there is nothing to compare with.
+        The criterion and an empty string; or None and why there is nothing to compare with.
 
     Raises:
-        NervesegError: there is a champion that cannot be loaded, or no such device.
+        NervesegError: the champion cannot be loaded, or this machine does not have the device.
     """
     from nerveseg.model.device import device_name  # they import torch
     from nerveseg.model.inference import Segmenter
 
     held = versions.holder(client, CHAMPION)
     if held is None:
-        return None, f"No version is {CHAMPION}: there is none to compare with."
+        return None, f"No version is {CHAMPION}: there is nothing to compare with."
     version, _ = held
     own = client.get_logged_model(candidate.model_id).artifact_location
     name = device_name(device)
@@ -127,10 +128,10 @@ def with_champion(
         with _usable(version):
             model = versions.locate(client, version)
             if model.source == own:
-                return None, f"This model is the {CHAMPION}, version {version}: there is no other to compare with."
+                return None, f"This model is the {CHAMPION}, version {version}: there is nothing to compare with."
             versions.fetch(client, model, folder)
             verification.require_recorded(client, model, folder)
-            segmenter = Segmenter.load(folder, name)  # also where it need not score: it must be of use
+            segmenter = Segmenter.load(folder, name)  # even if it need not score: it must be loadable
             if recorded := _is_recorded(candidate, model):
                 verification.require_figures(client, model, folder)
         if recorded:
@@ -152,11 +153,11 @@ def with_champion(
 def out_of_fold(
     candidate: pd.DataFrame, champion: pd.DataFrame, version: str, evaluate: EvaluateParams, register: RegisterParams
 ) -> gate.Criterion:
-    """The two by what is recorded of each: Dice of frames that a network had not seen when it scored them.
+    """Compares recorded Dice, of frames that had not been seen by the network that scored them.
 
     Args:
-        candidate: image, subject, dice.
-        champion: image, dice, of the same dataset and by the same rule.
+        candidate: columns image, subject, dice.
+        champion: columns image, dice, for the same dataset and rule.
     """
     both = candidate.merge(champion[["image", "dice"]], on="image", suffixes=("", "_champion"))
     first, second = (both[name].to_numpy(np.float64) for name in ("dice", "dice_champion"))
@@ -173,19 +174,17 @@ def out_of_fold(
 
 
 def by_rule(per_image: pd.DataFrame, rule: EmptyRule) -> pd.DataFrame:
-    """A recorded `per_image.csv` by another rule for empty masks than it was written by."""
+    """Applies a rule for empty masks to a `per_image.csv`, whatever rule it was written with."""
     true = per_image["true_area"].to_numpy()
     by_kaggle = np.where(true > 0, per_image["dice"], per_image["predicted_area"] == 0)
     return per_image.assign(dice=empty.apply(by_kaggle, true, rule))
 
 
-def with_logged(
-    client: MlflowClient, model_id: str, models: Path, store: FrameStore, rows: np.ndarray
-) -> gate.Criterion:
-    """Runs the logged model and the trained network on some of the scored frames, both on the CPU.
+def with_logged(client: MlflowClient, model_id: str, models: Path, store: FrameStore, rows: Ints) -> gate.Criterion:
+    """Compares the logged model with the trained network on some of the scored frames, both on the CPU.
 
     Args:
-        models: holds `model.safetensors` and `model.json`.
+        models: contains `model.safetensors` and `model.json`.
         rows: the scored frames, int64.
     """
     from nerveseg.model.inference import Segmenter  # it imports torch
@@ -203,17 +202,17 @@ def with_logged(
                 found = scorer.predict({"frames": frame[None]})["probability"][0]
                 (expected,) = segmenter.probabilities([frame])
                 differences.append(np.abs(found - expected).max())
-        except Exception as error:  # it is code that is run: whatever it meets, it cannot be served
+        except Exception as error:  # it runs logged code, which may raise anything: it cannot be served
             trouble = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
             return gate.same_probabilities(None, len(frames), trouble)
     largest = float(np.max(differences))
     if np.isnan(largest):
-        return gate.same_probabilities(None, len(frames), "it gives what is no number")
+        return gate.same_probabilities(None, len(frames), "it returns NaN")
     return gate.same_probabilities(largest, len(frames))
 
 
 def _is_recorded(candidate: Candidate, champion: Model) -> bool:
-    """Whether the two are held by what is recorded: one has learnt from all frames, and both are of one dataset."""
+    """Whether recorded scores are compared: one has learned from all frames, and both have the same dataset."""
     ensemble = ENSEMBLE in candidate.tags or ENSEMBLE in champion.tags
     return ensemble and candidate.tags["dataset_sha256"] == champion.tags.get("dataset_sha256")
 
@@ -222,10 +221,10 @@ def _remark(candidate: Candidate, champion: Model) -> str:
     if champion.tags.get("dvc_split") == candidate.tags["dvc_split"]:
         return ""
     on = "all frames of another dataset" if ENSEMBLE in champion.tags else "another split"
-    return f" (trained on {on}: these frames may have been in its training, which favours it)"
+    return f" (trained on {on}: it may have seen these frames in training, which favours it)"
 
 
-def _network_dice(segmenter: "Segmenter", candidate: Candidate, rule: EmptyRule) -> np.ndarray:
+def _network_dice(segmenter: "Segmenter", candidate: Candidate, rule: EmptyRule) -> Floats:
     from nerveseg.evaluation import inference  # it imports torch
 
     store, rows = candidate.store, candidate.rows
@@ -241,7 +240,7 @@ def _read(per_image: Path) -> pd.DataFrame:
 
 @contextmanager
 def _usable(version: str) -> Iterator[None]:
-    """Turns what is wrong with the champion into an error that says what it prevents and how to mend it."""
+    """Turns problems with the champion into an error that says what they prevent and how to fix them."""
     try:
         yield
     except NervesegError as error:
@@ -253,6 +252,6 @@ def _usable(version: str) -> Iterator[None]:
     else:
         return
     raise NervesegError(
-        f"The {CHAMPION}, version {version}, cannot be loaded, so that nothing is registered: {reason.rstrip('.')}. "
-        f"Mend it, give the alias {CHAMPION} to another version or to none, or set register.gate: off."
+        f"The {CHAMPION}, version {version}, cannot be loaded, so nothing is registered: {reason.rstrip('.')}. "
+        f"Fix it, move the alias {CHAMPION} to another version or remove it, or set register.gate: off."
     )

@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from nerveseg import paths
-from nerveseg.errors import NervesegError, TransientError
+from nerveseg.errors import ChangedError, NervesegError, TransientError
 from nerveseg.files import sha256
 from nerveseg.registry.bundle import (
     POINTER,
@@ -43,7 +43,7 @@ from nerveseg.registry.bundle import (
 )
 from nerveseg.registry.verification import Check
 from nerveseg.registry.versions import CHAMPION, NAME, PREVIOUS, holder, is_missing
-from nerveseg.storage import ChangedError, Storage
+from nerveseg.storage import Storage
 
 LOG = "promotions/"
 _LONGEST = 5000  # characters of a version's description in MLflow's database

@@ -1,7 +1,7 @@
-"""Whether a model may be registered: criteria, and the verdict that they make. Figures in, no files and no servers.
+"""Whether a model may be registered: the criteria and the verdict. Works on metrics only, not on files or servers.
 
-What is demanded of a mean is demanded of the lower bound of its 95 % interval, and where two masks of the same frames
-are compared, of their difference paired by subject: `docs/explanation.md`, The gate.
+Requirements on a mean apply to the lower bound of its 95 % interval; where two models are compared on the same frames,
+to that of their paired difference, resampled by subject. See "The gate" in `docs/explanation.md`.
 """
 
 import operator
@@ -15,12 +15,12 @@ from rich.table import Table
 from nerveseg.evaluation.bootstrap import Estimate
 from nerveseg.params import GateMode, RegisterParams
 
-TAG = "gate"  # on a version and its run: the verdict; TAG.NAME: a criterion
-SCORER_TOLERANCE = 1e-4  # of a probability; both networks compute in fp32 on the CPU
+TAG = "gate"  # tag of a version and its run with the verdict; TAG.NAME: a criterion
+SCORER_TOLERANCE = 1e-4  # probability; both networks compute in fp32 on the CPU
 
 Relation = Literal[">=", ">", "<="]
 _HOLDS = {">=": operator.ge, ">": operator.gt, "<=": operator.le}
-_WORDS = {  # where it holds and where it does not
+_WORDS = {  # if it holds, if it does not
     ">=": ("reaches", "is below"),
     ">": ("is above", "is not above"),
     "<=": ("is within", "exceeds"),
@@ -29,15 +29,15 @@ _WORDS = {  # where it holds and where it does not
 
 @dataclass(frozen=True)
 class Criterion:
-    """One thing that is asked of a model, and what was found.
+    """One requirement on a model, and the result.
 
     Attributes:
         name: as in `registration.json` and, after `gate.`, as a tag.
-        value: the figure; None where it is undefined.
-        relation: in which `value` has to stand to `threshold`.
-        threshold: what the figure is held against.
-        passed: whether it does; never where the figure is undefined.
-        detail: all of that in a sentence, with what the figure comes from.
+        value: the measured value; None if undefined.
+        relation: required between `value` and `threshold`.
+        threshold: what the value is compared with.
+        passed: whether the relation holds; False if the value is undefined.
+        detail: all of this in a sentence, with what the value is computed from.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of a model.
+    """The gate's verdict on a model.
 
     Attributes:
         mode: `register.gate`.
-        criteria: none where the gate is off.
-        note: why there is no champion among them, where there is none.
+        criteria: empty if the gate is off.
+        note: why there is no comparison with a champion, or empty.
     """
 
     mode: GateMode
@@ -74,12 +74,12 @@ class Verdict:
 
     @property
     def passed(self) -> bool | None:
-        """Whether every criterion is met; None where the gate is off."""
+        """Whether every criterion is met; None if the gate is off."""
         return None if self.mode == "off" else not self._failed
 
     @property
     def reasons(self) -> list[str]:
-        """Why the model is refused; none where it is not, also where failures are only reported."""
+        """Why the model is refused; empty if it is not, including when failures are only reported."""
         return self._failed if self.mode == "enforce" else []
 
     @property
@@ -93,23 +93,23 @@ class Verdict:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The verdict and every criterion, as MLflow shows them."""
+        """The verdict and every criterion as MLflow tags."""
         return {TAG: self.line, **{f"{TAG}.{one.name}": one.line for one in self.criteria}}
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `registration.json` holds as `gate`."""
+        """The value of `gate` in `registration.json`."""
         criteria = [asdict(one) for one in self.criteria]
         return {"mode": self.mode, "passed": self.passed, "criteria": criteria, "note": self.note}
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Self:
-        """The verdict whose `record` this is. Raises ValueError where it is none."""
+        """The verdict from its `record`. Raises ValueError if that is invalid."""
         try:
             found = cls(record["mode"], tuple(Criterion(**one) for one in record["criteria"]), record["note"])
             whole = found.record == record
         except (KeyError, TypeError) as error:
-            raise ValueError(f"no verdict of the gate: {error}") from None
+            raise ValueError(f"not a verdict of the gate: {error}") from None
         if not whole:
             raise ValueError("it contradicts itself")
         return found
@@ -120,7 +120,7 @@ class Verdict:
 
 
 def table(verdict: Verdict) -> Table:
-    """The criteria of a gate that is not off, for the terminal."""
+    """The criteria as a table to print, unless the gate is off."""
     shown = Table(
         title=f"gate, register.gate: {verdict.mode}",
         caption=verdict.note or None,
@@ -139,12 +139,12 @@ def table(verdict: Verdict) -> Table:
 
 
 def outdated(former: Iterable[str], tags: Mapping[str, str]) -> list[str]:
-    """The tags of criteria among `former` that are not among the new `tags`."""
+    """The tags in `former` of criteria that are not in the new `tags`."""
     return [key for key in former if key.startswith(f"{TAG}.") and key not in tags]
 
 
 def absolute(metrics: dict[str, Any], register: RegisterParams) -> list[Criterion]:
-    """What is asked of every model, whatever else is registered.
+    """The criteria that apply to every model, whatever else is registered.
 
     Args:
         metrics: the content of `reports/metrics.json`.
@@ -159,14 +159,14 @@ def absolute(metrics: dict[str, Any], register: RegisterParams) -> list[Criterio
             f"mean Dice {test['dice']:.4f}{_interval(test['dice_ci'])}",
             f"register.min_dice {register.min_dice:g}",
         ),
-        _gain("gain_over_nothing", test["dice"], baseline["empty"], ">", 0.0, "of nothing predicted", "0"),
+        _gain("gain_over_nothing", test["dice"], baseline["empty"], ">", 0.0, "for predicting nothing", "0"),
         _gain(
             "gain_over_prior",
             test["dice"],
             baseline["prior"],
             ">=",
             register.prior_margin,
-            "of the mean training mask",
+            "for the mean training mask",
             f"register.prior_margin {register.prior_margin:g}",
         ),
         _judge(
@@ -185,34 +185,34 @@ def absolute(metrics: dict[str, Any], register: RegisterParams) -> list[Criterio
 def over_champion(
     candidate: float, champion: float, difference: Estimate, register: RegisterParams, who: str, remark: str = ""
 ) -> Criterion:
-    """The candidate beside the champion on the same frames.
+    """Compares the candidate with the champion on the same frames.
 
     Args:
         candidate: its mean Dice.
         champion: its mean Dice.
-        difference: candidate less champion, paired by subject.
+        difference: candidate minus champion, paired by subject.
         who: the champion in words.
-        remark: what to keep in mind of the comparison.
+        remark: a caveat about the comparison.
     """
     bounds = difference.interval
     facts = (
-        f"mean Dice {candidate:.4f} against {champion:.4f} of {who}{remark}, "
+        f"mean Dice {candidate:.4f} against {champion:.4f} for {who}{remark}, "
         f"difference {difference.value:.4f}{_interval(bounds)}"
     )
     return _beside(_low(bounds), register, facts)
 
 
 def nothing_in_common(register: RegisterParams, who: str) -> Criterion:
-    """The candidate beside a champion with which it has no scored frame in common; arguments as of `over_champion`."""
-    return _beside(None, register, f"mean Dice against that of {who}", undefined="no frame has a Dice of both")
+    """The criterion for a champion without scored frames in common; arguments as for `over_champion`."""
+    return _beside(None, register, f"mean Dice against {who}", undefined="no frame has a Dice for both")
 
 
 def same_probabilities(difference: float | None, frames: int, trouble: str = "") -> Criterion:
-    """The model as MLflow serves it beside the trained network.
+    """Compares the logged model with the trained network.
 
     Args:
-        difference: largest absolute difference of their probabilities; None where it could not be run.
-        frames: how many were compared.
+        difference: largest absolute difference between their probabilities; None if it could not be run.
+        frames: number of frames compared.
         trouble: why it could not be run.
     """
     return _judge(
@@ -220,7 +220,7 @@ def same_probabilities(difference: float | None, frames: int, trouble: str = "")
         difference,
         "<=",
         SCORER_TOLERANCE,
-        f"the logged scorer beside the trained network on {frames} frames",
+        f"the logged scorer against the trained network on {frames} frames",
         f"{SCORER_TOLERANCE:g}",
         what="largest difference of a probability",
         undefined=trouble,
@@ -249,7 +249,7 @@ def _judge(
     facts: str,
     demand: str,
     what: str = "its lower bound",
-    undefined: str = "one subject alone has no interval",
+    undefined: str = "a single subject has no interval",
 ) -> Criterion:
     if value is None:
         return Criterion(name, None, relation, threshold, False, f"{facts}: undefined, {undefined}")

@@ -1,28 +1,30 @@
-"""The model that MLflow serves, as code: `mlflow.pyfunc.load_model` runs this file beside the weights it logged."""
+"""The code of the logged model: `mlflow.pyfunc.load_model` runs this file with the weights logged next to it."""
 
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.pyfunc import PythonModel, PythonModelContext
+import numpy.typing as npt
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from nerveseg.model.inference import Segmenter
 
 
 class NerveModel(PythonModel):
-    """Frames in, masks, probabilities and atypicality out."""
+    """From frames to masks, probabilities and atypicality."""
 
     def load_context(self, context: PythonModelContext) -> None:
         self._segmenter = Segmenter.load(Path(context.artifacts["weights"]).parent)
 
-    # MLflow warns of a missing type hint and of any but this one; the logged signature says more.
+    # MLflow warns about a missing type hint and about any other than this; the logged signature is more precise.
     def predict(
-        self, context: PythonModelContext, model_input: np.ndarray, params: dict | None = None
-    ) -> dict[str, np.ndarray]:
+        self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
         """Segments frames.
 
         Args:
-            model_input: `{"frames": ...}` or the array itself, uint8 grey (N, H, W), any N, H and W.
+            model_input: `{"frames": ...}` or the array itself, uint8 greyscale (N, H, W), of any size.
 
         Returns:
             `mask`, uint8 0/1, and `probability`, float32 in [0, 1], both (N, H, W); `atypicality` of each mask, float32

@@ -1,5 +1,4 @@
-"""Whether a model is what was recorded of it: its hashes, the chain from its data to its figures, its masks, and its
-exported form."""
+"""Checks a model against its records: its hashes, the chain from its data to its metrics, its masks and its export."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,9 +8,11 @@ from typing import Any
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from nerveseg import paths
+from nerveseg.arrays import Mask
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.evaluation import metrics
 from nerveseg.files import read_json, sha256
@@ -22,16 +23,16 @@ from nerveseg.registry import gate, versions
 from nerveseg.registry.gate import Verdict
 from nerveseg.registry.versions import FILES, RECORDED, Model
 
-Stages = dict[str, dict[str, Any]]  # of a dvc.lock, by name
+Stages = dict[str, dict[str, Any]]  # the stages in a dvc.lock, by name
 _OUTS = {"dvc_data": paths.DATASET_ZIP, "dvc_split": paths.PACKED, "dvc_model": paths.MODELS}
-_ON_CARD = ("model", "train", "evaluate")  # the sections of params.yaml that a card names
-MIN_AGREEMENT = 0.98  # Dice with the masks of the evaluation, which may have run on another device
+_ON_CARD = ("model", "train", "evaluate")  # the sections of params.yaml on a card
+MIN_AGREEMENT = 0.98  # Dice with the masks from the evaluation, which may have run on another device
 MIN_EXPORT_AGREEMENT = 0.998  # Dice with the network's own masks; both compute in fp32
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked, and what was found."""
+    """A check and its result."""
 
     name: str
     passed: bool
@@ -39,15 +40,15 @@ class Check:
 
 
 def of_record(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
-    """Brings a version's files into `folder` and checks its hashes and the chain of its card against what is recorded.
+    """Fetches a version's files into `folder` and checks its hashes and the chain on its card against the records.
 
-    Nothing but the tracking server is asked: a delivery may run where the model was not trained.
+    Only the tracking server is used: a delivery may run where the model was not trained.
 
     Args:
-        wanted: a version's number or an alias.
+        wanted: a version number or an alias.
 
     Raises:
-        TransientError: none of its files are to be seen, which says more of the store than of the version.
+        TransientError: none of its files can be found, so the artifact store is probably unavailable.
     """
     try:
         model = versions.locate(client, wanted)
@@ -55,7 +56,7 @@ def of_record(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
         if untagged:
             raise NervesegError(
                 f"has no tag {', '.join(untagged)}: it was not registered by the pipeline, or by an older one. "
-                "Where it is the model at hand, `dvc repro -f -s evaluate register` registers it anew"
+                "If it is the model in this folder, `dvc repro -f -s evaluate register` registers it again"
             )
         versions.fetch(client, model, folder)
         run = client.get_run(model.run_id).data
@@ -66,7 +67,7 @@ def of_record(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
             raise
         return [Check("registration", False, f"its run or model is gone: {error.message}")]
     if not any((folder / file.name).exists() for file in FILES.values()):
-        raise TransientError(f"MLflow's artifact store shows no file of version {model.version}: is it mounted?")
+        raise TransientError(f"MLflow's artifact store has no file of version {model.version}: is it mounted?")
     trainings = [folder / part for part in versions.recorded(model.members)]
     return [
         *_hashes(model, run.tags, {name: [folder / path.name] for name, path in FILES.items()}),
@@ -77,10 +78,10 @@ def of_record(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
 
 
 def of_network(folder: Path) -> list[Check]:
-    """Runs the network that `of_record` brought on its smoke frames, and exports it there as `model.onnx`.
+    """Runs the network fetched by `of_record` on its smoke frames, and exports it there as `model.onnx`.
 
     Raises:
-        OSError: the disk cannot take the export.
+        OSError: the export cannot be written to disk.
     """
     checks = []
     for name, check in (("smoke test", _smoke), ("export", _export)):
@@ -88,13 +89,13 @@ def of_network(folder: Path) -> list[Check]:
             checks.append(check(name, folder))
         except OSError:
             raise
-        except Exception as error:  # whatever torch, the exporter or OpenVINO meet in it, it cannot be delivered
+        except Exception as error:  # torch, the exporter and OpenVINO may raise anything: it cannot be delivered
             checks.append(Check(name, False, f"{type(error).__name__}: {str(error).splitlines()[0][:500]}"))
     return checks
 
 
 def require_recorded(client: MlflowClient, model: Model, folder: Path) -> None:
-    """Raises NervesegError where a fetched file that predictions depend on is not what was recorded."""
+    """Raises NervesegError if a fetched file that predictions depend on does not match its recorded hash."""
     run_tags = client.get_run(model.run_id).data.tags
     needed = {name: [folder / FILES[name].name] for name in ("weights", "spec", "reference")}
     if reason := failures(_hashes(model, run_tags, needed)):
@@ -102,16 +103,16 @@ def require_recorded(client: MlflowClient, model: Model, folder: Path) -> None:
 
 
 def require_figures(client: MlflowClient, model: Model, folder: Path) -> None:
-    """Raises NervesegError where the fetched card, or a table that it holds the hash of, is not what was recorded."""
+    """Raises NervesegError if the fetched card, or a table whose hash it has, does not match its recorded hash."""
     run_tags = client.get_run(model.run_id).data.tags
     path = folder / FILES["card"].name
     if reason := failures(_hashes(model, run_tags, {"card": [path]})):
-        raise NervesegError(f"The figures of model {model.label} are not used: {reason}.")
+        raise NervesegError(f"The recorded metrics of model {model.label} are not used: {reason}.")
     _files(card.read(path).origins.figures, folder)
 
 
 def _hashes(model: Model, run_tags: dict[str, str], files: dict[str, list[Path]]) -> list[Check]:
-    """Each file of a model, or of each of its trainings, against the version's tag, and that against its run's."""
+    """Compares the files of a model, or of each of its trainings, with the version's tags, and those with its run's."""
     return [_hash(name, parts, model.tags, run_tags) for name, parts in files.items()]
 
 
@@ -122,7 +123,7 @@ def _hash(name: str, parts: list[Path], tags: dict[str, str], run_tags: dict[str
     if tags[tag] != run_tags.get(tag):
         return Check(title, False, f"the tag {tag} is {tags[tag]}, but its run says {run_tags.get(tag, 'nothing')}")
     if not all(path.exists() for path in parts):
-        return Check(title, False, f"{parts[0].name} is missing in MLflow's artifact store")
+        return Check(title, False, f"{parts[0].name} is missing from MLflow's artifact store")
     digest = versions.digest(parts)
     if digest != tags[tag]:
         return Check(title, False, f"{parts[0].name} has SHA-256 {digest}, but the tag {tag} says {tags[tag]}")
@@ -132,7 +133,7 @@ def _hash(name: str, parts: list[Path], tags: dict[str, str], run_tags: dict[str
 def _chain(
     model: Model, run_tags: dict[str, str], run_metrics: dict[str, float], folder: Path, trainings: list[Path]
 ) -> list[Check]:
-    """The chain of the card, then each of its links against what the registry has of it."""
+    """Checks the chain on the card, then each of its links against what the registry has."""
     try:
         record = card.read(folder / FILES["card"].name)
     except NervesegError as error:
@@ -151,7 +152,7 @@ def _chain(
 
 
 def checked(name: str, check: Callable[[], str]) -> Check:
-    """What became of a check that returns what it found and raises NervesegError where that does not fit."""
+    """Runs a check, which returns its result and raises NervesegError if it fails."""
     try:
         return Check(name, True, check())
     except NervesegError as error:
@@ -169,14 +170,14 @@ def _dataset(record: Card, tags: dict[str, str]) -> str:
     recorded, tagged = record.origins.dataset, tags.get("dataset_sha256")
     if tagged != recorded:
         raise NervesegError(
-            f"the card says {recorded}, but the tag dataset_sha256 says {tagged}; where the zip was replaced by one "
-            "with the same frames, `dvc repro -f -s evaluate register` records that"
+            f"the card says {recorded}, but the tag dataset_sha256 says {tagged}; if the zip was replaced by one with "
+            "the same frames, `dvc repro -f -s evaluate register` records that"
         )
     return recorded
 
 
 def _lineage(tags: dict[str, str], trainings: list[Path]) -> str:
-    """DVC's hashes of data, split and model on the version, and between stages, against every dvc.lock of the run."""
+    """Compares DVC's hashes on the version, and those between stages, with every dvc.lock of the run."""
     locks = [read_lock(folder) for folder in trainings]
     for tag, recorded in lineage(locks).items():
         if tags.get(tag) != recorded:
@@ -186,15 +187,17 @@ def _lineage(tags: dict[str, str], trainings: list[Path]) -> str:
         for name in ("split", "train", "evaluate"):
             for dep in stages.get(name, {}).get("deps", []):
                 if dep["path"] in outs and dep.get("md5") != outs[dep["path"]]:
-                    raise NervesegError(f"in its dvc.lock, {name} read another {dep['path']} than was made")
-    return "data, split and model are those of its dvc.lock" + (f" of each of {len(locks)} folds" if locks[1:] else "")
+                    raise NervesegError(
+                        f"in its dvc.lock, {name} read a different {dep['path']} from the one that was written"
+                    )
+    return "data, split and model match its dvc.lock" + (f" for each of {len(locks)} folds" if locks[1:] else "")
 
 
 def lineage(locks: Sequence[Stages]) -> dict[str, str]:
     """The tags that tie a version to its inputs: DVC's hashes of data, split and model.
 
     Args:
-        locks: as `read_lock` makes them, one a training; those of their hashes that differ are separated by spaces.
+        locks: from `read_lock`, one per training; if their hashes differ, they are separated by spaces.
 
     Raises:
         NervesegError: a hash is not recorded.
@@ -209,7 +212,7 @@ def lineage(locks: Sequence[Stages]) -> dict[str, str]:
 
 
 def _params(record: Card, trainings: list[Path]) -> str:
-    """What the card and dvc.lock say that the stages were given, against every params.yaml of the run."""
+    """Compares the params on the card and in dvc.lock with every params.yaml of the run."""
     on_card = {name: value for name, value in record.origins.params.items() if name.partition(".")[0] in _ON_CARD}
     for folder in trainings:
         path = folder / paths.PARAMS
@@ -217,14 +220,14 @@ def _params(record: Card, trainings: list[Path]) -> str:
         given, locked = flatten(read_yaml(path)), _locked_params(read_lock(folder))
         _require_same(on_card, given, path.name)
         _require_same(locked, given, path.name)
-    return f"{len(on_card | locked)} as in {paths.PARAMS} of its run"
+    return f"{len(on_card | locked)} match {paths.PARAMS} of its run"
 
 
 def _locked_params(stages: Stages) -> dict[str, Any]:
-    """The params, dotted, that all stages up to the figures were given.
+    """The params, with dotted names, of all stages up to evaluate.
 
     Raises:
-        NervesegError: those of a stage are not recorded.
+        NervesegError: the params of a stage are not recorded.
     """
     found: dict[str, Any] = {}
     try:
@@ -232,12 +235,12 @@ def _locked_params(stages: Stages) -> dict[str, Any]:
         for name in (*["phantom"] * phantom, "download", "split", "train", "evaluate"):
             found |= flatten(stages[name]["params"][str(paths.PARAMS)])
     except (KeyError, TypeError, AttributeError) as error:
-        raise NervesegError(f"its dvc.lock lacks {error} of what the stages were given") from None
+        raise NervesegError(f"its dvc.lock lacks {error} in the params of the stages") from None
     return found
 
 
 def _gate(tags: dict[str, str], path: Path) -> str:
-    """The gate's verdict, as the version's tags and its run have it; that they agree, whatever it is."""
+    """Checks that the version's tags and its run have the same verdict of the gate, whatever it is."""
     _require(path)
     try:
         verdict = Verdict.of(read_json(path))
@@ -260,22 +263,22 @@ def _files(recorded: dict[str, str], folder: Path) -> str:
         _require(folder / name)
         if (found := sha256(folder / name)) != digest:
             raise NervesegError(f"{name} has SHA-256 {found}, but the card says {digest}")
-    return f"{', '.join(recorded)} as in the card"
+    return f"{', '.join(recorded)} match the card"
 
 
 def _logged(record: Card, run_metrics: dict[str, float], path: Path) -> str:
-    """metrics.json against the figures that MLflow logged, and those that the card shows."""
+    """Compares metrics.json with the metrics logged in MLflow, and those on the card with metrics.json."""
     _require(path)
     figures = {key: value for key, value in flatten(read_json(path)).items() if isinstance(value, int | float)}
     _require_same(figures, run_metrics, "MLflow")
     shown = {one.key: one.value for one in (*record.figures, *record.baselines) if one.value is not None}
     _require_same(shown, figures, path.name)
-    return f"{len(figures)} as MLflow logged them"
+    return f"{len(figures)} match those logged in MLflow"
 
 
 def _require(path: Path) -> None:
     if not path.exists():
-        raise NervesegError(f"{path.name} is missing in MLflow's artifact store")
+        raise NervesegError(f"{path.name} is missing from MLflow's artifact store")
 
 
 def _require_same(recorded: dict[str, Any], found: dict[str, Any], where: str) -> None:
@@ -305,7 +308,7 @@ def read_lock(folder: Path) -> Stages:
 
 
 def locked_outs(stages: Stages) -> dict[str, str | None]:
-    """DVC's hashes of all outs of a dvc.lock, by path."""
+    """DVC's hashes of all outs in a dvc.lock, by path."""
     return {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
 
 
@@ -335,15 +338,15 @@ def _export(name: str, folder: Path) -> Check:
 def _pairs(folder: Path) -> list[smoke.Pair]:
     pairs = smoke.read(folder / FILES["smoke"].name)
     if not pairs:
-        raise NervesegError("it segmented nothing when it was evaluated: there are no smoke frames")
+        raise NervesegError("it segmented nothing in the evaluation, so there are no smoke frames")
     return pairs
 
 
-def _agreement(name: str, found: list[np.ndarray], expected: list[np.ndarray], least: float, what: str) -> Check:
+def _agreement(name: str, found: list[Mask], expected: list[Mask], least: float, what: str) -> Check:
     if not any(mask.any() for mask in found):
         return Check(name, False, f"it segments nothing on {len(found)} smoke frames")
     dice = float(np.mean([metrics.score(*pair)[0] for pair in zip(found, expected, strict=True)]))
-    return Check(name, dice >= least, f"Dice {dice:.4f} with {what} on {len(found)} frames; {least:g} is the least")
+    return Check(name, dice >= least, f"Dice {dice:.4f} with {what} on {len(found)} frames; the minimum is {least:g}")
 
 
 def failures(checks: list[Check]) -> str:

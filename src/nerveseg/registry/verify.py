@@ -1,4 +1,4 @@
-"""Whether a version is what was recorded of it: what `nerveseg verify` prints and a delivery asks."""
+"""Checks a version against its records, for `nerveseg verify` and for a delivery."""
 
 import tempfile
 from pathlib import Path
@@ -21,11 +21,11 @@ from nerveseg.workspace.clones import lasting_storage
 
 
 def check(version: str, folder: Path) -> list[Check]:
-    """Checks a version: what is recorded of it, what of it is in this repository, and, if all holds, its network.
+    """Checks a version: its records, the parts in this repository and, if these pass, its network.
 
     Args:
         version: its number or an alias.
-        folder: an empty folder; gets the version's files and `model.onnx`.
+        folder: an empty folder for the version's files and `model.onnx`.
 
     Raises:
         NervesegError: the tracking server failed.
@@ -39,15 +39,15 @@ def check(version: str, folder: Path) -> list[Check]:
 
 
 def of_repository(folder: Path) -> list[Check]:
-    """The parts of the chain that lie outside MLflow, where they are here: dataset zip, frame store, code.
+    """Checks the parts of the chain outside MLflow, if they are here: dataset zip, frame store, code.
 
-    A version may be checked where it was not made: what is not here passes, and the check says so.
+    A version may be checked where it was not made: what is not available here passes, and the check says so.
 
     Args:
-        folder: holds what `of_record` brought and found right.
+        folder: contains the files fetched and checked by `of_record`.
     """
     record = card.read(folder / paths.CARD_JSON.name)
-    members = record.network.members  # of one dataset, but each of a split of its own
+    members = record.network.members  # of the same dataset, but each with its own split
     outs = locked_outs(read_lock(folder / versions.recorded(members)[0]))
     try:
         outs_here = locked_outs(read_lock(Path()))
@@ -55,7 +55,7 @@ def of_repository(folder: Path) -> list[Check]:
         outs_here = {}
 
     def here(path: Path) -> Path | None:
-        """The path, if what lies there is that of the version and not of another one."""
+        """The path, if its content belongs to this version and not to another one."""
         return path if path.exists() and outs_here.get(str(path)) == outs[str(path)] else None
 
     return [
@@ -68,7 +68,7 @@ def of_repository(folder: Path) -> list[Check]:
 
 
 def _cached(md5: str | None) -> Path | None:
-    """A file of the DVC cache, if there is a cache and the file in it."""
+    """A file in the DVC cache, if it is there."""
     try:
         cache = Path(commands.dvc(Path(), "cache", "dir"))
     except NervesegError:
@@ -79,38 +79,38 @@ def _cached(md5: str | None) -> Path | None:
 
 def _dataset(record: Card, path: Path | None) -> str:
     if path is None:
-        return "not here; what is recorded of it agrees"
+        return "not here; its records agree"
     _require(path, sha256(path), record.origins.dataset)
-    return f"{path} is what the card says"
+    return f"{path} matches the card"
 
 
 def _split(record: Card, path: Path | None) -> str:
     if path is None:
-        return "not here; what is recorded of it agrees"
+        return "not here; its records agree"
     store = FrameStore.open(path)
     for row, (image, digest) in enumerate(zip(store.index["image"], store.index["sha256"], strict=True)):
         if pixel_digest(store.frame(row)) != digest:
-            raise NervesegError(f"{path} holds other pixels of {image} than its index says")
+            raise NervesegError(f"the pixels of {image} in {path} do not match its index")
     _require(path, store.digest(), record.origins.split)
-    return f"{path} is what the card says"
+    return f"{path} matches the card"
 
 
 def _splits(members: int) -> str:
-    return f"not compared: each of {members} folds divides the frames in its own way, and only their hashes are kept"
+    return f"not compared: each of the {members} folds has its own split, and only their hashes are kept"
 
 
 def _code(record: Card) -> str:
     code = record.origins.code
     commit = code.evaluation.get("git_commit")
     if commit is None:
-        return "evaluated outside a git repository: there is no commit to compare with"
+        return "evaluated outside a git repository: no commit to compare with"
     if code.evaluation.get("git_changed") == "true":
-        return f"evaluated with changes on {commit} that no commit holds: nothing to compare with"
+        return f"evaluated with uncommitted changes on {commit}: nothing to compare with"
     source = package.committed(commit)
     if source is None:
-        return f"commit {commit} is not here; what is recorded of it agrees"
+        return f"commit {commit} is not here; its records agree"
     _require(f"the source at {commit}", source, code.source)
-    return f"the source at {commit} is what made the figures"
+    return f"the source at {commit} matches the card"
 
 
 def _require(what: Path | str, found: str, recorded: str) -> None:

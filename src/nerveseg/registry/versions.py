@@ -23,7 +23,7 @@ from nerveseg.registry.gate import Verdict, outdated
 
 NAME = "nerve-segmentation"
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
-FILES = {  # as the stages leave them, by the name of the tag `sha256_NAME` that holds the hash
+FILES = {  # as written by the stages, by the NAME of the tag `sha256_NAME` with their hash
     "weights": paths.MODELS / "model.safetensors",
     "spec": paths.MODELS / "model.json",
     "reference": paths.REFERENCE_JSON,
@@ -33,22 +33,22 @@ FILES = {  # as the stages leave them, by the name of the tag `sha256_NAME` that
     "metadata": paths.METADATA_JSON,
 }
 FIGURES = (paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV)  # their hashes are in the card
-RECORDED = {"params": paths.PARAMS, "lock": paths.DVC_LOCK}  # of each training; by the name of their tag, as FILES
-REPRODUCE = Path("reproduce")  # folder of a run's artifacts: RECORDED and the gate's verdict
+RECORDED = {"params": paths.PARAMS, "lock": paths.DVC_LOCK}  # of each training; by the NAME of their tag, like FILES
+REPRODUCE = Path("reproduce")  # folder in a run's artifacts with RECORDED and the gate's verdict
 VERDICT = REPRODUCE / "gate.json"
-ENSEMBLE = "ensemble"  # tag of an ensemble: how many networks it has
+ENSEMBLE = "ensemble"  # tag of an ensemble: its number of networks
 _RUN_ID = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that MLflow holds.
+    """A model in MLflow.
 
     Attributes:
-        version: its number; None for that of a run that has none.
-        run_id: the training run that it comes from.
-        source: where its logged files lie.
-        tags: of the version, else of the run.
+        version: its number; None for the model of a run without a version.
+        run_id: its training run.
+        source: location of its logged files.
+        tags: tags of the version or, without one, of the run.
     """
 
     version: str | None
@@ -58,12 +58,12 @@ class Model:
 
     @property
     def label(self) -> str:
-        """How predictions name it: the version, or `run-` and the run's id."""
+        """Its name in predictions: the version, or `run-` and the run id."""
         return self.version or f"run-{self.run_id}"
 
     @property
     def members(self) -> int:
-        """How many networks it has, each of a training of its own."""
+        """Its number of networks, each from its own training."""
         return int(self.tags.get(ENSEMBLE, 1))
 
 
@@ -75,15 +75,15 @@ def settle(
     git: dict[str, str],
     description: str,
 ) -> str | None:
-    """Does to a logged model what the gate says of it, and writes the verdict on its run and its version.
+    """Registers a logged model or not, as the gate decided, and tags its run and version with the verdict.
 
     Args:
-        record: of the run, with `run_id` and `model_id`.
+        record: the record of the run, with `run_id` and `model_id`.
         tags: lineage and hashes, for the run and the version.
-        git: tags for the version alone: the run has those of its training.
+        git: tags for the version only: the run has those of its training.
 
     Returns:
-        The version; None where the model is refused.
+        The version; None if the model is refused.
     """
     tags = {**verdict.tags, **tags}
     run_id, model_id = record["run_id"], record["model_id"]
@@ -97,8 +97,8 @@ def settle(
 
 
 def print_outcome(verdict: Verdict, version: str | None) -> None:
-    """Prints what `settle` did and why."""
-    console.print("The gate is off: no criterion was asked." if verdict.mode == "off" else gate.table(verdict))
+    """Prints what `settle` did, and why."""
+    console.print("The gate is off: no criteria were checked." if verdict.mode == "off" else gate.table(verdict))
     if version is None:
         console.print(f"[bold yellow]not registered[/]: {escape('; '.join(verdict.reasons))}", soft_wrap=True)
     else:
@@ -106,11 +106,11 @@ def print_outcome(verdict: Verdict, version: str | None) -> None:
 
 
 def hashes(root: Path, trainings: Sequence[Path]) -> dict[str, str]:
-    """Tags by which `nerveseg verify` knows that a version's files are those that were evaluated.
+    """Tags with which `nerveseg verify` checks that a version's files are those that were evaluated.
 
     Args:
-        root: holds FILES as the stages leave them.
-        trainings: folders that hold RECORDED of each training; their hashes are separated by spaces.
+        root: contains FILES as written by the stages.
+        trainings: folders with the RECORDED files of each training; their hashes are separated by spaces.
     """
     files = {name: [root / path] for name, path in FILES.items()}
     files |= {name: [folder / path for folder in trainings] for name, path in RECORDED.items()}
@@ -128,10 +128,10 @@ def dataset_tags(source: dict[str, Any]) -> dict[str, str]:
 
 
 def recorded(members: int) -> list[Path]:
-    """The folders of params.yaml and dvc.lock, a training's each, below `reproduce/` and where `fetch` brings them.
+    """The folders with params.yaml and dvc.lock, one per training, in `reproduce/` and in the folder of `fetch`.
 
     Args:
-        members: how many networks the model has.
+        members: number of networks in the model.
     """
     return [Path(f"fold-{number}") for number in range(members)] if members > 1 else [Path()]
 
@@ -139,13 +139,15 @@ def recorded(members: int) -> list[Path]:
 def register(client: MlflowClient, run_id: str, model_id: str, tags: dict[str, str], description: str) -> str:
     """Registers a logged model under `nerve-segmentation` with the alias `challenger`, once.
 
-    A model that has a version already keeps it; its tags and description are renewed.
+    A model that already has a version keeps it; its tags and description are updated.
 
     Returns:
         The version.
     """
     try:
-        client.create_registered_model(NAME, description="Nerve in an ultrasound frame: uint8 frames to masks.")
+        client.create_registered_model(
+            NAME, description="Segments the nerve in ultrasound frames: uint8 frames to masks."
+        )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -160,7 +162,7 @@ def register(client: MlflowClient, run_id: str, model_id: str, tags: dict[str, s
 
 
 def locate(client: MlflowClient, wanted: str) -> Model:
-    """The model that an alias, a version's number or a run's id names.
+    """Finds a model by alias, version number or run id.
 
     Raises:
         NervesegError: there is none.
@@ -173,17 +175,17 @@ def locate(client: MlflowClient, wanted: str) -> Model:
         else:
             found = client.get_model_version_by_alias(NAME, wanted)
     if not found.run_id or not found.source:
-        raise NervesegError(f"Version {found.version} belongs to no run: it was not registered by the pipeline.")
+        raise NervesegError(f"Version {found.version} has no run: it was not registered by the pipeline.")
     return Model(str(found.version), found.run_id, found.source, found.tags)
 
 
 def is_missing(error: MlflowException) -> bool:
-    """Whether MLflow says that a version or an alias is not there; its stores say it in two ways."""
+    """Whether the error says that a version or alias does not exist; MLflow's stores use two different codes."""
     return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def holder(client: MlflowClient, alias: str) -> tuple[str, str] | None:
-    """The version that has an alias, and its run; None where none has."""
+    """The version with this alias, and its run; None if there is none."""
     try:
         found = client.get_model_version_by_alias(NAME, alias)
         return str(found.version), str(found.run_id)
@@ -194,10 +196,10 @@ def holder(client: MlflowClient, alias: str) -> tuple[str, str] | None:
 
 
 def fetch(client: MlflowClient, model: Model, folder: Path) -> None:
-    """Brings a model's files into `folder`, as far as they are there.
+    """Fetches a model's files into `folder`, as far as they exist.
 
-    They are FILES, FIGURES and VERDICT by their names, and RECORDED, of an ensemble those of every fold in `fold-N/`;
-    `verification` tells whether they are what was recorded.
+    FILES, FIGURES and VERDICT get their plain names, and so does RECORDED; an ensemble's RECORDED of each fold are in
+    `fold-N/`. `verification` checks them against the records.
     """
     logged = f"{model.source}/artifacts"
     names = {path.name for path in FILES.values() if path.parent == paths.MODELS}
@@ -215,34 +217,34 @@ def fetch(client: MlflowClient, model: Model, folder: Path) -> None:
 
 
 def origin(client: MlflowClient, version: str) -> tuple[str, str]:
-    """The run of a version, and the commit that the params.yaml and dvc.lock on it belong to.
+    """The run of a version, and the commit that its params.yaml and dvc.lock belong to.
 
     Raises:
-        NervesegError: there is no such version, it is an ensemble, or its code is not that of a commit.
+        NervesegError: there is no such version, it is an ensemble, or its code was not committed.
     """
     with _explaining(client, version):
         found = client.get_model_version(NAME, version)
     if "git_commit" not in found.tags or found.run_id is None:
-        raise NervesegError(f"Version {version} names no git commit: it was not registered from a git repository.")
+        raise NervesegError(f"Version {version} has no git commit: it was not registered from a git repository.")
     if ENSEMBLE in found.tags:
         raise NervesegError(
-            f"Version {version} is an ensemble of {found.tags[ENSEMBLE]} networks, which no single run of the pipeline "
-            f"makes: check out its commit, {found.tags['git_commit']}, and run `nerveseg crossval --ensemble`. The "
+            f"Version {version} is an ensemble of {found.tags[ENSEMBLE]} networks, not the result of a single run: "
+            f"check out its commit, {found.tags['git_commit']}, and run `nerveseg crossval --ensemble`. The "
             f"params.yaml and dvc.lock of each fold are on its run, {found.run_id}, in {REPRODUCE}/."
         )
     if found.tags.get("git_changed") == "true":
         raise NervesegError(
-            f"Version {version} was registered with uncommitted changes of code on {found.tags['git_commit']}; they "
-            "are nowhere recorded, so that its state cannot be restored. Commit before a run that matters."
+            f"Version {version} was registered with uncommitted code changes on {found.tags['git_commit']}; they "
+            "are not recorded, so its state cannot be restored. Commit before a run that matters."
         )
     return found.run_id, found.tags["git_commit"]
 
 
 def receipt(run_id: str, version: str | None, reasons: list[str], verdict: dict[str, Any] | None) -> dict[str, Any]:
-    """What `reports/registration.json` holds: the run on this server, the version, or None and the reasons why not.
+    """The content of `reports/registration.json`: the run on this server, and the version or why there is none.
 
     Args:
-        verdict: `Verdict.record`; None where none was recorded.
+        verdict: `Verdict.record`; None if none was recorded.
     """
     return {
         "registered": version is not None,
@@ -255,7 +257,7 @@ def receipt(run_id: str, version: str | None, reasons: list[str], verdict: dict[
 
 
 def withdraw(client: MlflowClient, model_id: str, tags: dict[str, str]) -> None:
-    """Takes the alias `challenger` from the version of a model that is refused now; its tags say why."""
+    """Removes the alias `challenger` from the version of a model that is now refused; its tags say why."""
     version = find(client, model_id)
     if version is None:
         return
@@ -265,14 +267,14 @@ def withdraw(client: MlflowClient, model_id: str, tags: dict[str, str]) -> None:
 
 
 def find(client: MlflowClient, model_id: str) -> str | None:
-    """The version that a logged model is registered as, if it is."""
+    """The version of a logged model, if it is registered."""
     source = client.get_logged_model(model_id).artifact_location  # the store keeps no model id on a version
     versions = client.search_model_versions(f"name = '{NAME}'")
     return next((str(version.version) for version in versions if version.source == source), None)
 
 
 def _tag(client: MlflowClient, version: str, tags: dict[str, str]) -> None:
-    """Sets tags, and takes away those of criteria that are no longer asked."""
+    """Sets tags, and removes those of criteria that are no longer checked."""
     for key in outdated(client.get_model_version(NAME, version).tags, tags):
         client.delete_model_version_tag(NAME, version, key)
     for key, value in tags.items():
@@ -294,7 +296,7 @@ def _of_run(client: MlflowClient, run_id: str) -> Model:
 
 @contextmanager
 def _explaining(client: MlflowClient, wanted: str) -> Iterator[None]:
-    """Turns MLflow's answer that there is no such version into a NervesegError that names those there are."""
+    """Turns MLflow's error for a missing version into a NervesegError that lists the existing ones."""
     try:
         yield
     except MlflowException as error:

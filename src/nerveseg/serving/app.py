@@ -46,8 +46,8 @@ class Segmentation(BaseModel):
     area: int = Field(description="pixels of the mask")
     confidence: float | None = Field(description="mean probability within the mask; null: no nerve")
     atypicality: float | None = Field(
-        description="how unlike the training's masks this one is, in [0, 1]; 0.5: as their oddest twentieth; "
-        "null: a version of before there was atypicality"
+        description="how unlike the training masks this one is, in [0, 1]; above 0.5, it is more atypical than 95 % of "
+        "them; null: a version registered before there was atypicality"
     )
     height: int = Field(description="of the frame, in pixels")
     width: int = Field(description="of the frame, in pixels")

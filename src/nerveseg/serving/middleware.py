@@ -23,7 +23,7 @@ class BasicAuth:
             await self._app(scope, receive, send)
             return
         challenge = {"WWW-Authenticate": 'Basic realm="nerveseg", charset="UTF-8"'}
-        refusal = JSONResponse({"detail": "Credentials are needed, and these are none or others."}, 401, challenge)
+        refusal = JSONResponse({"detail": "Missing or wrong credentials."}, 401, challenge)
         await refusal(scope, receive, send)
 
     def _knows(self, headers: Headers) -> bool:

@@ -1,7 +1,8 @@
 """Brings the dataset zip here and records exactly which object it was."""
 
 from nerveseg import paths
-from nerveseg.data.sources import download, open_source
+from nerveseg.data.sources import open_source
+from nerveseg.data.transfer import download
 from nerveseg.files import write_json
 from nerveseg.params import Params
 from nerveseg.settings import settings

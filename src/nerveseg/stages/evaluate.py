@@ -1,6 +1,7 @@
 """evaluate: scores of the trained network on frames it has not seen, at their own size."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from nerveseg.files import read_json, replacing, replacing_folder, write_json
 from nerveseg.model.device import device_name
 from nerveseg.model.inference import Segmenter
 from nerveseg.modelcard import card, provenance, smoke
-from nerveseg.modelcard import evidence as companions
+from nerveseg.modelcard import evidence as evidence
 from nerveseg.modelcard.card import Card
 from nerveseg.params import EvaluateParams, Params, flatten
 from nerveseg.report import headline, overlays, parity
@@ -60,8 +61,8 @@ def run(params: Params) -> None:
     _write_tables(scored, sweep, contradictions)
     with replacing_folder(paths.FIGURES) as folder:
         _draw(store, scored.table, contradictions, params.evaluate, folder)
-    write_json(paths.REFERENCE_JSON, companions.reference(store, store.rows("train"), segmenter))
-    smoke.write(companions.smoke_pairs(store, scored.table, segmenter), paths.SMOKE)
+    write_json(paths.REFERENCE_JSON, evidence.reference(store, store.rows("train"), segmenter))
+    smoke.write(evidence.smoke_pairs(store, scored.table, segmenter), paths.SMOKE)
     write_json(paths.METRICS_JSON, summary)
     card.write(_card(store, segmenter, summary, params.evaluate), paths.CARD_JSON, paths.CARD, paths.METADATA_JSON)
     _print(summary, segmenter.spec.threshold)
@@ -105,7 +106,7 @@ def _write_tables(scored: Scores, sweep: pd.DataFrame, contradictions: pd.DataFr
             curve.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
 
 
-def _card(store: FrameStore, segmenter: Segmenter, summary: dict, evaluate: EvaluateParams) -> Card:
+def _card(store: FrameStore, segmenter: Segmenter, summary: dict[str, Any], evaluate: EvaluateParams) -> Card:
     # Provenance, which must not make the evaluation stale, so dvc.yaml does not name it: docs/adr/0003
     source = read_json(paths.SOURCE_JSON)
     training = read_json(paths.MODELS / "run.json")
@@ -162,7 +163,7 @@ def _print_parity() -> None:
     console.print(shown)
 
 
-def _print(summary: dict, threshold: float) -> None:
+def _print(summary: dict[str, Any], threshold: float) -> None:
     test = summary["test"]
     console.print(headline.table(summary, f"{test['frames']} {test['split']} frames of {test['subjects']} subjects"))
     chosen = read_json(paths.MODELS / "run.json")["params"]["model.threshold"] == "validation"

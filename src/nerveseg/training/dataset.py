@@ -1,4 +1,4 @@
-"""FrameStore frames as tensors, the same for any number of workers and after a resume."""
+"""Frames as tensors, the same for any number of workers and after a resume."""
 
 from collections.abc import Iterator
 
@@ -6,18 +6,19 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from nerveseg.arrays import Ints
 from nerveseg.data.augment import Augmentation
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.model.frames import normalise, resize
 from nerveseg.model.spec import ModelSpec
 
-Item = tuple[int, int]  # position among the dataset's rows, seed of its augmentation
+Item = tuple[int, int]  # index into the dataset's rows, seed of the augmentation
 
 
 class FrameDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Frames and masks of some rows at the network's size, float32 (1, height, width) each."""
+    """Frames and masks of some rows of the store at the network's size, float32 (1, height, width) each."""
 
-    def __init__(self, store: FrameStore, rows: np.ndarray, spec: ModelSpec, augmentation: str) -> None:
+    def __init__(self, store: FrameStore, rows: Ints, spec: ModelSpec, augmentation: str) -> None:
         self._store = store
         self._rows = rows
         self._spec = spec
@@ -37,7 +38,7 @@ class FrameDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 class EpochSampler(Sampler[Item]):
-    """The order of an epoch and the seeds of its augmentations, functions of the seed and the epoch alone.
+    """The order of the frames in an epoch and the seeds of their augmentation: functions of seed and epoch only.
 
     Lightning calls `set_epoch` before each epoch, also after a resume.
     """
@@ -61,8 +62,10 @@ class EpochSampler(Sampler[Item]):
         return iter(list(zip(order.tolist(), seeds.tolist(), strict=True)))
 
 
-def loader(dataset: FrameDataset, batch_size: int, seed: int, workers: int, training: bool) -> DataLoader:
-    """Batches of a dataset: shuffled and without a last smaller batch in training, in order and whole otherwise."""
+def loader(
+    dataset: FrameDataset, batch_size: int, seed: int, workers: int, training: bool
+) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of a dataset: for training shuffled, without a smaller last batch; otherwise all frames in order."""
     return DataLoader(
         dataset,
         batch_size=batch_size,

@@ -1,4 +1,4 @@
-"""What Lightning trains: the network, its loss, its optimiser and the scores of an epoch."""
+"""The Lightning module: network, loss, optimizer and the scores of an epoch."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from nerveseg.model.spec import ModelSpec
 from nerveseg.params import TrainParams
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+MOMENTUM = 0.9  # of SGD, with Nesterov's step as in nnU-Net, whose momentum is 0.99
 
 
 class SegmentationModule(LightningModule):
@@ -23,7 +24,7 @@ class SegmentationModule(LightningModule):
         self.loss = BceDice()
         self._spec = spec
         self._train = train
-        # Loss and areas of each batch of the epoch, on the device: reading them at every step would make it wait.
+        # Loss and areas of each batch of the epoch, kept on the device: reading them at every step would stall it.
         self._batches: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"train": [], "validation": []}
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
@@ -39,9 +40,9 @@ class SegmentationModule(LightningModule):
         self._batches["validation"].clear()
 
     def scores(self) -> dict[str, float]:
-        """`train_loss`, `train_iou`, `train_dice` and the same for `validation_` of the epoch so far.
+        """`train_loss`, `train_iou`, `train_dice` and the same with `validation_`, for the epoch so far.
 
-        Means over the frames, at the size that the network sees; those of `train` while the network was learning.
+        Means over the frames at the network's input size; for `train`, while the network is still learning.
         """
         found: dict[str, float] = {}
         for side, batches in self._batches.items():
@@ -54,9 +55,15 @@ class SegmentationModule(LightningModule):
         return found
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=self._train.learning_rate, weight_decay=self._train.weight_decay
-        )
+        train = self._train
+        common: dict[str, Any] = {"lr": train.learning_rate, "weight_decay": train.weight_decay}
+        optimizer: torch.optim.Optimizer
+        if train.optimizer == "sgd":
+            optimizer = torch.optim.SGD(self.network.parameters(), momentum=MOMENTUM, nesterov=True, **common)
+        else:
+            optimizer = torch.optim.AdamW(self.network.parameters(), **common)
+        if train.schedule == "constant":
+            return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=0.0)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -64,7 +71,7 @@ class SegmentationModule(LightningModule):
     def _step(self, batch: Batch, side: str) -> torch.Tensor:
         frames, masks = batch
         logits = self.network(frames.contiguous(memory_format=torch.channels_last))
-        loss = self.loss(logits, masks)
+        loss: torch.Tensor = self.loss(logits, masks)
         predicted = (torch.sigmoid(logits.detach().float()) >= self._spec.threshold).flatten(1)
         true = masks.flatten(1).bool()
         areas = torch.stack([(predicted & true).sum(1), predicted.sum(1), true.sum(1)])

@@ -1,4 +1,4 @@
-"""What a training shows on the terminal: a bar with images/s, and a line an epoch."""
+"""Progress of a training on the terminal: a bar with images/s, and one line per epoch."""
 
 import time
 from typing import Any
@@ -10,7 +10,7 @@ from nerveseg.console import console, progress
 
 
 class EpochProgress(Callback):
-    """A bar over the steps of an epoch with its images/s."""
+    """A progress bar over the steps of an epoch, with images/s."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
@@ -40,7 +40,7 @@ class EpochProgress(Callback):
 
 
 def print_epoch(row: dict[str, float]) -> None:
-    """One line with the figures of an epoch."""
+    """Prints one line with the scores of an epoch."""
     console.print(
         f"epoch {row['epoch']:3d}  loss {row['train_loss']:.4f}  dice {row['train_dice']:.4f}  │  validation "
         f"loss {row['validation_loss']:.4f}  iou {row['validation_iou']:.4f}  dice {row['validation_dice']:.4f}  │  "

@@ -1,4 +1,4 @@
-"""Where a training's seconds go."""
+"""Where the time of a training goes."""
 
 import time
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ PARTS = ("start_up", "data", "training_steps", "validation", "checkpoint", "trac
 
 
 class Timings(dict[str, float]):
-    """Seconds by part; every part is there from the start."""
+    """Seconds per part, 0 at first."""
 
     def __init__(self) -> None:
         super().__init__(dict.fromkeys(PARTS, 0.0))
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Adds the seconds that the block takes, however it ends."""
+        """Adds the seconds that the block takes, even if it raises."""
         begun = time.perf_counter()
         try:
             yield
@@ -27,7 +27,7 @@ class Timings(dict[str, float]):
 
 
 class StepTimer(Callback):
-    """Measures the loop: waiting for data, training steps, validation."""
+    """Times the training loop: waiting for data, training steps, validation."""
 
     def __init__(self, timings: Timings) -> None:
         self._timings = timings

@@ -1,4 +1,4 @@
-"""One training from stored frames to a trained network, resumed from its last whole epoch where it was cut off."""
+"""One training, from stored frames to a trained network; if interrupted, it resumes from its last complete epoch."""
 
 import hashlib
 import logging
@@ -33,13 +33,13 @@ Row = dict[str, float]
 
 
 def worker_count(wanted: int | None) -> int:
-    """Processes that load frames: the wanted number, or one less than the CPUs, at most 8."""
+    """Processes that load frames: the number wanted, or one less than the CPUs, at most 8."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cpus - 1, 8) if wanted is None else wanted
 
 
 def fingerprint(store: FrameStore, model: ModelParams, train: TrainParams) -> str:
-    """16 hexadecimal digits that change with anything that a training depends on."""
+    """16 hexadecimal digits that change with anything the training depends on."""
     digest = hashlib.sha256()
     for part in (model.model_dump_json(), train.model_dump_json(), store.digest()):
         digest.update(part.encode())
@@ -49,7 +49,7 @@ def fingerprint(store: FrameStore, model: ModelParams, train: TrainParams) -> st
 
 
 class History(Callback):
-    """The curve, a row an epoch; it lies in the checkpoint, so that it goes on after a resume."""
+    """The curve, one row per epoch; stored in the checkpoint, so that it continues after a resume."""
 
     def __init__(self, timings: Timings, batch_size: int, on_epoch: Callable[[Row], None]) -> None:
         self.rows: list[Row] = []
@@ -82,7 +82,7 @@ class History(Callback):
 
 
 class _TimedCheckpoint(ModelCheckpoint):
-    """Writes the last whole epoch beside the former one, then in its place."""
+    """Saves the last complete epoch under a temporary name, then replaces the previous one."""
 
     def __init__(self, folder: Path, timings: Timings) -> None:
         super().__init__(
@@ -107,24 +107,24 @@ def fit(
     timings: Timings,
     on_epoch: Callable[[Row], None],
 ) -> tuple[torch.nn.Module, list[Row]]:
-    """Trains a network; continues from `checkpoints` where a checkpoint lies there.
+    """Trains a network; resumes from the checkpoint in `checkpoints` if there is one.
 
     Args:
-        store: frames with the splits `train` and `validation`.
+        store: has frames in the splits `train` and `validation`.
         device: `cpu`, `cuda` or `mps`.
-        workers: processes that load frames; 0 loads in this one. They do not change the result.
-        checkpoints: folder of this very training; its content must come from equal arguments.
+        workers: processes that load frames; 0: this one does. The result does not depend on it.
+        checkpoints: folder of this training only; its content must come from the same arguments.
         timings: receives the seconds of each part.
         on_epoch: called with each new row of the curve.
 
     Returns:
-        The trained network, and the curve: a row for each epoch since the first with `epoch` (from 1), `train_loss`,
-        `train_iou`, `train_dice`, the same for `validation_`, `learning_rate` (after the epoch's last step),
-        `images_per_second` (training, waiting for data included) and `time` (seconds since 1970).
+        The trained network, and the curve: one row for each epoch, including those before a resume, with `epoch`
+        (from 1), `train_loss`, `train_iou`, `train_dice`, the same with `validation_`, `learning_rate` (after the last
+        step of the epoch), `images_per_second` (training, including waiting for data) and `time` (seconds since 1970).
 
     Raises:
-        NervesegError: there are fewer training frames than a batch holds, or the network cannot be built.
-        SystemExit: SIGTERM came; the status says so (143).
+        NervesegError: there are fewer training frames than one batch, or the network cannot be built.
+        SystemExit: after SIGTERM, with status 143.
     """
     rows = store.rows("train")
     if len(rows) < train.batch_size:
@@ -164,7 +164,7 @@ def fit(
             weights_only=True,
         )
     except SIGTERMException as ended:
-        # Where what our own signal handler raises is lost (in a file object's destructor, say), Lightning ends the
-        # training by an exit without a status, which would pass for success.
+        # If the exception from our own signal handler gets lost (in a file object's destructor, say), Lightning ends
+        # the training by an exit without a status, which would look like success.
         raise SystemExit(128 + signal.SIGTERM) from ended
     return network.eval(), history.rows

@@ -1,1 +1,1 @@
-"""Working copies of the repository, and DVC and git in them."""
+"""Clones of the repository, and running git and DVC in them."""

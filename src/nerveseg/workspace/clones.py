@@ -14,14 +14,14 @@ from nerveseg.settings import settings
 from nerveseg.storage import Storage, open_storage
 from nerveseg.workspace import commands
 
-_EMBEDDED = "sqlite:///"  # and the path of a file: a tracking store without a server
+_EMBEDDED = "sqlite:///"  # followed by the path of a file: a tracking store without a server
 
 
 def lasting_storage(uri: str, name: str) -> Storage:
-    """The storage of a parameter called `name`; a relative folder is one below NERVESEG_STORAGE, or else made absolute.
+    """The storage of the parameter `name`. Relative folders are in NERVESEG_STORAGE or, if unset, made absolute.
 
     Raises:
-        NervesegError: it would go with the clone that a flow run works in.
+        NervesegError: it would be deleted with the clone in which a flow run works.
     """
     if "://" in uri:
         return open_storage(uri)
@@ -29,16 +29,16 @@ def lasting_storage(uri: str, name: str) -> Storage:
         return open_storage(f"{settings().storage}/{uri}")
     if settings().repository and not Path(uri).is_absolute():
         raise NervesegError(
-            f"{name} is {uri}, a folder of the clone that this flow run works in and that goes with it: set it to "
-            "s3://bucket/prefix or to an absolute path, or set NERVESEG_STORAGE."
+            f"{name} is {uri}, a folder in the clone of this flow run, which is deleted afterwards: set it to "
+            "s3://bucket/prefix or an absolute path, or set NERVESEG_STORAGE."
         )
     return open_storage(str(Path(uri).resolve()))
 
 
 def clone(source: Path, target: Path, revision: str = "HEAD") -> None:
-    """Clones a workspace's repository into `target`, a missing folder, with `revision` checked out.
+    """Clones a workspace's repository into `target`, which must not exist, with `revision` checked out.
 
-    The clone has the source's DVC cache, its local DVC configuration and its encoder weights, which git does not carry.
+    The clone uses the source's DVC cache, its local DVC configuration and its encoder weights, which are not in git.
     A revision that the source lacks is fetched from its origin.
 
     Raises:
@@ -65,16 +65,15 @@ def _fetch(source: Path, target: Path, revision: str) -> str:
         commands.run(target, "git", "fetch", "--quiet", origin, "--end-of-options", revision)
     except NervesegError as error:
         raise NervesegError(
-            f"Revision {revision} is neither in {source.resolve()} nor to be had from its origin. Fetch or push it.\n"
-            f"{error}"
+            f"Revision {revision} is neither in {source.resolve()} nor at its origin. Fetch or push it.\n{error}"
         ) from None
     return commands.run(target, "git", "rev-parse", "FETCH_HEAD")
 
 
 def keep_outside(here: Path) -> None:
-    """Lets stages that run in a clone leave what outlives it with `here`: runs in MLflow, and checkpoints.
+    """Makes stages that run in a clone keep in `here` what outlives the clone: runs in MLflow, and checkpoints.
 
-    A relative setting of the user's own is one of `here` too.
+    Relative paths in the user's settings are relative to `here` too.
     """
     embedded = settings().tracking_uri.removeprefix(_EMBEDDED)
     if embedded != settings().tracking_uri:
@@ -84,15 +83,15 @@ def keep_outside(here: Path) -> None:
 
 @contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """A missing path below `folder` for a clone. It goes at the end, and so does what killed processes left there.
+    """A new path in `folder` for a clone. It is deleted at the end, together with what killed processes left there.
 
-    A lock says who is alive: in containers, the ids of processes repeat.
+    A lock shows which processes are alive, because process ids repeat in containers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         with _locked(folder / "lock"):
             for other in folder.glob("*/"):
-                with suppress(OSError), _locked(other / "lock", fcntl.LOCK_NB):  # it is in use, or just gone
+                with suppress(OSError), _locked(other / "lock", fcntl.LOCK_NB):  # in use, or just deleted
                     shutil.rmtree(other, ignore_errors=True)
             own = Path(tempfile.mkdtemp(dir=folder))
             held.enter_context(_locked(own / "lock"))
@@ -108,14 +107,14 @@ def _locked(path: Path, options: int = 0) -> Iterator[None]:
 
 
 def bring_state(source: Path, clone: Path) -> None:
-    """Gives a clone the params.yaml and dvc.lock of the source as they are, committed or not."""
+    """Copies params.yaml and dvc.lock of the source into a clone, committed or not."""
     for path in (paths.PARAMS, paths.DVC_LOCK):
         if (source / path).exists():
             shutil.copyfile(source / path, clone / path)
 
 
 def link_dataset(source: Path, clone: Path) -> None:
-    """Lets a clone see a dataset that is a file of the source, outside git and DVC."""
+    """Links a dataset that is a file in the source, outside git and DVC, into a clone."""
     uri = params.load(clone / paths.PARAMS).data.uri
     file, link = source / uri, clone / uri
     if "://" not in uri and Path(uri) != paths.PHANTOM_ZIP and file.is_file() and not link.exists():

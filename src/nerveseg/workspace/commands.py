@@ -1,4 +1,4 @@
-"""Git's and DVC's commands in a workspace, and how DVC is supervised there."""
+"""Runs git, DVC and supervised DVC in a workspace."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ from nerveseg.errors import NervesegError, TransientError
 
 _SUPERVISE = Path(__file__).with_name("supervise.py")
 _STATUS = re.compile(r"exited with (-?\d+)")
-# What DVC says itself where a network fails before a stage has started, or while it pushes.
+# What DVC prints if the network fails before a stage has started, or during a push.
 _NETWORK = re.compile(
     r"could not connect to the endpoint|connection (was )?(refused|reset|aborted|closed|timed out)|timed? ?out|"
     r"cannot connect to host|name resolution|name or service not known|network is unreachable|"
@@ -24,10 +24,10 @@ _NETWORK = re.compile(
 
 
 def run(root: Path, *command: str) -> str:
-    """Runs a command in a workspace; returns what it printed.
+    """Runs a command in a workspace; returns its output.
 
     Raises:
-        NervesegError: it failed; with the end of what it said.
+        NervesegError: it failed; with the end of its output.
     """
     done = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True)
     if done.returncode:
@@ -37,12 +37,12 @@ def run(root: Path, *command: str) -> str:
 
 
 def dvc(root: Path, *arguments: str) -> str:
-    """Runs DVC in a workspace, as `run` does."""
+    """Runs DVC in a workspace, like `run`."""
     return run(root, sys.executable, "-m", "dvc", *arguments)
 
 
 def environment(root: Path) -> dict[str, str]:
-    """This process's environment, but `python` is this very one and imports the workspace's own code."""
+    """This process's environment, in which `python` is this interpreter and imports the workspace's own code."""
     return os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": str(root / "src"),
@@ -50,11 +50,11 @@ def environment(root: Path) -> dict[str, str]:
 
 
 class StageError(Exception):
-    """A stage failed; the text is its own error.
+    """A stage failed; the message is the stage's own.
 
     Attributes:
-        transient: a network or a server failed, so that another try may help.
-        killed: the stage was ended by a signal, so that another try goes on.
+        transient: a network or a server failed, so a retry may help.
+        killed: the stage was ended by a signal, so a retry resumes it.
     """
 
     def __init__(self, stage: str, output: list[str], status: int) -> None:
@@ -62,26 +62,26 @@ class StageError(Exception):
         self.status = statuses[-1] if statuses else status
         said = _own_error(output)
         self.transient = self.status == TransientError.status if statuses else bool(_NETWORK.search(said))
-        self.killed = self.status < 0 or 128 < self.status < 255  # 255 is DVC's own for any failure
+        self.killed = self.status < 0 or 128 < self.status < 255  # 255 is DVC's status for any failure
         super().__init__(f"{stage}: {said}")
 
 
 @contextmanager
 def alone_in(path: Path, who: str, say: Callable[[str], None]) -> Iterator[BinaryIO]:
-    """Waits until no other process holds the lock file at `path`, and holds it meanwhile.
+    """Waits until no other process holds the lock file at `path`, then holds it.
 
-    The yielded file holds the lock; a process that inherits it holds it too, so that the stage of a run that was killed
-    has ended before the next run begins.
+    The yielded file holds the lock. A process that inherits it holds it too: so if a run is killed, the next one waits
+    until its stage has ended.
 
     Args:
-        who: what the other process is called while this one waits, such as "another flow run".
+        who: name of the other process in the message while waiting, such as "another flow run".
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"{who} uses this workspace: waiting for it to end")
+            say(f"{who} is using this workspace: waiting for it to end")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file
 
@@ -89,21 +89,21 @@ def alone_in(path: Path, who: str, say: Callable[[str], None]) -> Iterator[Binar
 def supervised_dvc(
     root: Path, name: str, arguments: tuple[str, ...], lock: BinaryIO, say: Callable[[str], None]
 ) -> list[str]:
-    """Runs DVC in a workspace under `supervise.py`; returns the lines that it and its stages printed.
+    """Runs DVC in a workspace under `supervise.py`; returns the lines printed by DVC and its stages.
 
     Args:
-        name: what is run, for the error.
-        lock: what `alone_in` yielded.
-        say: gets every line of output as it comes.
+        name: what is run, for the error message.
+        lock: the file from `alone_in`.
+        say: receives every line of output as it is printed.
 
     Raises:
-        StageError: it failed. However this function is left, no process of it stays behind.
+        StageError: it failed. No process is left behind, however this function ends.
     """
     process = subprocess.Popen(
         (sys.executable, "-P", str(_SUPERVISE), sys.executable, "-m", "dvc", *arguments),
         cwd=root,
         env=environment(root),
-        stdin=subprocess.PIPE,  # whose end, also by our death, ends the process group
+        stdin=subprocess.PIPE,  # closing it, also by our death, ends the process group
         stdout=subprocess.PIPE,
         text=True,
         errors="replace",
@@ -128,7 +128,7 @@ def supervised_dvc(
 
 
 def _own_error(output: list[str]) -> str:
-    """What the stage said of its failure, else what DVC said, else the last line."""
+    """The error message of the stage, or else of DVC, or else the last line."""
     begins = [number for number, line in enumerate(output) if line.startswith("error: ")]
     by_dvc = [number for number, line in enumerate(output) if line.startswith("ERROR: ")]
     if begins:
@@ -136,12 +136,12 @@ def _own_error(output: list[str]) -> str:
         return "\n".join(output[begins[-1] : end]).removeprefix("error: ").strip()
     if by_dvc:
         return output[by_dvc[0]].removeprefix("ERROR: ")
-    return next((line for line in reversed(output) if line), "it said nothing")
+    return next((line for line in reversed(output) if line), "no output")
 
 
 def remote(root: Path) -> str | None:
     """The name of the workspace's default DVC remote, if it has one."""
     try:
         return dvc(root, "config", "core.remote")
-    except NervesegError:  # DVC's answer where the option is not set
+    except NervesegError:  # DVC fails if the option is not set
         return None

@@ -1,4 +1,4 @@
-"""Runs single stages by DVC in a workspace, and says what came of it."""
+"""Runs single stages with DVC in a workspace."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +13,15 @@ LOCK = Path(".dvc/tmp/flow.lock")
 
 
 def restore(root: Path) -> None:
-    """Brings the outputs that dvc.lock names from the cache, as far as it has them: a fresh clone has none.
+    """Restores the outputs in dvc.lock from the cache, as far as it has them: a fresh clone has none.
 
-    `dvc repro` alone would run register there again, which DVC never restores by itself.
+    `dvc repro` alone would run register again there, because DVC never restores that stage by itself.
     """
     _succeeds(root, "checkout", "--quiet")
 
 
 def up_to_date(root: Path) -> bool:
-    """Whether DVC finds nothing stale from the dataset to the registration."""
+    """Whether no stage from the dataset to the registration is stale."""
     return _succeeds(root, "status", "--quiet", "--with-deps", STAGES[-1])
 
 
@@ -30,13 +30,13 @@ def repro(root: Path, stage: str, *, force: bool, lock: BinaryIO, say: Callable[
 
     Args:
         root: the workspace.
-        stage: one of `STAGES`. The first brings what it depends on, the phantom; the others run alone.
+        stage: one of `STAGES`. The first one also runs the phantom if it depends on it; the others run alone.
         force: run it even if nothing changed.
-        lock: what `commands.alone_in` yielded.
-        say: gets every line of output as it comes.
+        lock: the file from `commands.alone_in`.
+        say: receives every line of output as it is printed.
 
     Raises:
-        StageError: it failed. However this function is left, no process of the stage stays behind.
+        StageError: it failed. No process of the stage is left behind, however this function ends.
     """
     options = ["--single-item"] * (stage != STAGES[0]) + ["--force"] * force
     output = commands.supervised_dvc(root, stage, ("repro", *options, stage), lock, say)
@@ -44,7 +44,7 @@ def repro(root: Path, stage: str, *, force: bool, lock: BinaryIO, say: Callable[
 
 
 def push(root: Path, *, lock: BinaryIO, say: Callable[[str], None]) -> None:
-    """Pushes data and model to the DVC remote. Raises StageError as `repro` does."""
+    """Pushes data and model to the DVC remote. Raises StageError like `repro`."""
     commands.supervised_dvc(root, "push", ("push",), lock, say)
 
 

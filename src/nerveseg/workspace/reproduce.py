@@ -1,4 +1,4 @@
-"""The exact state that a registered version came from, in a clone of its own: code, parameters, lock and data."""
+"""Restores the exact state a registered version came from, in its own clone: code, parameters, lock and data."""
 
 import json
 import shutil
@@ -17,22 +17,22 @@ from nerveseg.workspace import clones, commands
 
 
 def reproduce(version: str, target: Path) -> None:
-    """Restores what a version of `nerve-segmentation` was made from into `target`, a missing folder.
+    """Restores everything a version of `nerve-segmentation` was made from into `target`, which must not exist.
 
-    Afterwards `dvc repro` there runs nothing. The folder appears whole or not at all.
+    Afterwards `dvc repro` there runs nothing. The folder appears complete or not at all.
 
     Args:
         version: its number.
-        target: where the clone goes.
+        target: folder for the clone.
 
     Raises:
         NervesegError: this is not the repository, the folder exists, there is no such version, it has no record, or
-            code or data cannot be had.
+            code or data are not available.
     """
     if not paths.DVC_YAML.exists():
-        raise NervesegError(f"{Path.cwd()} holds no {paths.DVC_YAML}: run from the root of the repository.")
+        raise NervesegError(f"There is no {paths.DVC_YAML} in {Path.cwd()}: run from the root of the repository.")
     if target.exists():
-        raise NervesegError(f"{target} exists: name a folder that does not.")
+        raise NervesegError(f"{target} exists: choose a new folder.")
     beside = target.with_name(f".{target.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def reproduce(version: str, target: Path) -> None:
             clones.clone(Path(), beside, commit)
             for path in (paths.PARAMS, paths.DVC_LOCK):
                 shutil.copy(Path(recorded) / versions.REPRODUCE / path, beside / path)
-            verdict = Path(recorded) / versions.VERDICT  # versions of before the gate's modes have none
+            verdict = Path(recorded) / versions.VERDICT  # older versions, from before register.gate, have none
             receipt = versions.receipt(run_id, version, [], read_json(verdict) if verdict.exists() else None)
             _restore_outputs(beside, version, receipt)
             beside.replace(target)
@@ -58,31 +58,31 @@ def reproduce(version: str, target: Path) -> None:
 def _restore_outputs(root: Path, version: str, receipt: dict[str, Any]) -> None:
     lock = YAML(typ="safe", pure=True).load(root / paths.DVC_LOCK)["stages"]
     console.print(f"data, model and reports of {', '.join(lock)}")
-    # register's own entry is not in the lock that it recorded: it is made from the version instead.
+    # register is not in the lock that it recorded: its output is made from the version instead.
     stages = [name for name in lock if name != "register"]
     _fetch_outputs(root, stages, version)
     _restore_local_dataset(root)
     write_json(root / paths.REGISTRATION_JSON, receipt)
     _fetch_report(root, receipt["run_id"])
     commands.dvc(root, "commit", "--force", "register")
-    if "phantom" not in lock:  # nothing depends on it where data.uri is not the phantom, so it may never have been made
+    if "phantom" not in lock:  # if data.uri is not the phantom, nothing depends on it, and it may never have been made
         commands.dvc(root, "repro", "--single-item", "phantom")
     if _source_moved(root):
         _freeze_download(root)
         console.print(
-            "[yellow]data.uri holds another object by now, or cannot be seen from here:[/] download is frozen in "
-            "dvc.yaml, so that it keeps the restored one; remove `frozen: true` there to follow the source again.",
+            "[yellow]The object at data.uri has changed, or is not accessible from here:[/] download is frozen in "
+            "dvc.yaml, so that it keeps the restored dataset; remove `frozen: true` to follow the source again.",
             soft_wrap=True,
         )
     stale = json.loads(commands.dvc(root, "status", "--json"))
     if stale:
         raise NervesegError(
-            f"Version {version} cannot be restored exactly; DVC finds changed:\n{json.dumps(stale, indent=2)}"
+            f"Version {version} cannot be restored exactly; DVC reports changes:\n{json.dumps(stale, indent=2)}"
         )
 
 
 def _fetch_report(root: Path, run_id: str) -> None:
-    """The report as the run has it; register of older versions made none."""
+    """Fetches the report from the run; older versions have none."""
     with tracking.reachable("Nothing was restored."):
         client = tracking.connect()
         if any(each.path == str(paths.REPORT) for each in client.list_artifacts(run_id, str(paths.REPORTS))):
@@ -94,22 +94,22 @@ def _fetch_outputs(root: Path, stages: list[str], version: str) -> None:
         commands.dvc(root, "checkout", *stages)
     except NervesegError:
         remote = commands.remote(root)
-        mend = "`dvc push` them where the version was trained."
+        fix = "`dvc push` them where the version was trained."
         if remote is None:
             raise NervesegError(
-                f"Data or model of version {version} are not in the DVC cache, and no DVC remote is configured: {mend}"
+                f"Data or model of version {version} are not in the DVC cache, and no DVC remote is configured: {fix}"
             ) from None
         try:
             commands.dvc(root, "pull", *stages)
         except NervesegError as error:
             raise NervesegError(
                 f"Data or model of version {version} are neither in the DVC cache nor on the DVC remote {remote}: "
-                f"{mend}\n{error}"
+                f"{fix}\n{error}"
             ) from None
 
 
 def _restore_local_dataset(root: Path) -> None:
-    """A dataset that was a file of the original folder, outside git and DVC, is put back from its downloaded copy."""
+    """Puts a dataset that was a file in the original folder, outside git and DVC, back from its downloaded copy."""
     uri = _dataset_uri(root)
     path = root / uri
     if "://" not in uri and not Path(uri).is_absolute() and not path.exists():
@@ -118,7 +118,7 @@ def _restore_local_dataset(root: Path) -> None:
 
 
 def _freeze_download(root: Path) -> None:
-    """As `dvc freeze` does, which refuses a stage with a templated dependency."""
+    """Like `dvc freeze`, which refuses a stage with a templated dependency."""
     yaml = YAML()
     yaml.width = 4096  # no line is folded
     content = yaml.load(root / paths.DVC_YAML)
@@ -127,7 +127,7 @@ def _freeze_download(root: Path) -> None:
 
 
 def _source_moved(root: Path) -> bool:
-    """Whether the dataset's source is all that DVC finds changed about download, or DVC cannot see it."""
+    """Whether the dataset's source is the only change DVC finds in download, or is not accessible."""
     try:
         changes = json.loads(commands.dvc(root, "status", "--json", "download")).get("download")
     except NervesegError:

@@ -1,10 +1,10 @@
-"""Runs a command whose whole process group ends with whoever started it.
+"""Runs a command whose whole process group ends with the process that started it, the caller.
 
-Usage: python supervise.py COMMAND [ARGUMENT ...], in a session of its own and with a pipe as standard input.
+Usage: python supervise.py COMMAND [ARGUMENT ...], in its own session and with a pipe as standard input.
 
-DVC forwards no signals to its stages, and a process that is killed by SIGKILL ends nothing it started. So the starter
-holds the other end of the pipe: once it closes, on purpose or by the starter's death, everything in the group gets
-SIGTERM, and SIGKILL after a while. The same happens when the command ends and leaves processes behind.
+DVC forwards no signals to its stages, and a process killed by SIGKILL cannot end its children. So the caller holds the
+other end of the pipe: once it is closed, on purpose or by the caller's death, everything in the group gets SIGTERM, and
+SIGKILL after a while. The same happens when the command ends and leaves processes behind.
 """
 
 import os
@@ -24,7 +24,7 @@ def main(command: list[str]) -> int:
     """Runs the command, copies its output to ours, and returns its exit status (128 + N after signal N)."""
     signal.signal(signal.SIGTERM, lambda *_: None)  # not SIG_IGN, which the command would inherit
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    Thread(target=_end_with_starter, daemon=True).start()
+    Thread(target=_end_with_caller, daemon=True).start()
     ended = Thread(target=_end_with_command, args=(child,))
     ended.start()
     assert child.stdout is not None
@@ -32,14 +32,14 @@ def main(command: list[str]) -> int:
         try:
             sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()
-        except BrokenPipeError:  # nobody listens any more; the command must still be able to say its last words
+        except BrokenPipeError:  # nobody reads any more, but the command must still be able to finish writing
             continue
     ended.join()
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
-def _end_with_starter() -> None:
-    while os.read(0, 4096):  # raw: a buffered reader would be locked when the interpreter ends
+def _end_with_caller() -> None:
+    while os.read(0, 4096):  # raw: a buffered reader would be locked when the interpreter exits
         pass
     _end_group()
 
@@ -63,7 +63,7 @@ def _end_group() -> None:
 
 
 def _others() -> list[psutil.Process]:
-    """The living processes of our group but this one."""
+    """The living processes in our group, except this one."""
     group = os.getpgid(0)
     found = []
     for process in psutil.process_iter(["status"]):
@@ -77,5 +77,5 @@ def _others() -> list[psutil.Process]:
 
 if __name__ == "__main__":
     status = main(sys.argv[1:])
-    sys.stdout = None  # no flush into a pipe that nobody reads
+    sys.stdout = None  # do not flush into a pipe that nobody reads
     sys.exit(status)
