@@ -67,7 +67,7 @@ class TestEveryArchitecture:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"architecture": "Unett"}, "Unett is none of .*Unet, UnetPlusPlus"),
+        ({"architecture": "Unett"}, "Unett is not one of .*Unet, UnetPlusPlus"),
         ({"encoder": "resnet35"}, "resnet35 is unknown; did you mean .*resnet34"),
         ({"encoder": "@"}, "@ is unknown; see"),
         ({"encoder": "tu-resnet35"}, "tu-resnet35.*Unknown model"),
