@@ -190,7 +190,7 @@ class TestSeveralForwardPasses:
         assert torch.sigmoid(Averaged([Sure()], flips=False)(torch.full((1, 1, 2, 2), 1.0))).min() > 0.9999
 
     def test_networks_of_another_kind_are_rejected(self, parts: list[Path], tmp_path: Path) -> None:
-        with pytest.raises(NervesegError, match=r"model\.json describes a network of another kind"):
+        with pytest.raises(NervesegError, match=r"model\.json describes a different kind of network"):
             save_ensemble(parts, SPEC.model_copy(update={"width": 96}), tmp_path)
         assert not list(tmp_path.iterdir())
 
