@@ -19,7 +19,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-stack lint ui deploy worker lock clean \
+.PHONY: help install run test test-fast test-stack lint ui deploy worker lock clean \
 	stack stack-native stack-down stack-backup stack-restore
 
 help:  ## list the targets
@@ -43,8 +43,11 @@ run: install  ## run the pipeline, on the built-in phantom unless params.yaml sa
 	@echo "          make ui             the run, its model and the registry in MLflow: $(UI)"
 	@echo "Next      source $(VENV)/bin/activate; then 'dvc repro' runs what is stale, 'dvc metrics show' prints metrics"
 
-test: install  ## run the tests
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --ignore tests/stack
+test: install  ## run the tests, and print the branch coverage
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/stack --cov --cov-report=term
+
+test-fast: install  ## run the tests that start no processes of the project: a minute
+	OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal tests/unit tests/contract/test_pipeline.py
 
 test-stack: install  ## run the team stack's tests; they need Debian's PostgreSQL and Chromium
 	OMP_NUM_THREADS=1 pytest tests/stack

@@ -1,8 +1,9 @@
-"""Fixtures that several tests share: an S3 server that speaks HTTP."""
+"""Fixtures that several tests share: a trained workspace, and an S3 server that speaks HTTP."""
 
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,32 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from workspace import Workspace
+from preload import VARIABLE, preloaded
+from workspace import Workspace, prefect_server
+
+# Where the tests of a file are run by one process, two processes end together if these come first.
+SLOWEST = ("test_flows", "test_crossval", "test_delivery", "test_reproduce", "test_s3_to_registry", "test_prediction")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that starts the others keeps the preloaded one, which costs nothing until a test needs it."""
+    if VARIABLE not in os.environ:
+        stack = ExitStack()
+        os.environ[VARIABLE] = str(stack.enter_context(preloaded()))
+        config.add_cleanup(stack.close)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folders = ("e2e", "integration", "contract", "unit")
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        folder, file = item.path.parent.name, item.path.stem
+        return (
+            SLOWEST.index(file) if file in SLOWEST else len(SLOWEST),
+            folders.index(folder) if folder in folders else -1,
+        )
+
+    items.sort(key=place)
 
 
 @dataclass(frozen=True)
@@ -44,6 +70,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
             making.commit()
             making.root.rename(project)
     return Workspace.of(project)
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the API of a Prefect server, for all files that a test process runs."""
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as api:
+        yield api
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from urllib.request import urlopen
 
 from ruamel.yaml import YAML
 
+from preload import VARIABLE
 from stack.native.ports import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -46,10 +47,11 @@ class Workspace:
     Args:
         root: an empty or missing folder.
         variables: what the environment holds beside the test's own.
+        plain: commands start as a user's do, and import what they need; otherwise a preloaded process runs them.
     """
 
-    def __init__(self, root: Path, variables: Mapping[str, str] | None = None) -> None:
-        self._enter(root, variables)
+    def __init__(self, root: Path, variables: Mapping[str, str] | None = None, *, plain: bool = False) -> None:
+        self._enter(root, variables, plain=plain)
         for name in PROJECT:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, root / name)
@@ -71,9 +73,11 @@ class Workspace:
         workspace._enter(root, variables)
         return workspace
 
-    def _enter(self, root: Path, variables: Mapping[str, str] | None) -> None:
+    def _enter(self, root: Path, variables: Mapping[str, str] | None, *, plain: bool = False) -> None:
         self.root = root
-        self.env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+        commands = Path(sys.executable).parent if plain else os.environ[VARIABLE]
+        path = f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        self.env = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
         self.env.pop("MLFLOW_TRACKING_URI", None)
         self.env |= {"NERVESEG_WORKERS": "0", "NERVESEG_DEVICE": "cpu", **(variables or {})}
 
@@ -111,7 +115,7 @@ class Workspace:
     def start(self, name: str) -> subprocess.Popen[str]:
         """Starts a stage and returns at once; its output goes to `NAME.log`."""
         log = (self.root / f"{name}.log").open("a")
-        command = (sys.executable, "-m", f"nerveseg.stages.{name}")
+        command = ("python", "-m", f"nerveseg.stages.{name}")
         return subprocess.Popen(command, cwd=self.root, env=self.env, stdout=log, stderr=log, text=True)
 
 

@@ -109,7 +109,7 @@ def test_the_leakage_audit_is_paired_by_frame(crossed: tuple[Workspace, str, str
     assert leakage["optimism"]["dice"] == pytest.approx((tables[1]["dice"] - tables[0]["dice"]).mean())
     low, high = leakage["optimism"]["dice_ci"]
     assert low <= leakage["optimism"]["dice"] <= high
-    assert f"{leakage['optimism']['dice']:.4f} too much (95 % interval {low:.4f} to {high:.4f})" in said
+    assert f"too high by {leakage['optimism']['dice']:.4f} ({low:.4f} to {high:.4f})" in said
     assert "are on two sides" in said
 
 

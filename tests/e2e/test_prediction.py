@@ -26,7 +26,7 @@ from nerveseg.model.inference import Segmenter
 from nerveseg.model.spec import read_spec
 from nerveseg.params import load
 from nerveseg.phantom import dataset as phantom
-from workspace import Workspace, free_port, prefect_server, wait_for
+from workspace import Workspace, free_port, wait_for
 
 COLUMNS = ["image", "rle_mask", "area", "confidence", "atypicality", "height", "width", "model_version"]
 Predict = Callable[..., tuple[str, str]]
@@ -38,15 +38,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workspace(folder: Path, trained: Workspace, s3_endpoint: str) -> Iterator[Workspace]:
+def workspace(folder: Path, trained: Workspace, s3_endpoint: str, prefect_api: str) -> Workspace:
     """A workspace whose version 1 is champion and delivered."""
-    with prefect_server(folder / "prefect") as api:
-        variables = {"PREFECT_API_URL": api, "PREFECT_HOME": str(folder / "client")}
-        workspace = trained.copy(folder / "project", variables | aws_variables(s3_endpoint, folder))
-        workspace.stage("register")
-        client_of(workspace).set_registered_model_alias("nerve-segmentation", "champion", "1")
-        workspace.run("python", "-m", "flows.deliver")
-        yield workspace
+    variables = {"PREFECT_API_URL": prefect_api, "PREFECT_HOME": str(folder / "client")}
+    workspace = trained.copy(folder / "project", variables | aws_variables(s3_endpoint, folder))
+    workspace.stage("register")
+    client_of(workspace).set_registered_model_alias("nerve-segmentation", "champion", "1")
+    workspace.run("python", "-m", "flows.deliver")
+    return workspace
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def workspace(
     """Two versions from different params: the first committed, the second's params and lock not."""
     folder = tmp_path_factory.mktemp("reproduce")
     workspace = trained.copy(folder / "project", aws_variables(s3_endpoint, folder))
-    put_phantom(bucket, workspace, folder / "phantom.zip", seed=70)
+    put_phantom(bucket, workspace, folder / "phantom.zip")  # that of `trained`, whose model is the first version
     workspace.set(**{"data.uri": bucket.uri("nerves.zip")})
     workspace.run("dvc", "remote", "add", "--default", "store", f"s3://{bucket.name}/dvc")
     workspace.commit()

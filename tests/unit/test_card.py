@@ -16,6 +16,7 @@ from test_provenance import ORIGINS
 
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import scores
+from nerveseg.evaluation.results import Metrics
 from nerveseg.model.spec import ModelSpec
 from nerveseg.modelcard import card
 from nerveseg.modelcard.card import Card
@@ -53,7 +54,7 @@ SCHEMA = {
 }
 
 
-def metrics(subjects: int = 4, empty: bool = False, split: Literal["test", "validation"] = "test") -> dict[str, Any]:
+def metrics(subjects: int = 4, empty: bool = False, split: Literal["test", "validation"] = "test") -> Metrics:
     """Metrics of ten frames per subject, with Dice decreasing from subject to subject."""
     count = subjects * 10
     dice = np.linspace(0.9, 0.5, count)
@@ -76,7 +77,7 @@ def metrics(subjects: int = 4, empty: bool = False, split: Literal["test", "vali
     )
     histograms = np.ones((count, 4, 20))
     sweep = pd.DataFrame({"threshold": [0.5], "dice": [0.7]})
-    return json.loads(json.dumps(scores.summary(scores.Scores(table, histograms), sweep, evaluate)))
+    return Metrics.model_validate(scores.summary(scores.Scores(table, histograms), sweep, evaluate))
 
 
 def made(with_mask: int = 60, shared_subjects: int = 0, sides: Sequence[str] = ("test", "train"), **more: Any) -> Card:
@@ -93,7 +94,7 @@ def test_the_record_can_be_written_and_read(tmp_path: Path) -> None:
     path.write_text(record.model_dump_json())
     assert card.read(path) == record
     path.write_text('{"version": 1}')
-    with pytest.raises(NervesegError, match=r"card\.json is no model card"):
+    with pytest.raises(NervesegError, match=r"card\.json is not a model card"):
         card.read(path)
 
 
@@ -104,29 +105,29 @@ def test_the_hub_reads_the_markdown_without_the_network(tmp_path: Path, monkeypa
     data = ModelCard.load(path).data
     assert (data.license, data.pipeline_tag) == ("apache-2.0", "image-segmentation")
     results = {result.metric_type: result for result in data.eval_results}
-    test = metrics()["test"]
-    assert results["dice"].metric_value == test["dice"]
-    assert results["dice"].metric_args == {"interval_95": test["dice_ci"]}
+    test = metrics().measured("test.dice")
+    assert results["dice"].metric_value == test.value
+    assert results["dice"].metric_args == {"interval_95": list(test.interval or ())}
     assert (results["dice"].dataset_name, results["dice"].dataset_split) == ("nerves.zip", "test")
     assert {"dice_by_subject", "iou", "nsd", "hd95", "worst_subject"} <= set(results)
     assert "presence_specificity" not in results, "undefined without empty frames"
 
 
 def test_every_form_shows_the_metrics_with_their_intervals() -> None:
-    record, found = made(), metrics()
+    record, found = made(), json.loads(json.dumps(metrics().record))
     low, high = found["test"]["dice_ci"]
     text = card.markdown(record)
     assert f"| Dice, mean over frames | {found['test']['dice']:.4f} | {low:.4f} to {high:.4f} |" in text
     assert "| Dice of the mean training mask | 0.3000 | 0.3000 to 0.3000 |" in text
     worst, worst_low, worst_high = found["test"]["worst_subject"], *found["test"]["worst_subject_ci"]
     assert f"| Dice of the worst subject, p3 | {worst:.4f} | {worst_low:.4f} to {worst_high:.4f} |" in text
-    assert "not of who is worst" in text
-    assert "| Dice of the mean training mask, cut at 0.5 | 0.2000 |" in text
+    assert "covers that subject's mean, not the ranking" in text
+    assert "| Dice of the mean training mask, thresholded at 0.5 | 0.2000 |" in text
     short = card.description(record)
     assert f"Dice {found['test']['dice']:.3f} ({low:.3f} to {high:.3f})" in short
     assert "40 test frames of 4 subjects" in short
     assert f"worst subject, p3: {worst:.3f} ({worst_low:.3f} to {worst_high:.3f})" in short
-    assert "not of who is worst" in short
+    assert "covers that subject's mean, not the ranking" in short
     assert "mean training mask: 0.300" in short
     evaluated = card.bundle_metadata(record)["eval_metrics"]
     assert (evaluated["test.dice"], evaluated["test.dice_ci"]) == (found["test"]["dice"], [low, high])
@@ -141,10 +142,10 @@ def test_limits_are_listed_only_if_they_apply() -> None:
         assert only_nerves in form
     second = made(with_mask=30, shared_subjects=2, empty=True)
     assert not any(only_nerves in limit for limit in second.limits)
-    assert "2 subjects are on both sides" in card.description(second)
+    assert "2 subjects are in more than one split" in card.description(second)
     assert "test frames exist and were not scored" in card.markdown(made(split="validation"))
     untested = made(split="validation", sides=["validation", "train"])
-    assert "none were kept aside for testing" in card.markdown(untested)
+    assert "none were held out for testing" in card.markdown(untested)
     assert "| train | 60 | 60 | 6 | 30 |" in card.markdown(second)
 
 

@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 
 from nerveseg.evaluation.bootstrap import Estimate
+from nerveseg.evaluation.results import Metrics
 from nerveseg.params import RegisterParams
 from nerveseg.registry.gate import SCORER_TOLERANCE, Criterion, Verdict, absolute, over_champion, same_probabilities
 
 REGISTER = RegisterParams(gate="enforce", min_dice=0.6, prior_margin=0.1, min_worst_subject=0.5, champion_margin=0.02)
 
 
-def figures(**changes: Any) -> dict[str, Any]:
-    """metrics.json of a model that passes, with `changes` by the names below."""
+def figures(**changes: Any) -> Metrics:
+    """Metrics of a model that passes; `changes` by the names below."""
     values: dict[str, Any] = {
         "dice_ci": [0.7, 0.9],
         "empty_ci": [0.7, 0.9],
@@ -22,8 +23,11 @@ def figures(**changes: Any) -> dict[str, Any]:
         "worst_name": "7",
         **changes,
     }
-    return {
+    content = {
         "test": {
+            "split": "test",
+            "frames": 16,
+            "subjects": 2,
             "dice": 0.8,
             "dice_ci": values["dice_ci"],
             "worst_subject": values["worst"],
@@ -33,7 +37,10 @@ def figures(**changes: Any) -> dict[str, Any]:
             "empty": {"dice": 0.0, "gain": 0.8, "gain_ci": values["empty_ci"]},
             "prior": {"dice": 0.5, "gain": 0.3, "gain_ci": values["prior_ci"]},
         },
+        "validation": {"best_threshold": 0.5, "dice_at_best_threshold": 0.8},
+        "empty_rule": "kaggle",
     }
+    return Metrics.model_validate(content)
 
 
 def criterion(name: str, **changes: Any) -> Criterion:

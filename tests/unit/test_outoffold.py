@@ -9,7 +9,8 @@ import pytest
 from nerveseg.crossval import outoffold
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import calibration
-from nerveseg.evaluation.scores import BASELINES, Scores
+from nerveseg.evaluation.figures import BASELINES
+from nerveseg.evaluation.scores import Scores
 from nerveseg.params import EvaluateParams
 
 SUBJECTS = [str(row // 4) for row in range(24)]
@@ -77,7 +78,7 @@ def test_optimism_is_the_paired_difference_with_an_interval_over_subjects() -> N
 
 def test_without_a_leak_there_is_no_optimism() -> None:
     dice = np.random.default_rng(3).uniform(size=24)
-    assert outoffold.leakage(pooled(dice), pooled(dice), params())["optimism"]["dice_ci"] == [0, 0]
+    assert outoffold.leakage(pooled(dice), pooled(dice), params())["optimism"]["dice_ci"] == (0, 0)
 
 
 def test_frames_from_another_dataset_cannot_be_compared() -> None:

@@ -38,6 +38,6 @@ def test_results_are_shown_next_to_the_published_ones() -> None:
     assert found["validation loss, epoch 1"] == ("0.6000", "0.6776", "-0.0776")
     assert found["train frames"] == ("1896", "1896", "+0")
     # 118 batches of 16 per epoch at 118 images per second take 16 s of 20 s
-    assert found["seconds of training an epoch"] == ("16.0", "16.5", "-0.5")
+    assert found["training seconds per epoch"] == ("16.0", "16.5", "-0.5")
     assert found["share of the epoch outside training"] == ("0.20", "0.36", "-0.16")
-    assert found["seconds in all"] == ("90.5", "138.0", "-47.5")
+    assert found["seconds in total"] == ("90.5", "138.0", "-47.5")

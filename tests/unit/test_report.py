@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from nerveseg.data.frame_store import FrameStore
+from nerveseg.evaluation.results import Metrics
 from nerveseg.evaluation.scores import Scores
 from nerveseg.params import load
 from nerveseg.registry import versions
@@ -62,7 +63,6 @@ def test_the_page_contains_the_metrics(trained: Workspace, html: str) -> None:
         low, high = figures[f"{name}_ci"]
         assert f"{figures[name]:.3f} ({low:.3f} to {high:.3f})" in text
     assert f"{test['frames']} test frames of {test['subjects']} subjects" in text
-    assert f"subject {test['worst_subject_name']}" in text
     for rule, means in metrics["by_empty_rule"].items():
         assert f"{rule} {means['dice']:.4f} {means['iou']:.4f}" in text
     for row in pd.read_csv(trained.root / "reports" / "per_subject.csv").itertuples():
@@ -71,9 +71,10 @@ def test_the_page_contains_the_metrics(trained: Workspace, html: str) -> None:
     low, high = test["iou_ci"]
     assert f"IoU {test['iou']:.3f} ({low:.3f} to {high:.3f}) {spread} {test['frames']}" in text
     low, high = test["pooled_dice_ci"]
-    assert f"Dice, pooled {test['pooled_dice']:.3f} ({low:.3f} to {high:.3f})" in text
+    assert f"Dice, pooled over all pixels {test['pooled_dice']:.3f} ({low:.3f} to {high:.3f})" in text
     low, high = test["worst_subject_ci"]
-    assert f"Worst subject {test['worst_subject']:.3f} ({low:.3f} to {high:.3f}) mean Dice of subject" in text
+    worst = f"Dice of the worst subject, {test['worst_subject_name']} {test['worst_subject']:.3f}"
+    assert f"{worst} ({low:.3f} to {high:.3f}) lowest mean Dice of a subject" in text
 
 
 def test_the_page_contains_the_verdict(trained: Workspace, html: str) -> None:
@@ -229,7 +230,7 @@ def test_a_cross_validation_has_a_page_too(trained: Workspace) -> None:
     def text(metrics: dict[str, Any], receipt: dict[str, Any] | None = None) -> str:
         return Parsed(
             report.render_crossval(
-                metrics,
+                Metrics.model_validate(metrics),
                 load(root / "params.yaml"),
                 FrameStore.open(root / "data" / "packed"),
                 Scores.read(root / "reports" / "predictions.parquet"),

@@ -12,6 +12,7 @@ from nerveseg.data import rle
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import calibration, metrics, scores, selective
 from nerveseg.evaluation.baselines import Priors
+from nerveseg.evaluation.results import Metrics, Validation
 from nerveseg.evaluation.scores import Scores
 from nerveseg.model import plausibility
 from nerveseg.model.spec import Plausibility
@@ -129,13 +130,14 @@ def test_frames_with_an_empty_mask_have_no_outline_and_are_counted() -> None:
 
 def test_the_terminal_shows_the_numbers_of_frames_and_a_worst_subject_only_if_there_is_one() -> None:
     def names(**changes: Any) -> list[str]:
-        found = summary(**changes) | {"ceiling": {"dice": 1.0, "conflicting_pairs": 0}}
+        found = Metrics.model_validate(summary(**changes))
         return [str(cell) for cell in headline.table(found, "").columns[0].cells]
 
-    assert {"NSD, on 7 of 8 frames", "HD95, pixels, on 4 of 8 frames"} <= set(names())
+    expected = {"NSD, mean over frames, defined on 7 of 8", "HD95, pixels, mean over frames, defined on 4 of 8"}
+    assert expected <= set(names())
     assert "Dice of the worst subject, 1" in names()
     assert "Dice of the worst subject, none has enough frames" in names(min_frames=5)
-    assert "NSD" in names(frames=FRAMES[:2] * 2)
+    assert "NSD, mean over frames" in names(frames=FRAMES[:2] * 2)
 
 
 def test_presence_counts_frames() -> None:
@@ -242,16 +244,17 @@ def test_the_threshold_has_the_best_validation_dice() -> None:
 
 
 def test_choosing_the_threshold_is_advised_only_if_it_was_not_chosen() -> None:
-    found = summary(empty="nnunet")
-    best = found["validation"]["best_threshold"]
+    found = Metrics.model_validate(summary(empty="nnunet"))
+    best = found.validation.best_threshold
+    assert best is not None
     assert headline.better_threshold(found, best, False) == ""
     given, chosen = (headline.better_threshold(found, 0.95, each) for each in (False, True))
     assert f"by the rule nnunet for empty masks, a threshold of {best:g} has the best Dice" in given
     assert "With model.threshold: validation" in given
     assert "model.threshold" not in chosen
     assert "which train chose by the rule kaggle" in chosen
-    undefined = {"validation": {"best_threshold": None}, "empty_rule": found["empty_rule"]}
-    assert headline.better_threshold(undefined, 0.5, False) == ""
+    undefined = Validation(best_threshold=None, dice_at_best_threshold=None)
+    assert headline.better_threshold(found.model_copy(update={"validation": undefined}), 0.5, False) == ""
 
 
 def test_it_is_json_without_nan() -> None:

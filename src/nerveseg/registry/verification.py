@@ -11,10 +11,11 @@ from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from nerveseg import paths
+from nerveseg import legacy, paths
 from nerveseg.arrays import Mask
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.evaluation import metrics
+from nerveseg.evaluation.results import Metrics
 from nerveseg.files import read_json, sha256
 from nerveseg.modelcard import card, provenance, smoke
 from nerveseg.modelcard.card import Card
@@ -280,10 +281,11 @@ def _files(recorded: dict[str, str], folder: Path) -> str:
 
 
 def _logged(record: Card, run_metrics: dict[str, float], path: Path) -> str:
-    """Compares metrics.json with the metrics logged in MLflow, and those on the card with metrics.json."""
+    """metrics.json against the metrics that MLflow logged, and those that the card shows."""
     _require(path)
-    figures = {key: value for key, value in flatten(read_json(path)).items() if isinstance(value, int | float)}
-    _require_same(figures, run_metrics, "MLflow")
+    content = flatten(Metrics.read(path).record)
+    figures = {key: value for key, value in content.items() if isinstance(value, int | float)}
+    _require_same(figures, legacy.renamed(run_metrics), "MLflow")
     shown = {one.key: one.value for one in (*record.figures, *record.baselines) if one.value is not None}
     _require_same(shown, figures, path.name)
     return f"{len(figures)} match those logged in MLflow"

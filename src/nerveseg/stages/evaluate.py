@@ -7,6 +7,7 @@ from nerveseg import package, paths, tracking
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import baselines, calibration, conflicts, inference, scores
+from nerveseg.evaluation.results import Metrics
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import replacing, replacing_folder, write_json
 from nerveseg.model.device import device_name
@@ -48,18 +49,19 @@ def run(params: Params) -> None:
     seen = set(store.index["subject"].iloc[store.rows("train")])
     summary["test"]["subjects_in_training"] = len(seen & set(scored.table["subject"]))
     summary["ceiling"] = conflicts.summary(store, rows, contradictions, params.evaluate, params.split.near_duplicate)
+    metrics = Metrics.model_validate(summary)
     by_kaggle.write(paths.PREDICTIONS)
     _write_tables(scored, sweep, contradictions)
     write_json(paths.REFERENCE_JSON, evidence.reference(store, store.rows("train"), segmenter))
     smoke.write(evidence.smoke_pairs(store, scored.table, segmenter), paths.SMOKE)
-    write_json(paths.METRICS_JSON, summary)
+    metrics.write(paths.METRICS_JSON)
     write_json(paths.EVALUATION_JSON, {"tags": tracking.git_tags(), "source": package.running()})
     with tracking.reachable("reports/ is written: once the server answers, `dvc repro` evaluates again."):
         record = tracking.ensure_run(paths.MODELS)
         if not tracking.has_version(record["run_id"]):
             tracking.log_evaluation(
                 record,
-                flatten(summary),
+                flatten(metrics.record),
                 [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON],
             )
 
@@ -79,7 +81,7 @@ def _score(store: FrameStore, rows: np.ndarray, segmenter: Segmenter, evaluate: 
 
 
 def _write_tables(scored: Scores, sweep: pd.DataFrame, contradictions: pd.DataFrame) -> None:
-    per_image = scored.table[list(scores.PER_IMAGE)]
+    per_image = scores.per_image(scored.table)
     for table, path in (
         (per_image, paths.PER_IMAGE_CSV),
         (scores.per_subject(per_image), paths.PER_SUBJECT_CSV),

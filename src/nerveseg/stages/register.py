@@ -6,6 +6,7 @@ from typing import Any
 from nerveseg import paths, tracking
 from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.errors import NervesegError
+from nerveseg.evaluation.results import Metrics
 from nerveseg.files import read_json, write_json
 from nerveseg.model.spec import read_spec
 from nerveseg.modelcard import card, provenance
@@ -26,10 +27,10 @@ def run(params: Params) -> None:
         NervesegError: missing inputs, scored subjects that were trained on, no lineage in dvc.lock, a champion that
             cannot be loaded, or a tracking server that failed.
     """
-    metrics = read_json(paths.METRICS_JSON)
-    if leaking := metrics["test"]["subjects_in_training"]:
+    metrics = Metrics.read(paths.METRICS_JSON)
+    if leaking := metrics.test.subjects_in_training:
         raise NervesegError(
-            f"Not registered: {leaking} of {metrics['test']['subjects']} scored subjects were trained on, so that its "
+            f"Not registered: {leaking} of {metrics.test.subjects} scored subjects were trained on, so that its "
             "figures are too good. A split by frame (split.by) serves the leakage audit only; set split.by: subject."
         )
     store, source = FrameStore.open(paths.PACKED), read_json(paths.SOURCE_JSON)
@@ -46,7 +47,7 @@ def run(params: Params) -> None:
         )
         tracking.log_evaluation(
             record,
-            flatten(metrics),
+            flatten(metrics.record),
             [
                 *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON),
                 *(paths.CARD_JSON, paths.CARD, paths.METADATA_JSON, paths.REFERENCE_JSON, paths.SMOKE),
@@ -63,7 +64,7 @@ def run(params: Params) -> None:
     versions.print_outcome(verdict, version)
 
 
-def _card(store: FrameStore, source: dict[str, Any], metrics: dict[str, Any], evaluate: EvaluateParams) -> Card:
+def _card(store: FrameStore, source: dict[str, Any], metrics: Metrics, evaluate: EvaluateParams) -> Card:
     recorded, evaluated = tracking.read_record(paths.MODELS), read_json(paths.EVALUATION_JSON)
     origins = provenance.Origins(
         dataset=source["sha256"],

@@ -8,6 +8,7 @@ from rich.table import Table
 from nerveseg import paths, tracking
 from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore
+from nerveseg.evaluation.results import Metrics
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import read_json, replacing, replacing_folder
 from nerveseg.model.spec import read_spec
@@ -23,7 +24,7 @@ def run(params: Params) -> None:
         NervesegError: missing or damaged inputs, or a tracking server that failed.
     """
     store, scores = FrameStore.open(paths.PACKED), Scores.read(paths.PREDICTIONS)
-    curve, metrics = pd.read_csv(paths.CURVE_CSV), read_json(paths.METRICS_JSON)
+    curve, metrics = pd.read_csv(paths.CURVE_CSV), Metrics.read(paths.METRICS_JSON)
     record, receipt = tracking.read_record(paths.MODELS)["params"], read_json(paths.REGISTRATION_JSON)
     contradictions = pd.read_csv(paths.CONFLICTS_CSV, dtype={"subject": str, "other_subject": str})
     table = scores.by_rule(params.evaluate.empty).table
@@ -39,9 +40,9 @@ def run(params: Params) -> None:
         tracking.log_report(receipt["run_id"], paths.FIGURES, paths.REPORT)
 
 
-def _print(metrics: dict[str, Any], record: dict[str, Any]) -> None:
-    test = metrics["test"]
-    console.print(headline.table(metrics, f"{test['frames']} {test['split']} frames of {test['subjects']} subjects"))
+def _print(metrics: Metrics, record: dict[str, Any]) -> None:
+    test = metrics.test
+    console.print(headline.table(metrics, f"{test.frames} {test.split} frames of {test.subjects} subjects"))
     chosen = record["model.threshold"] == "validation"
     if remark := headline.better_threshold(metrics, read_spec(paths.MODELS).threshold, chosen):
         console.print(remark, soft_wrap=True)

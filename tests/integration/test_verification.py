@@ -1,0 +1,197 @@
+"""What verification finds in a registered version that was tampered with; nothing of it needs a server."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from nerveseg import params, tracking
+from nerveseg.modelcard.card import Card
+from nerveseg.registry.verification import failures, of_record
+from nerveseg.registry.verify import of_repository
+from nerveseg.settings import settings
+from nerveseg.stages import register
+from tampering import NAME, changed, forge, tag
+from workspace import Workspace
+
+VERSION = "1"
+Found = Callable[[], set[str]]
+
+
+@pytest.fixture(scope="module")
+def workspace(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A trained workspace, the current folder, with a version in an MLflow store of its own."""
+    workspace = trained.copy(tmp_path_factory.mktemp("verification") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace.root)
+        for name, value in workspace.env.items():
+            patch.setenv(name, value)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.root}/mlflow.db")
+        settings.cache_clear()
+        register.run(params.load())
+        yield workspace
+    settings.cache_clear()
+
+
+@pytest.fixture
+def client(workspace: Workspace) -> MlflowClient:
+    return tracking.connect()
+
+
+@pytest.fixture
+def artifacts(client: MlflowClient) -> Path:
+    """The artifacts of the version's run."""
+    uri = client.get_run(str(client.get_model_version(NAME, VERSION).run_id)).info.artifact_uri
+    return Path(str(uri).removeprefix("file://"))
+
+
+@pytest.fixture
+def weights(client: MlflowClient) -> Path:
+    """The version's weights, as MLflow's store has them."""
+    source = str(client.get_model_version(NAME, VERSION).source)
+    return Path(source.removeprefix("file://")) / "artifacts" / "model.safetensors"
+
+
+@pytest.fixture
+def found(workspace: Workspace) -> Found:
+    """Verifies the version without its network; returns the names of the checks that fail."""
+
+    def run() -> set[str]:
+        with tempfile.TemporaryDirectory() as name:
+            checks = of_record(tracking.connect(), VERSION, Path(name))
+            checks += [] if failures(checks) else of_repository(Path(name))
+        return {check.name for check in checks if not check.passed}
+
+    return run
+
+
+def reason(client: MlflowClient, version: str) -> str:
+    """Why a version would not be delivered."""
+    with tempfile.TemporaryDirectory() as name:
+        return failures(of_record(client, version, Path(name)))
+
+
+def test_tampered_or_missing_weights_are_named(client: MlflowClient, weights: Path) -> None:
+    with changed(weights, lambda content: content[:-1] + bytes([content[-1] ^ 1])):
+        assert "model.safetensors has SHA-256" in reason(client, VERSION)
+    content = weights.read_bytes()
+    weights.unlink()
+    assert "missing in MLflow's artifact store" in reason(client, VERSION)
+    weights.write_bytes(content)
+
+
+def test_a_tampered_hash_is_named(client: MlflowClient, found: Found) -> None:
+    digest = client.get_model_version(NAME, VERSION).tags["sha256_weights"]
+    client.set_model_version_tag(NAME, VERSION, "sha256_weights", "0" * 64)
+    assert found() == {"hash of model.safetensors"}
+    assert f"the tag sha256_weights is {'0' * 64}" in reason(client, VERSION)
+    client.set_model_version_tag(NAME, VERSION, "sha256_weights", digest)
+    assert found() == set()
+
+
+def test_a_version_that_the_pipeline_did_not_register_is_named(client: MlflowClient) -> None:
+    run = client.get_run(str(client.get_model_version(NAME, VERSION).run_id))
+    (logged,) = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    created = client.create_model_version(NAME, logged.artifact_location, run.info.run_id, model_id=logged.model_id)
+    assert "it was not registered by the pipeline" in reason(client, str(created.version))
+    client.delete_model_version(NAME, str(created.version))
+
+
+@pytest.mark.parametrize(
+    ("file", "former", "new", "link"),
+    [
+        ("reports/metrics.json", b'"dice"', b'"dice" ', {"figures"}),
+        ("reports/per_image.csv", b"0.", b"1.", {"figures"}),
+        ("reports/card.json", b'"apache-2.0"', b'"other"', {"hash of card.json"}),
+        ("reproduce/dvc.lock", b"path: models\n", b"path: other\n", {"hash of dvc.lock", "lineage"}),
+        ("reproduce/dvc.lock", b"validation: 0.15", b"validation: 0.25", {"hash of dvc.lock", "params"}),
+        ("reproduce/params.yaml", b"epochs: 6", b"epochs: 7", {"hash of params.yaml", "params"}),
+        ("reproduce/params.yaml", b"prior_margin: 0.0", b"prior_margin: 0.1", {"hash of params.yaml"}),
+        ("reproduce/gate.json", b'"off"', b'"report"', {"gate"}),
+    ],
+)
+def test_a_tampered_artifact_is_named(
+    found: Found, artifacts: Path, file: str, former: bytes, new: bytes, link: set[str]
+) -> None:
+    with changed(artifacts / file, lambda content: content.replace(former, new, 1)):
+        assert found() == link
+    assert found() == set()
+    stored = artifacts / file
+    stored.rename(stored.with_suffix(".gone"))
+    assert link <= found(), "also one that is gone"
+    stored.with_suffix(".gone").rename(stored)
+
+
+def test_a_tampered_value_in_mlflow_is_named(found: Found, client: MlflowClient, artifacts: Path) -> None:
+    version = client.get_model_version(NAME, VERSION)
+    dice = client.get_run(str(version.run_id)).data.metrics["test.dice"]
+    client.log_metric(str(version.run_id), "test.dice", 0.999)
+    assert found() == {"logged figures"}
+    client.log_metric(str(version.run_id), "test.dice", dice)
+    assert found() == set()
+    client.set_model_version_tag(NAME, VERSION, "dataset_sha256", "0" * 64)
+    assert found() == {"dataset"}
+    client.set_model_version_tag(NAME, VERSION, "dataset_sha256", version.tags["dataset_sha256"])
+    for name in ("gate", "gate.scorer"):
+        client.set_model_version_tag(NAME, VERSION, name, "passed")
+        assert found() == {"gate"}
+    client.delete_model_version_tag(NAME, VERSION, "gate.scorer")
+    client.set_model_version_tag(NAME, VERSION, "gate", version.tags["gate"])
+
+
+@pytest.mark.parametrize(
+    ("former", "new"),
+    [
+        (b"subjects: 8", b"subjects: 9"),
+        (b"frames: nonempty", b"frames: all"),
+        (b"near_duplicate: 6", b"near_duplicate: 7"),
+        (b"\nsplit:", b"\nother:"),
+        (b"\nevaluate:", b"\nevaluate: {}\nother:"),
+    ],
+)
+def test_params_are_held_against_dvcs_record_where_their_tags_were_forged(
+    found: Found, client: MlflowClient, artifacts: Path, former: bytes, new: bytes
+) -> None:
+    stored = artifacts / "reproduce" / "params.yaml"
+    with changed(stored, lambda content: content.replace(former, new, 1)):
+        tag(client, VERSION, "params", stored)
+        assert found() == {"params"}
+    tag(client, VERSION, "params", stored)
+    assert found() == set()
+
+
+def test_a_card_whose_tags_were_forged_too_is_found_by_its_links(
+    found: Found, client: MlflowClient, artifacts: Path
+) -> None:
+    """Whoever may write to MLflow can change a file and its hash; what else follows from it still tells."""
+    stored = artifacts / "reports" / "card.json"
+    code = Card.model_validate_json(stored.read_bytes()).origins.code.model_copy(update={"source": "0" * 64})
+    for changes, link in (
+        (lambda content: content.replace(b'"link": "split"', b'"link": "other"'), "chain"),
+        (lambda content: forge(content, weights={"model.safetensors": "0" * 64}), "weights"),
+        (lambda content: forge(content, split="0" * 64), "split here"),
+        (lambda content: forge(content, code=code), "code here"),
+    ):
+        with changed(stored, changes):
+            tag(client, VERSION, "card", stored)
+            assert found() == {link}
+    tag(client, VERSION, "card", stored)
+    assert found() == set()
+
+
+def test_what_is_here_is_compared_and_what_is_not_is_said(
+    found: Found, workspace: Workspace, client: MlflowClient
+) -> None:
+    masks = workspace.root / "data" / "packed" / "masks.npy"
+    with changed(masks, lambda content: content[:-1] + bytes([1 - content[-1]])):
+        assert found() == {"split here"}
+    frames = workspace.root / "data" / "packed" / "frames.npy"
+    with changed(frames, lambda content: content[:-1] + bytes([content[-1] ^ 1])):
+        assert found() == {"split here"}
+    with changed(workspace.root / "data" / "raw" / "dataset.zip", lambda content: content + b"0"):
+        assert found() == {"dataset here"}
+    with tempfile.TemporaryDirectory() as elsewhere, contextlib.chdir(elsewhere):
+        assert found() == set(), "elsewhere, nothing but the registry can be asked"

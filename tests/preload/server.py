@@ -1,0 +1,187 @@
+"""Imports the third-party libraries once and runs each command in a fork of itself.
+
+Importing torch, Lightning, MLflow and the like takes ten seconds of a core, and the tests start a hundred processes.
+The project's own code is not imported here: each fork imports that of its workspace, as a fresh interpreter does.
+The process ends when its standard input does, which the test session holds open, and all forks with it.
+"""
+
+import atexit
+import gc
+import importlib
+import importlib.util
+import marshal
+import os
+import random
+import resource
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+LIBRARIES = (
+    *("albumentations", "boto3", "cv2", "dvc.cli", "dvc_s3", "dvc.repo", "dvc.stage", "dvc.output", "filelock"),
+    *("dvc.commands.status", "dvc.commands.checkout", "dvc.commands.config", "dvc.commands.repro", "jinja2"),
+    *("lightning.pytorch", "matplotlib.pyplot", "mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
+    *("onnx", "openvino", "pandas", "PIL.Image", "prefect", "prefect.flow_engine", "prefect.runner"),
+    *("prefect.task_runners", "prefect.workers.process", "prefect_dask", "psutil", "pyarrow.parquet", "requests"),
+    *("pydantic_settings", "rich.progress", "rich.table", "rich.traceback", "ruamel.yaml", "s3fs", "scipy.ndimage"),
+    *("safetensors.torch", "scipy.optimize", "scipy.spatial", "scipy.stats", "segmentation_models_pytorch", "typer"),
+    *("sklearn.isotonic", "sklearn.metrics", "sklearn.model_selection", "torch", "torch.utils.data", "torchvision"),
+)
+
+
+class Fork:
+    """A command that runs: its process, and the connection to the launcher that waits for it."""
+
+    def __init__(self, pid: int, launcher: socket.socket) -> None:
+        self.pid, self.launcher = pid, launcher
+        self.ended = os.pidfd_open(pid)
+
+    def signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+def serve(listener: socket.socket) -> tuple | None:
+    """Answers requests until standard input ends; returns a request in the fork that is to run it."""
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    selector.register(0, selectors.EVENT_READ)
+    forks: dict[int, Fork] = {}
+    loaded = False
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is listener:
+                if not loaded:  # not before a test needs it
+                    load()
+                    loaded = True
+                launcher, _ = listener.accept()
+                request, streams = receive(launcher)
+                if not (pid := os.fork()):
+                    for fork in forks.values():
+                        fork.launcher.close()
+                        os.close(fork.ended)
+                    launcher.close()
+                    listener.close()
+                    selector.close()
+                    become(streams)
+                    return request
+                for stream in streams:
+                    os.close(stream)
+                forks[pid] = fork = Fork(pid, launcher)
+                selector.register(fork.ended, selectors.EVENT_READ, fork)
+                selector.register(launcher, selectors.EVENT_READ, fork)
+            elif key.fileobj == 0:
+                for fork in forks.values():
+                    fork.signal(signal.SIGKILL)
+                return None
+            elif isinstance(key.data, Fork) and key.data.pid in forks:
+                fork = key.data
+                if key.fileobj is fork.launcher:
+                    numbers = b""
+                    with suppress(ConnectionError):
+                        numbers = fork.launcher.recv(64)
+                    for number in numbers or (signal.SIGKILL,):  # a launcher that was killed takes its command along
+                        fork.signal(number)
+                    if not numbers:
+                        selector.unregister(fork.launcher)
+                else:
+                    _, status = os.waitpid(fork.pid, 0)
+                    with suppress(OSError):
+                        fork.launcher.sendall(os.waitstatus_to_exitcode(status).to_bytes(4, "big", signed=True))
+                    selector.unregister(fork.ended)
+                    with suppress(KeyError):
+                        selector.unregister(fork.launcher)
+                    os.close(fork.ended)
+                    fork.launcher.close()
+                    del forks[fork.pid]
+
+
+def load() -> None:
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as nerveseg/__init__.py
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    own = [name for name in sys.modules if name.partition(".")[0] in ("nerveseg", "flows", "stack")]
+    assert not own, f"the code under test is loaded: {own}"
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    assert threads == 1, f"{threads} threads: a fork has only one of them"
+    gc.collect()
+    gc.freeze()
+
+
+def receive(launcher: socket.socket) -> tuple[tuple, list[int]]:
+    head, streams, *_ = socket.recv_fds(launcher, 4, 3)
+    size, parts = int.from_bytes(head, "big"), b""
+    while len(parts) < size:
+        parts += launcher.recv(size - len(parts))
+    return marshal.loads(parts), streams
+
+
+def become(streams: list[int]) -> None:
+    """Gives this fork the streams of its launcher, and a process group of its own: signals come by the launcher."""
+    os.setpgid(0, 0)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    random.seed()
+    sys.modules["numpy"].random.seed()
+
+
+def run(
+    executable: str, arguments: list[str], folder: str, environment: dict[str, str], mask: int, limits: dict
+) -> None:
+    """Does what `python ARGUMENTS` does, which begin with `-m MODULE`."""
+    os.umask(mask)
+    for limit, values in limits.items():
+        resource.setrlimit(limit, values)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.executable = executable
+    sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    importlib.invalidate_caches()
+    sys.modules["prefect.context"].refresh_global_settings_context()  # it read the environment when it was imported
+    if "COVERAGE_PROCESS_CONFIG" in environment:
+        import coverage
+
+        coverage.process_startup()
+    module = arguments[1]
+    if module == "nerveseg":  # the console script
+        sys.argv = [str(Path(executable).with_name("nerveseg")), *arguments[2:]]
+        importlib.import_module("nerveseg.cli").app()
+    else:
+        sys.argv = [module, *arguments[2:]]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def end(command: Callable[[], None]) -> None:
+    """Runs a command and ends as an interpreter does, but without taking all modules apart, which takes a second."""
+    status: object = 0
+    try:
+        command()
+    except SystemExit as ended:
+        status = ended.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    if status is not None and not isinstance(status, int):
+        print(status, file=sys.stderr)
+        status = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit((status or 0) & 0xFF)
+
+
+if __name__ == "__main__":
+    del sys.path[0]
+    request = serve(socket.socket(fileno=int(sys.argv[1])))
+    if request:
+        end(lambda: run(*request))
