@@ -359,8 +359,12 @@ def _run_for(client: mlflow.MlflowClient, origin: str, identity: str) -> mlflow.
     runs = list(client.search_runs([experiment.experiment_id], f"tags.`{ORIGIN}` = '{origin}'"))
     if _has_run(client, origin):  # its experiment may be another one by now
         runs.insert(0, client.get_run(origin))
-    holding = [run for run in runs if run.data.tags.get(MODEL) == identity]
-    return next(iter([*holding, *(run for run in runs if MODEL not in run.data.tags)]), None)
+    for run in runs:
+        if run.data.tags.get(MODEL) == identity:
+            return run
+    # Runs of nerveseg 0.1 hold a model without the tag.
+    untagged = (run for run in runs if MODEL not in run.data.tags)
+    return next((run for run in untagged if _logged_model(client, run.info.run_id) is None), None)
 
 
 def _describe_run(record: Record) -> None:
