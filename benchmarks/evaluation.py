@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from nerveseg.data.frame_store import FrameStore, Writer
-from nerveseg.evaluation import baselines, calibration, conflicts, scores
+from nerveseg.evaluation import baselines, calibration, conflicts, figures, scores
 from nerveseg.evaluation.bootstrap import SubjectBootstrap
+from nerveseg.evaluation.results import Metrics
 from nerveseg.model import plausibility
 from nerveseg.params import load
 from nerveseg.phantom.sweep import sweep
@@ -91,7 +92,7 @@ def evaluate(store: FrameStore) -> dict[str, float]:
         ceiling = conflicts.summary(store, np.array(rows), pairs, params, ALL_BITS)
     with timed("summary with all intervals", seconds):
         sweep = calibration.sweep(scored.histograms, params.empty)
-        summary = {**scores.summary(scored, sweep, params), "ceiling": ceiling}
+        summary = Metrics.model_validate({**scores.summary(scored, sweep, params), "ceiling": ceiling})
     with timed("report", seconds):
         sections = [
             report.summary(summary, params),
@@ -106,8 +107,8 @@ def evaluate(store: FrameStore) -> dict[str, float]:
         ]
         size = len(page.render("Benchmark", "", sections).encode())
     print(f"report: {size / 2**20:.2f} MiB, {size / REPORT_LIMIT:.0%} of the limit of {REPORT_LIMIT / 2**20:g} MiB")
-    low, high = summary["test"]["dice_ci"]
-    print(f"Dice {summary['test']['dice']:.3f}, {low:.3f} to {high:.3f}")
+    dice = summary.measured("test.dice")
+    print(f"Dice {figures.with_interval(dice.value, dice.interval, 3)}")
     with timed("one interval", seconds):
         SubjectBootstrap(scored.table["subject"], 10_000, 0).mean(scored.table["dice"].to_numpy())
     return seconds

@@ -5,7 +5,7 @@ Usage: python -m benchmarks.startup [ROUNDS]
 A start is `python -c "import ..."` in a fresh process. The peer is the import of torch, segmentation_models_pytorch,
 lightning.pytorch and mlflow alone, which train needs whatever we do. All of them run in turns in every round, so that
 a busy machine slows both sides, and CPU time (user and system) stands beside wall time, which other processes disturb
-more. The first round warms the disk cache and is not counted.
+more; a ratio is the median of those of the rounds. The first round warms the disk cache and is not counted.
 """
 
 import os
@@ -37,7 +37,7 @@ def main(rounds: int) -> None:
     print(f"median of {rounds}; libraries: {PEER}")
     print(f"{'':16} {'wall s':>7} {'CPU s':>7} {'CPU / libraries':>16}  limit")
     for name in codes:
-        ratio = cpus[name] / cpus["libraries"]
+        ratio = median(cpu / peer for (_, cpu), (_, peer) in zip(starts[name], starts["libraries"], strict=True))
         print(
             f"{name:16} {walls[name]:7.2f} {cpus[name]:7.2f} {ratio:16.2f}  {verdict(name, ratio, cpus[name])}".rstrip()
         )

@@ -45,7 +45,7 @@ def nerveseg_rate(store: FrameStore, spec: ModelSpec, folder: Path) -> float:
     _, rows = trainer.fit(
         store,
         spec,
-        params.model,
+        params.model.encoder_weights,
         train,
         device=device_name("auto"),
         workers=trainer.worker_count(None),

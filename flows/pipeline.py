@@ -46,7 +46,7 @@ def pipeline(
     force: list[dvc.Stage] = [],  # noqa: B006
     revision: str = "",
 ) -> State:
-    """Download, split, train, evaluate and register, as far as stale; the gate decides whether there is a new version.
+    """Download, split, train, calibrate, evaluate, register and report what is stale; the gate decides about a version.
 
     Args:
         overrides: Parameters for this run only, by the names that `nerveseg params show` prints, such as

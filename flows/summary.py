@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from nerveseg import paths
+from nerveseg.evaluation import figures
+from nerveseg.evaluation.results import Metrics
 from nerveseg.files import read_json
-from nerveseg.modelcard.card import markdown_row
 from nerveseg.settings import settings
 
 WARNING = "Warning"  # state of a flow run that completed but needs attention
@@ -18,9 +19,10 @@ def verdict(receipt: dict[str, Any], former: dict[str, Any] | None, ran: list[st
     Args:
         receipt: the content of `reports/registration.json`.
         former: its content before the run, if any.
-        ran: the stages that ran. If only data.uri has changed, these are download and register, with the same result.
+        ran: the stages that ran. If only the dataset's address is new, download, register and report do, to the
+            same end.
     """
-    if not ran or (receipt == former and set(ran) <= {"download", "register"}):
+    if not ran or (receipt == former and set(ran) <= {"download", "register", "report"}):
         return "nothing to do"
     if receipt["registered"]:
         return f"registered version {receipt['version']}"
@@ -29,25 +31,20 @@ def verdict(receipt: dict[str, Any], former: dict[str, Any] | None, ran: list[st
 
 def markdown(root: Path, states: dict[str, str], message: str, begun: float) -> str:
     """The page: verdict, metrics, stages, and links to MLflow if it is a server."""
-    metrics, receipt = (read_json(root / path) for path in (paths.METRICS_JSON, paths.REGISTRATION_JSON))
-    test, baseline = metrics["test"], metrics["baseline"]
-    rows = [
-        ("Dice", test, "dice"),
-        ("Dice by subject", test, "dice_by_subject"),
-        ("IoU", test, "iou"),
-        ("NSD", test, "nsd"),
-        ("HD95, pixels", test, "hd95"),
-        ("Dice of nothing predicted", baseline["empty"], "dice"),
-        ("Dice of the mean training mask", baseline["prior"], "dice"),
-    ]
+    metrics, receipt = Metrics.read(root / paths.METRICS_JSON), read_json(root / paths.REGISTRATION_JSON)
+    test = metrics.test
     lines = [
         f"# {message}",
         "",
-        f"{test['frames']} {test['split']} frames of {test['subjects']} subjects, {time.time() - begun:.0f} s.",
+        f"{test.frames} {test.split} frames of {test.subjects} subjects, {time.time() - begun:.0f} s.",
         "",
-        "| figure | value | 95 % interval |",
+        "| metric | value | 95 % interval |",
         "|---|---:|---:|",
-        *(markdown_row(*row) for row in rows),
+        *(
+            f"| {metrics.title(figure)} | {figures.number(found.value)} | {figures.interval(found.interval)} |"
+            for figure in figures.shown("flow")
+            for found in (metrics.measured(figure.key),)
+        ),
         "",
         "| stage | |",
         "|---|---|",

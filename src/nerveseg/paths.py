@@ -16,6 +16,12 @@ PACKED = Path("data/packed")
 FINDINGS_JSON = Path("data/findings.json")  # only while errors stop the split stage
 
 MODELS = Path("models")
+MODEL_WEIGHTS = MODELS / "model.safetensors"
+MODEL_SPEC = MODELS / "model.json"
+RUN_JSON = MODELS / "run.json"  # the training: parameters, tags, dataset, and its MLflow run
+CALIBRATION_JSON = MODELS / "calibration.json"  # the calibration: parameters, and where MLflow holds the model
+CURVE_CSV = MODELS / "curve.csv"
+TIMINGS_JSON = MODELS / "timings.json"
 
 CROSSVAL = Path("crossval")  # written by `nerveseg crossval`, not by a stage
 
@@ -27,6 +33,7 @@ PER_SUBJECT_CSV = REPORTS / "per_subject.csv"
 PREDICTIONS = REPORTS / "predictions.parquet"
 CURVES = REPORTS / "curves"
 CONFLICTS_CSV = REPORTS / "conflicts.csv"
+EVALUATION_JSON = REPORTS / "evaluation.json"  # the code that evaluated
 CARD_JSON = REPORTS / "card.json"  # the next two are generated from it
 CARD = REPORTS / "card.md"
 METADATA_JSON = REPORTS / "metadata.json"

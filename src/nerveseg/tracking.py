@@ -1,9 +1,12 @@
 """MLflow runs and lineage. Local files are the source of truth; what is missing from a run is added later or reported.
 
-The train stage opens and closes the run of a training; later stages add to it. On a tracking server that does not have
-the run, `ensure_run` recreates it from what the train stage recorded.
+The train stage opens and closes the run of a training; calibrate logs the model to it, and later stages add to it. A
+run holds one model: another calibration of the same training gets a run of its own, made from what train recorded, so
+that a version's files stay as they were. On a tracking server that lacks the run, `ensure_run` makes it likewise.
 """
 
+import hashlib
+import json
 import os
 import subprocess
 import time
@@ -28,9 +31,9 @@ import numpy as np
 import pandas as pd
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import LoggedModel, Metric, RunStatus
+from mlflow.entities import LoggedModel, Metric, RunStatus, RunTag
 from mlflow.exceptions import MlflowException, RestException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from requests import RequestException
 from rich.markup import escape
@@ -39,10 +42,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from nerveseg import package, paths
 from nerveseg.console import console
 from nerveseg.errors import NervesegError, TransientError
-from nerveseg.files import read_json, write_json
+from nerveseg.files import read_json, sha256, write_json
+from nerveseg.model.spec import read_spec
 from nerveseg.settings import settings
 
-ORIGIN = "nerveseg.run_id"  # tag: the id of the training run, also on copies of it
+ORIGIN = "nerveseg.run_id"  # tag: the training run that a run is, or was made from
+MODEL = "nerveseg.model"  # tag: which model a run holds, a hash of its files and of what calibrate was given
 SERVED_MODEL = Path(__file__).parent / "registry" / "pyfunc.py"
 # Imported by the code logged with the model; pinned to this environment's versions.
 SERVED_MODEL_REQUIREMENTS = (
@@ -131,21 +136,14 @@ class TrainingRun:
         if not self._failed:
             self._try(lambda: _log_curve(self._record["run_id"], [row]))
 
-    def add_tag(self, name: str, value: str) -> None:
-        """Adds a tag to the record and to the run."""
-        self._record["tags"][name] = value
-        if not self._failed:
-            self._try(lambda: mlflow.set_tag(name, value))
-
-    def finish(self, rows: list[dict[str, float]], folder: Path) -> Record:
-        """Logs the model in `folder` and everything that the server missed.
+    def finish(self, rows: list[dict[str, float]]) -> Record:
+        """Logs everything that the server missed.
 
         Args:
             rows: the whole curve, including epochs before a resume.
-            folder: contains `model.safetensors` and `model.json`.
 
         Returns:
-            The record with `run_id` and `model_id`: the content of `models/run.json`.
+            The record, with `run_id`: what `models/run.json` holds.
 
         Raises:
             NervesegError: the server cannot be reached. Nothing is lost: running again only logs.
@@ -154,7 +152,7 @@ class TrainingRun:
             if self._failed:
                 mlflow.end_run()
                 self._open()
-            self._record["model_id"] = _complete_run(self._record, rows, folder)
+            _log_curve(self._record["run_id"], rows)
         return self._record
 
     def log_timings(self, timings: dict[str, float]) -> None:
@@ -185,40 +183,71 @@ class TrainingRun:
             console.print(f"[yellow]MLflow failed; the training continues without it:[/] {escape(_first_line(error))}")
 
 
-def ensure_run(folder: Path) -> Record:
-    """The record of the training run of the model in `folder`, with its ids on this tracking server.
+def read_record(folder: Path) -> Record:
+    """What train and calibrate recorded of the model in `folder`: `run_id` and `model_id`, `params` of both, `tags`
+    and `dataset`.
+    """
+    training, calibrated = (read_json(folder / path.name) for path in (paths.RUN_JSON, paths.CALIBRATION_JSON))
+    return {**training, **calibrated, "params": {**training["params"], **calibrated["params"]}}
 
-    If the server does not have the run, it is recreated from `run.json`, `curve.csv` and the model.
+
+def log_calibrated(folder: Path, given: Record) -> Record:
+    """Logs the model in `folder`, once; returns `run_id` and `model_id`: where this server holds it.
+
+    Args:
+        given: the parameters of the calibration, by dotted names.
+    """
+    training = read_json(folder / paths.RUN_JSON.name)
+    found = ensure_logged({**training, "params": {**training["params"], **given}}, _curve(folder), folder)
+    return {name: found[name] for name in ("run_id", "model_id")}
+
+
+def ensure_run(folder: Path) -> Record:
+    """The record of the model in `folder`, with its run as it stands on this tracking server.
+
+    Where the server lacks the run, it is made from `run.json`, `calibration.json`, `curve.csv` and the model.
 
     Raises:
         NervesegError: the record is missing or the server fails.
     """
-    record: Record = read_json(folder / "run.json")
+    record = read_record(folder)
     if _has_run(connect(), record["run_id"]):
         return record
-    return ensure_copy(record, pd.read_csv(folder / "curve.csv").to_dict("records"), folder)
+    training: Record = read_json(folder / paths.RUN_JSON.name)
+    return ensure_logged({**record, "run_id": training["run_id"]}, _curve(folder), folder)
 
 
-def ensure_copy(record: Record, rows: list[dict[str, float]], folder: Path) -> Record:
-    """The record of this tracking server's copy of a run, which is created if it does not exist.
+def ensure_logged(record: Record, rows: list[dict[str, float]], folder: Path) -> Record:
+    """The record with `run_id` and `model_id` of the run that holds the model on this tracking server.
+
+    That is the run of the training itself, or one made like it where the server lacks that, or it holds another model.
 
     Args:
-        record: as for `TrainingRun`; its `run_id` becomes a tag by which the copy is found again.
+        record: as `TrainingRun` has it, with the parameters of the calibration; its `run_id` is the training's.
         rows: the curve, possibly empty.
         folder: contains the model.
     """
     client = connect()
-    experiment = _set_experiment(settings().experiment)
-    found = client.search_runs([experiment.experiment_id], f"tags.`{ORIGIN}` = '{record['run_id']}'", max_results=1)
-    if found:
-        model = _logged_model(client, found[0].info.run_id)
-        if model is not None:
-            return {**record, "run_id": found[0].info.run_id, "model_id": model.model_id}
-    with mlflow.start_run(run_id=found[0].info.run_id if found else None):
-        copy = {**record, "run_id": _active_run_id(), "tags": {**record["tags"], ORIGIN: record["run_id"]}}
-        _describe_run(copy)
-        copy["model_id"] = _complete_run(copy, rows, folder)
-    return copy
+    identity = _identity(record["params"], folder)
+    run = _run_for(client, record["run_id"], identity)
+    tags = {
+        **record["tags"],
+        "threshold": f"{read_spec(folder).threshold:g}",
+        ORIGIN: record["run_id"],
+        MODEL: identity,
+    }
+    if run is None or run.info.status != RunStatus.to_string(RunStatus.FINISHED):
+        with mlflow.start_run(run_id=None if run is None else run.info.run_id, tags=tags):
+            run_id = _active_run_id()
+            _describe_run({**record, "run_id": run_id, "tags": tags})
+            _log_curve(run_id, rows)
+    else:
+        run_id = run.info.run_id
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        mlflow.log_params(record["params"], run_id=run_id)
+    model = _logged_model(client, run_id)
+    model_id = model.model_id if model is not None else _log_model(run_id, folder)
+    return {**record, "run_id": run_id, "model_id": model_id}
 
 
 def has_version(run_id: str) -> bool:
@@ -226,8 +255,8 @@ def has_version(run_id: str) -> bool:
     return bool(connect().search_model_versions(f"run_id = '{run_id}'", max_results=1))
 
 
-def log_evaluation(record: Record, metrics: dict[str, Any], figures: Path | None, tables: list[Path]) -> None:
-    """Logs flat metrics such as `test.dice` to the run and its logged model, and tables and any figures to the run.
+def log_evaluation(record: Record, metrics: dict[str, Any], tables: list[Path]) -> None:
+    """Adds flat figures such as `test.dice` to the run and its logged model, and tables to the run.
 
     Metrics that are already logged with the same value are not logged again.
     """
@@ -242,10 +271,15 @@ def log_evaluation(record: Record, metrics: dict[str, Any], figures: Path | None
             if isinstance(value, int | float) and known.get(key) != float(value)
         ],
     )
-    if figures is not None:
-        client.log_artifacts(record["run_id"], str(figures), "figures")
     for table in tables:
         client.log_artifact(record["run_id"], str(table), "reports")
+
+
+def log_report(run_id: str, figures: Path, page: Path) -> None:
+    """Adds the folder of pictures and the page to a run."""
+    client = connect()
+    client.log_artifacts(run_id, str(figures), "figures")
+    client.log_artifact(run_id, str(page), str(paths.REPORTS))
 
 
 def log_prediction(
@@ -308,11 +342,25 @@ def _set_experiment(name: str) -> mlflow.entities.Experiment:
     return mlflow.set_experiment(name)
 
 
-def _complete_run(record: Record, rows: list[dict[str, float]], folder: Path) -> str:
-    """Logs curve and model to the active run, unless they already are; returns the logged model's id."""
-    _log_curve(record["run_id"], rows)
-    model = _logged_model(connect(), record["run_id"])
-    return model.model_id if model is not None else _log_model(folder)
+def _curve(folder: Path) -> list[dict[str, float]]:
+    rows: list[dict[str, float]] = pd.read_csv(folder / paths.CURVE_CSV.name).to_dict("records")
+    return rows
+
+
+def _identity(params: Record, folder: Path) -> str:
+    """Tells the models of one training apart: 64 hexadecimal digits."""
+    files = [sha256(folder / path.name) for path in (paths.MODEL_WEIGHTS, paths.MODEL_SPEC)]
+    return hashlib.sha256(json.dumps([files, params], sort_keys=True).encode()).hexdigest()
+
+
+def _run_for(client: mlflow.MlflowClient, origin: str, identity: str) -> mlflow.entities.Run | None:
+    """The run of a training that holds a model, or one that holds none yet."""
+    experiment = _set_experiment(settings().experiment)
+    runs = list(client.search_runs([experiment.experiment_id], f"tags.`{ORIGIN}` = '{origin}'"))
+    if _has_run(client, origin):  # its experiment may be another one by now
+        runs.insert(0, client.get_run(origin))
+    holding = [run for run in runs if run.data.tags.get(MODEL) == identity]
+    return next(iter([*holding, *(run for run in runs if MODEL not in run.data.tags)]), None)
 
 
 def _describe_run(record: Record) -> None:
@@ -336,7 +384,7 @@ def _log_curve(run_id: str, rows: list[dict[str, float]]) -> None:
     connect().log_batch(run_id, metrics=metrics)
 
 
-def _log_model(folder: Path) -> str:
+def _log_model(run_id: str, folder: Path) -> str:
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1), "frames")]),
         outputs=Schema(
@@ -348,10 +396,17 @@ def _log_model(folder: Path) -> str:
         ),
     )
     with warnings.catch_warnings(action="ignore"):  # it asks for type hints and an input example
-        info = mlflow.pyfunc.log_model(
+        # Not `mlflow.pyfunc.log_model`, which takes an active run: to make one of a finished run moves its end.
+        info = Model.log(
+            None,
+            mlflow.pyfunc,
             name="model",
+            run_id=run_id,
             python_model=str(SERVED_MODEL),
-            artifacts={"weights": str(folder / "model.safetensors"), "spec": str(folder / "model.json")},
+            artifacts={
+                "weights": str(folder / paths.MODEL_WEIGHTS.name),
+                "spec": str(folder / paths.MODEL_SPEC.name),
+            },
             code_paths=[str(SERVED_MODEL.parents[1])],
             pip_requirements=[f"{name}=={version(name)}" for name in SERVED_MODEL_REQUIREMENTS],
             signature=signature,

@@ -1,4 +1,4 @@
-"""docker-compose.yml and what belongs to it, as a platform engineer would read them before letting them in."""
+"""docker-compose.yml and related files: what a platform engineer would check before accepting them."""
 
 import re
 import subprocess
@@ -18,13 +18,13 @@ FILES = [ROOT / "docker-compose.yml", ROOT / "docker-compose.gpu.yml"]
 
 
 def variables(text: str) -> dict[str, str]:
-    """The variables of a .env file's text."""
+    """The variables in the text of a .env file."""
     found = re.findall(r"^(\w+)=(\S*)", text, re.MULTILINE)
     return dict(found)
 
 
 def compose(**more: str) -> dict[str, Any]:
-    """docker-compose.yml as a fresh .env, with `more` of it, makes it."""
+    """docker-compose.yml with the variables of a fresh .env and `more`."""
     content = YAML(typ="safe", pure=True).load(FILES[0])
     filled: dict[str, Any] = interpolate(content, variables(fill(EXAMPLE)) | more)
     return filled
@@ -35,13 +35,13 @@ OURS = {name: service for name, service in SERVICES.items() if "build" in servic
 SERVERS = {name: service for name, service in SERVICES.items() if service["restart"] == "unless-stopped"}
 
 
-def test_the_files_follow_the_compose_specification() -> None:
+def test_the_files_are_valid_compose_files() -> None:
     command = (sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", *map(str, FILES))
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def test_all_that_the_stack_is_made_of_is_there() -> None:
+def test_all_parts_of_the_stack_are_there() -> None:
     wanted = {
         "postgres",
         "s3",
@@ -71,22 +71,22 @@ def test_images_are_pinned_and_memory_is_bounded(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_servers_have_health_checks_and_come_back(name: str) -> None:
+def test_servers_have_health_checks_and_wait_for_healthy_dependencies(name: str) -> None:
     assert SERVERS[name].get("healthcheck", {}).get("test") or name == "caddy"
     for need, condition in SERVERS[name].get("depends_on", {}).items():
         assert condition["condition"] in ("service_healthy", "service_completed_successfully"), need
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_our_services_have_no_rights(name: str) -> None:
+def test_our_services_have_no_privileges(name: str) -> None:
     service = OURS[name]
     assert service["read_only"]
     assert service["cap_drop"] == ["ALL"]
-    assert "user" not in service or "backup" in service["profiles"], "the image's, 10001"
+    assert "user" not in service or "backup" in service["profiles"], "the image's user, 10001"
     assert re.search(r"^USER 10001:10001$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
 
 
-def test_nothing_is_published_beyond_this_host_unless_env_says_so() -> None:
+def test_nothing_is_published_beyond_this_host_by_default() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert len(ports) == 4
     assert all(port.startswith("127.0.0.1:") for port in ports)
@@ -112,7 +112,7 @@ def test_there_is_no_default_password() -> None:
     assert all(re.search(r"\$\{\w+:\?", line) for line in lines), "required"
 
 
-def test_env_is_written_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+def test_env_is_written_once_and_readable_only_by_its_owner(tmp_path: Path) -> None:
     (tmp_path / ".env.example").write_text(EXAMPLE)
     command, environment = (sys.executable, "-m", "stack.environment"), {"PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True)
@@ -130,18 +130,18 @@ def test_nothing_phones_home_and_nothing_is_unpickled() -> None:
         assert environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
 
 
-def test_databases_and_accounts_are_apart() -> None:
+def test_databases_and_accounts_are_separate() -> None:
     environments = {name: service["environment"] for name, service in SERVICES.items()}
     assert environments["mlflow"]["PGUSER"] == "mlflow"
     assert environments["prefect"]["PGUSER"] == "prefect"
     assert environments["mlflow"]["PGPASSWORD"] != environments["prefect"]["PGPASSWORD"]
-    assert environments["worker"]["MLFLOW_TRACKING_USERNAME"] == "pipeline", "the worker is no admin"
+    assert environments["worker"]["MLFLOW_TRACKING_USERNAME"] == "pipeline", "the worker is not an admin"
     assert not [name for name in environments["worker"] if "ADMIN" in name or name.startswith("PG")]
     assert "--app-name=basic-auth" in SERVICES["mlflow"]["command"]
     assert environments["prefect"]["PREFECT_SERVER_API_AUTH_STRING"]
 
 
-def test_another_store_takes_the_place_of_the_own_one() -> None:
+def test_another_store_can_replace_the_built_in_one() -> None:
     aws = compose(S3_ENDPOINT_URL="", S3_BUCKET="hospital")["services"]
     assert aws["mlflow"]["environment"]["AWS_ENDPOINT_URL"] == "", "AWS itself"
     assert "s3://hospital/delivery" in aws["predictor"]["command"][-1]
@@ -150,7 +150,7 @@ def test_another_store_takes_the_place_of_the_own_one() -> None:
     assert own["mlflow"]["environment"]["AWS_ENDPOINT_URL"] == "http://s3:8333"
 
 
-def test_variables_are_filled_in_as_compose_does() -> None:
+def test_variables_are_filled_in_like_compose() -> None:
     filled = interpolate(
         ["${A}", "${A:-x}", "${EMPTY:-x}", "${EMPTY-x}", "${NO-a${A}b${NO:-c}}", "$$A", "1${A}2${A}3", 5],
         {"A": "1", "EMPTY": ""},

@@ -1,4 +1,4 @@
-"""The directions of imports that the design draws: flows, then stages, then the domain."""
+"""The allowed directions of imports: from flows to stages to the domain."""
 
 import ast
 import subprocess
@@ -72,7 +72,7 @@ def users_of(library: str) -> set[str]:
     }
 
 
-def test_the_domain_knows_nothing_of_stages_tracking_or_command_line() -> None:
+def test_the_domain_does_not_import_stages_tracking_or_command_line() -> None:
     for forbidden in ("nerveseg.stages", "nerveseg.tracking", "nerveseg.cli", "nerveseg.profiles", "typer"):
         assert not {user for user in users_of(forbidden) - COMMANDS if user.startswith(DOMAIN)}, forbidden
 
@@ -132,6 +132,6 @@ def test_the_command_line_starts_light() -> None:
 
 
 def modules_after(module: str) -> set[str]:
-    """What a fresh interpreter has loaded after importing `module`."""
+    """The modules that a fresh interpreter has loaded after importing `module`."""
     code = f"import sys, {module}; print(*sys.modules)"
     return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())

@@ -109,7 +109,7 @@ def test_the_leakage_audit_is_paired_by_frame(crossed: tuple[Workspace, str, str
     assert leakage["optimism"]["dice"] == pytest.approx((tables[1]["dice"] - tables[0]["dice"]).mean())
     low, high = leakage["optimism"]["dice_ci"]
     assert low <= leakage["optimism"]["dice"] <= high
-    assert f"{leakage['optimism']['dice']:.4f} too much (95 % interval {low:.4f} to {high:.4f})" in said
+    assert f"too high by {leakage['optimism']['dice']:.4f} ({low:.4f} to {high:.4f})" in said
     assert "are on two sides" in said
 
 
@@ -181,7 +181,7 @@ def test_an_ensemble_and_a_champion_are_compared_on_what_neither_has_learnt(
     for path, champion, difference in (("reports", 1, gain.mean()), ("crossval", 2, -gain.mean())):
         receipt = json.loads((workspace.root / path / "registration.json").read_text())
         (found,) = [one for one in receipt["gate"]["criteria"] if one["name"] == "gain_over_champion"]
-        assert f"of the champion, version {champion}, out of fold on {len(gain)} frames" in found["detail"]
+        assert f"for the champion, version {champion}, out of fold on {len(gain)} frames" in found["detail"]
         assert float(re.findall(r"difference (-?[\d.]+)", found["detail"])[0]) == pytest.approx(difference, abs=1e-4)
         assert found["passed"]
 
@@ -233,7 +233,7 @@ def test_what_cannot_be_crossed_is_refused_clearly(crossed: tuple[Workspace, str
         log = tmp_path / "waiting.log"
         with log.open("w") as output:
             waiting = subprocess.Popen(COMMAND, cwd=workspace.root, env=workspace.env, stdout=output, stderr=output)
-        wait_for("it waits", lambda: "another cross-validation uses this workspace" in log.read_text(), waiting)
+        wait_for("it waits", lambda: "another cross-validation is using this workspace" in log.read_text(), waiting)
         workspace.set(**{"evaluate.split": "validation"})
     assert waiting.wait() == 1
     assert "evaluate.split is validation, but a cross-validation scores test" in log.read_text(), "as it is by then"

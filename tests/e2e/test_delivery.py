@@ -156,8 +156,8 @@ def test_a_promoted_version_is_delivered(
     entry = json.loads(read(bucket, "promotions/000001.json"))
     checks = {one["name"]: one["found"] for one in entry["checks"]}
     assert {"hash of model.safetensors", "hash of card.json", "smoke test", "export", *CHAIN, *HERE} <= set(checks)
-    assert checks["dataset here"] == "data/raw/dataset.zip is what the card says"
-    assert checks["split here"] == "data/packed is what the card says"
+    assert checks["dataset here"] == "data/raw/dataset.zip matches the card"
+    assert checks["split here"] == "data/packed matches the card"
     assert checks["code here"].endswith("matches the card")
     assert checks["gate"] == "off"
     assert client.get_model_version(NAME, GOOD).tags["delivery"].startswith("delivered 20")

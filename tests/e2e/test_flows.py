@@ -24,10 +24,10 @@ from conftest import aws_variables
 from prefect_api import Prefect, await_
 from workspace import Workspace, free_port, mlflow_server
 
-STAGES = ["download", "split", "train", "evaluate", "register"]
+STAGES = ["download", "split", "train", "calibrate", "evaluate", "register", "report"]
 NAME = "nerve-segmentation"
 EPOCHS = 3
-CACHED = dict.fromkeys(["split", "train", "evaluate"], "Cached")
+CACHED = dict.fromkeys(STAGES[1:5], "Cached")
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def test_a_flow_run_registers_a_version(workspace: Workspace, prefect: Prefect, 
     (trained,) = mlflow_runs(client)
     page = prefect.page(run)
     assert "# registered version 1" in page
-    assert f"| Dice | {trained.data.metrics['test.dice']:.4f} |" in page
+    assert f"| Dice, mean over frames | {trained.data.metrics['test.dice']:.4f} |" in page
     assert f"/#/runs/{trained.info.run_id}" in page
     assert f"/#/models/{NAME}/versions/1" in page
     recorded = {info.path for info in client.list_artifacts(trained.info.run_id, "reproduce")}
@@ -196,7 +196,7 @@ def test_a_refusal_completes_and_is_told(
     name, message = prefect.finish(run)
     assert name == "Completed"
     assert message.startswith("refused: mean Dice")
-    prefect.expect(run, dict.fromkeys(STAGES[:4], "Cached") | dict.fromkeys(["register", "push"], "Completed"))
+    prefect.expect(run, dict.fromkeys(STAGES[:5], "Cached") | dict.fromkeys([*STAGES[5:], "push"], "Completed"))
     assert before == ((workspace.root / "params.yaml").read_bytes(), (workspace.root / "dvc.lock").read_bytes())
     assert "| dice_lower_bound | **failed** | mean Dice" in prefect.page(run)
     await_("the notification", lambda: any("below register.min_dice" in one["message"] for one in told[1]))
@@ -210,7 +210,7 @@ def test_a_failing_stage_fails_the_flow_with_its_own_error_and_is_told(
     )
     name, message = prefect.finish(run)
     assert name == "Failed"
-    assert "split: split.validation_fold is 99, but the folds that exist are" in message
+    assert "split: split.validation_fold is 99, but the existing folds are" in message
     prefect.expect(run, {"download": "Cached", "split": "Failed"})
     assert prefect.tasks(run)["split"]["run_count"] == 1, "what the user has to mend is not retried"
     await_("the notification", lambda: any("validation_fold is 99" in one["message"] for one in told[1]))
@@ -229,7 +229,7 @@ def test_a_network_that_fails_is_tried_again(workspace: Workspace, prefect: Pref
         assert prefect.finish(run) == ("Completed", "nothing to do"), "the very same data"
     finally:
         server.stop()
-    prefect.expect(run, {"download": "Completed", "register": "Completed", "push": "Completed"} | CACHED)
+    prefect.expect(run, dict.fromkeys(["download", "register", "report", "push"], "Completed") | CACHED)
 
 
 def test_a_revision_is_run_as_it_was(workspace: Workspace, prefect: Prefect) -> None:

@@ -27,7 +27,7 @@ def workspace(
     workspace.set(**{"data.uri": bucket.uri("nerves.zip")})
     workspace.run("dvc", "remote", "add", "--default", "store", f"s3://{bucket.name}/dvc")
     workspace.commit()
-    workspace.run("dvc", "repro", "register")
+    workspace.run("dvc", "repro", "report")
     workspace.commit()
     workspace.set(**{"train.epochs": 3})
     workspace.run("dvc", "repro", "register")

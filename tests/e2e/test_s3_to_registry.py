@@ -18,7 +18,7 @@ from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation.metrics import score
 from workspace import Workspace
 
-STAGES = ("phantom", "download", "split", "train", "evaluate", "register")
+STAGES = ("phantom", "download", "split", "train", "calibrate", "evaluate", "register", "report")
 NAME = "nerve-segmentation"
 
 
@@ -73,7 +73,8 @@ def test_a_version_is_registered_with_its_lineage(workspace: Workspace, bucket: 
     expected = {
         "dvc_data": hashes["data/raw/dataset.zip"],
         "dvc_split": hashes["data/packed"],
-        "dvc_model": hashes["models"],
+        "dvc_model": hashes["models/model.safetensors"],
+        "dvc_spec": hashes["models/model.json"],
         "dataset_uri": bucket.uri("nerves.zip"),
         "dataset_etag": head["ETag"].strip('"'),
         "dataset_version_id": head["VersionId"],
@@ -102,7 +103,7 @@ def test_the_run_holds_params_curves_figures_and_lineage(workspace: Workspace, b
     assert artifacts(client, record["run_id"], "reproduce") == {"dvc.lock", "params.yaml", "gate.json"}
     metrics = report(workspace, "reports/metrics.json")
     assert run.data.metrics["test.dice"] == pytest.approx(metrics["test"]["dice"])
-    logged = client.get_logged_model(record["model_id"])
+    logged = client.get_logged_model(report(workspace, "models/calibration.json")["model_id"])
     assert metrics["test"]["dice"] in [metric.value for metric in logged.metrics if metric.key == "test.dice"]
 
 
@@ -186,16 +187,40 @@ def test_registering_twice_makes_no_second_version(workspace: Workspace) -> None
 def test_a_stricter_gate_withdraws_the_version_and_a_milder_one_brings_it_back(workspace: Workspace) -> None:
     client = client_of(workspace)
     workspace.set(**{"register.gate": "enforce", "register.min_dice": 0.999})
-    assert stages_run(workspace.run("dvc", "repro")) == ["register"]
+    assert stages_run(workspace.run("dvc", "repro")) == ["register", "report"]
     receipt = report(workspace, "reports/registration.json")
     assert (receipt["registered"], receipt["version"]) == (False, None)
     assert "challenger" not in client.get_registered_model(NAME).aliases
     assert "below register.min_dice" in client.get_model_version(NAME, "1").tags["gate"]
     workspace.set(**{"register.min_dice": 0.0})
-    assert stages_run(workspace.run("dvc", "repro")) == ["register"], "a registry is not restored from DVC's run cache"
+    assert "register" in stages_run(workspace.run("dvc", "repro")), "a registry is not restored from DVC's run cache"
     assert client.get_registered_model(NAME).aliases["challenger"] in (1, "1")
     assert client.get_model_version(NAME, "1").tags["gate"] == "passed"
     workspace.set(**{"register.gate": "off"})  # the tests that follow are of other things
+
+
+def test_another_threshold_is_another_version_without_a_training(workspace: Workspace) -> None:
+    client = client_of(workspace)
+    former, version = report(workspace, "models/calibration.json"), client.get_model_version(NAME, "1")
+    given = (workspace.root / "params.yaml").read_text()
+    workspace.set(**{"model.threshold": 0.3})
+    assert stages_run(workspace.run("dvc", "repro")) == ["calibrate", "evaluate", "register", "report"]
+    training, calibrated = report(workspace, "models/run.json"), report(workspace, "models/calibration.json")
+    assert training["run_id"] == former["run_id"] != calibrated["run_id"], "a run holds one model"
+    own = client.get_run(calibrated["run_id"])
+    assert own.data.tags["nerveseg.run_id"] == training["run_id"]
+    assert own.data.params == client.get_run(training["run_id"]).data.params | {"model.threshold": "0.3"}
+    assert len(client.get_metric_history(calibrated["run_id"], "validation_iou")) == 6
+    assert report(workspace, "reports/registration.json")["version"] == "2"
+    assert client.get_model_version(NAME, "1").tags == version.tags
+    for number in ("1", "2"):
+        assert "FAILED" not in workspace.run("nerveseg", "verify", number)
+
+    (workspace.root / "params.yaml").write_text(given)
+    workspace.run("dvc", "repro")
+    assert report(workspace, "models/calibration.json") == former
+    assert report(workspace, "reports/registration.json")["version"] == "1"
+    client.delete_model_version(NAME, "2")  # the tests that follow are of other things
 
 
 def test_weights_in_the_folder_make_training_stale(workspace: Workspace) -> None:
@@ -210,7 +235,7 @@ def test_another_tracking_server_gets_run_and_version(workspace: Workspace) -> N
     workspace.env["MLFLOW_TRACKING_URI"] = "sqlite:///other.db"
     try:
         for _ in range(2):
-            workspace.run("dvc", "repro", "-f", "-s", "register")
+            workspace.run("dvc", "repro", "-f", "-s", "register", "report")
     finally:
         del workspace.env["MLFLOW_TRACKING_URI"]
     former = client_of(workspace).get_run(report(workspace, "models/run.json")["run_id"])
@@ -241,7 +266,7 @@ def test_push_and_pull_recompute_nothing(workspace: Workspace, bucket: Bucket, t
 
 def test_an_experiment_runs_train_and_later_only(workspace: Workspace) -> None:
     output = workspace.run("dvc", "exp", "run", "-S", "train.learning_rate=0.002", "-S", "train.epochs=1")
-    assert stages_run(output) == ["train", "evaluate", "register"]
+    assert stages_run(output) == ["train", "calibrate", "evaluate", "register", "report"]
     assert "train.learning_rate" in workspace.run("dvc", "params", "diff")
     assert "test.dice" in workspace.run("dvc", "metrics", "diff", "--all")
     assert "index.html" in workspace.run("dvc", "plots", "diff")
@@ -255,7 +280,7 @@ def test_a_replaced_object_reruns_everything(workspace: Workspace, bucket: Bucke
     assert "nerves.zip" in workspace.run("dvc", "status", "download")
     workspace.set(**{"train.epochs": 1, "register.gate": "enforce", "register.min_dice": 1.0})
     output = workspace.run("dvc", "repro")
-    assert stages_run(output) == ["download", "split", "train", "evaluate", "register"]
+    assert stages_run(output) == list(STAGES[1:])
     receipt = report(workspace, "reports/registration.json")
     assert receipt["registered"] is False
     assert receipt["version"] is None

@@ -113,7 +113,7 @@ def test_a_worse_model_is_refused_reported_or_let_in(
     evaluate.run(params.load())
     refused = ask()
     assert (refused["registered"], refused["version"], refused["gate"]["passed"]) == (False, None, False)
-    (reason,) = [one for one in refused["reasons"] if "of the champion, version 1," in one]
+    (reason,) = [one for one in refused["reasons"] if "for the champion, version 1," in one]
     assert "may have seen these frames in training" not in reason
     found = criteria(refused)["gain_over_champion"]
     assert (found["passed"], found["detail"]) == (False, reason)
@@ -146,15 +146,15 @@ def test_a_worse_model_is_refused_reported_or_let_in(
 def test_another_evaluation_reaches_a_version_by_register_alone(
     workspace: Workspace, client: mlflow.MlflowClient, tmp_path: Path
 ) -> None:
-    former = json.loads(Path("reports/metrics.json").read_text())["test"]["dice"]
-    rewrite(Path("models/model.json"), threshold=0.5)
+    former = json.loads(Path("reports/metrics.json").read_text())["test"]["nsd"]
+    workspace.set(**{"evaluate.nsd_tolerance": 20.0})
     evaluate.run(params.load())
-    dice = json.loads(Path("reports/metrics.json").read_text())["test"]["dice"]
-    assert dice > former
+    nsd = json.loads(Path("reports/metrics.json").read_text())["test"]["nsd"]
+    assert nsd > former
     assert [check for check in verified(client, "3", tmp_path / "3").values() if not check.passed] == []
     receipt = ask("off")
     assert receipt["version"] == "3"
-    assert client.get_run(receipt["run_id"]).data.metrics["test.dice"] == dice
+    assert client.get_run(receipt["run_id"]).data.metrics["test.nsd"] == nsd
 
 
 @pytest.mark.parametrize("mode", ["report", "enforce"])
@@ -182,7 +182,7 @@ def test_a_champion_that_has_learnt_from_all_frames_is_held_by_what_is_recorded_
     version = client.get_model_version(NAME, "1")
     frames = len(pd.read_csv("reports/per_image.csv"))
     found = criteria(ask("report"))["gain_over_champion"]
-    assert f"of the champion, version 1, out of fold on {frames} frames" in found["detail"]
+    assert f"for the champion, version 1, out of fold on {frames} frames" in found["detail"]
 
     client.set_model_version_tag(NAME, "1", "dataset_sha256", "0" * 64)
     client.set_model_version_tag(NAME, "1", "dvc_split", "0" * 32)

@@ -188,7 +188,7 @@ def test_a_leak_in_the_datasets_own_folds_stops_the_stage() -> None:
 def test_a_fold_that_vanishes_with_its_empty_frames_is_a_clear_error() -> None:
     members = hydrogen_torch(fold=[0, 1, 2, 3, 3, 3], rle_mask=[None, *["1 5"] * 5])
     text = refusal(members, frames="nonempty", by="fold", validation_fold=0, test_fold=1)
-    assert "split.validation_fold is 0, but the folds that exist are: 1 (1 frames)" in text
+    assert "split.validation_fold is 0, but the existing folds are: 1 (1 frames)" in text
 
 
 def two_pages() -> bytes:

@@ -107,7 +107,7 @@ def test_a_sigterm_that_only_lightning_notices_is_no_success(store: Workspace, t
         trainer.fit(
             FrameStore.open(store.root / "data" / "packed"),
             ModelSpec(**params.model.model_dump(exclude={"encoder_weights"})),
-            params.model,
+            params.model.encoder_weights,
             params.train,
             device="cpu",
             workers=0,
@@ -153,13 +153,18 @@ def test_a_server_that_is_down_loses_nothing(workspace: Workspace, tmp_path: Pat
         assert [point.step for point in history] == list(range(1, EPOCHS + 1))
         record = json.loads((workspace.root / "models" / "run.json").read_text())
         assert record["run_id"] == run.info.run_id
-        assert client.get_logged_model(record["model_id"]).status == "READY"
+        workspace.stage("calibrate")
+        calibrated = json.loads((workspace.root / "models" / "calibration.json").read_text())
+        assert calibrated["run_id"] == run.info.run_id
+        assert client.get_logged_model(calibrated["model_id"]).status == "READY"
+        assert client.get_run(run.info.run_id).info.end_time == run.info.end_time, "the training took no longer"
 
 
 def test_the_threshold_is_the_best_one_on_the_validation_frames(workspace: Workspace) -> None:
     workspace.set(**{"train.epochs": 1, "model.encoder": "resnet18"})
     workspace.set(**{"model.threshold": "validation", "model.flips": True})
-    output = workspace.stage("train")
+    workspace.stage("train")
+    output = workspace.stage("calibrate")
     segmenter = Segmenter.load(workspace.root / "models")
     store = FrameStore.open(workspace.root / "data" / "packed")
     rows = store.rows("validation").tolist()

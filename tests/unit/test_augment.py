@@ -1,4 +1,4 @@
-"""Augmentation: drawn by the seed alone, the same for frame and mask."""
+"""Augmentation: depends only on the seed, and is the same for frame and mask."""
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ def pair() -> tuple[np.ndarray, np.ndarray]:
     return frame, mask
 
 
-def test_none_leaves_frames_as_they_are(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_none_does_not_change_frames(pair: tuple[np.ndarray, np.ndarray]) -> None:
     frame, mask = Augmentation("none")(*pair, seed=3)
     np.testing.assert_array_equal(frame, pair[0])
     np.testing.assert_array_equal(mask, pair[1])
 
 
-def test_soft_depends_on_the_seed_and_on_nothing_before(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_soft_depends_only_on_the_seed(pair: tuple[np.ndarray, np.ndarray]) -> None:
     first, second = Augmentation("soft"), Augmentation("soft")
     forwards = [first(*pair, seed=seed) for seed in SEEDS]
     np.random.seed(9)
@@ -35,7 +35,7 @@ def test_soft_depends_on_the_seed_and_on_nothing_before(pair: tuple[np.ndarray, 
     assert len({frame.tobytes() for frame, _ in forwards}) >= len(SEEDS) * 0.8
 
 
-def test_soft_keeps_shapes_and_types_and_what_it_was_given(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_soft_keeps_shape_and_type_and_does_not_modify_its_input(pair: tuple[np.ndarray, np.ndarray]) -> None:
     for array in pair:
         array.flags.writeable = False
     before = [array.copy() for array in pair]
@@ -56,11 +56,11 @@ def test_the_mask_moves_with_the_frame(pair: tuple[np.ndarray, np.ndarray]) -> N
         bright, true = frame > 140, mask == 1
         assert (bright & true).sum() / (bright | true).sum() > 0.9
         moved += (true & (pair[1] == 1)).sum() < 0.5 * true.sum()
-    assert moved > 5, "flips and shifts carry it elsewhere"
+    assert moved > 5, "flips and shifts move it"
 
 
-def test_softs_changes_are_drawn_independently(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    """Each of the two flips, the affine change and the change of brightness happens to half of the frames."""
+def test_the_changes_of_soft_are_independent(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    """Each of the two flips, the affine transform and the change in brightness applies to half of the frames."""
     soft = Augmentation("soft")
     happened = []
     for seed in range(400):
@@ -74,7 +74,7 @@ def test_softs_changes_are_drawn_independently(pair: tuple[np.ndarray, np.ndarra
     np.testing.assert_allclose(np.corrcoef(table.T), np.eye(4), atol=0.2)  # 4 standard errors
 
 
-def test_softs_changes_are_small(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_the_changes_of_soft_are_small(pair: tuple[np.ndarray, np.ndarray]) -> None:
     changed = [Augmentation("soft")(*pair, seed=seed) for seed in SEEDS]
     areas = np.array([mask.sum() for _, mask in changed]) / pair[1].sum()
     assert 0.78 < areas.min() < 0.95

@@ -1,4 +1,4 @@
-"""Scores that need no model: the mean training mask."""
+"""A baseline that needs no model: the mean training mask."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ SIZES = [(96, 128), (48, 64), (210, 290), (300, 100)]
 
 
 def make_store(folder: Path, masks: Sequence[np.ndarray], splits: Sequence[str] | None = None) -> FrameStore:
-    """A frame store with these masks, all of the split train unless told."""
+    """A frame store with these masks, all in the split train by default."""
     with Writer(folder) as writer:
         for number, mask in enumerate(masks):
             writer.append(f"{number}_1.png", str(number), None, np.full_like(mask, number), mask)
@@ -24,7 +24,7 @@ def make_store(folder: Path, masks: Sequence[np.ndarray], splits: Sequence[str] 
 
 
 def rectangle(height: int, width: int, top: float, left: float, bottom: float, right: float) -> np.ndarray:
-    """A mask whose edges are shares of its height and width."""
+    """A rectangular mask with its edges given as shares of height and width."""
     mask = np.zeros((height, width), np.uint8)
     mask[round(top * height) : round(bottom * height), round(left * width) : round(right * width)] = 1
     return mask
@@ -38,7 +38,7 @@ def best_prior(store: FrameStore, rule: EmptyRule) -> np.ndarray:
     return baselines.priors(store, rule).best
 
 
-def test_masks_that_are_all_alike_are_their_own_prior(tmp_path: Path) -> None:
+def test_identical_masks_are_their_own_prior(tmp_path: Path) -> None:
     mask = rectangle(96, 128, 0.25, 0.5, 0.75, 0.75)
     prior = best_prior(make_store(tmp_path, [mask] * 3), "kaggle")
     assert dice(prior, mask) == 1
@@ -61,14 +61,14 @@ def test_only_training_masks_count(tmp_path: Path) -> None:
     assert (dice(prior, left), dice(prior, right)) == (1, 0)
 
 
-def test_what_most_masks_share_is_kept_and_an_outlier_is_not(tmp_path: Path) -> None:
+def test_pixels_in_most_masks_are_kept_and_outliers_are_not(tmp_path: Path) -> None:
     common, outlier = rectangle(96, 128, 0.25, 0.25, 0.5, 0.5), rectangle(96, 128, 0.6, 0.7, 0.9, 0.9)
     prior = best_prior(make_store(tmp_path, [common] * 9 + [outlier]), "kaggle")
     assert (dice(prior, common), dice(prior, outlier)) == (1, 0)
 
 
-def test_the_cut_is_better_on_the_training_frames_than_half_of_them_agreeing(tmp_path: Path) -> None:
-    """Masks that wander overlap by half nowhere but at their middle; a lower cut covers more of each."""
+def test_the_chosen_threshold_scores_better_in_training_than_one_half(tmp_path: Path) -> None:
+    """Masks at varying positions agree by half only in the middle; a lower threshold covers more of each."""
     masks = [rectangle(96, 128, 0.3, start, 0.7, start + 0.25) for start in np.linspace(0.2, 0.55, 15)]
     priors = baselines.priors(make_store(tmp_path, masks), "kaggle")
     np.testing.assert_array_equal(priors.half, np.mean(masks, axis=0) >= 0.5)
@@ -76,7 +76,7 @@ def test_the_cut_is_better_on_the_training_frames_than_half_of_them_agreeing(tmp
 
 
 @pytest.mark.parametrize("number", [1, 4])
-def test_frames_without_any_mask_make_an_empty_prior(number: int, tmp_path: Path) -> None:
+def test_frames_without_masks_give_an_empty_prior(number: int, tmp_path: Path) -> None:
     empty = np.zeros((60, 80), np.uint8)
     prior = best_prior(make_store(tmp_path, [empty] * number), "kaggle")
     assert not baselines.at_size(prior, 60, 80).any()
@@ -84,7 +84,7 @@ def test_frames_without_any_mask_make_an_empty_prior(number: int, tmp_path: Path
 
 
 @pytest.mark.parametrize(("rule", "empty"), [("kaggle", True), ("nnunet", False), ("monai", False), ("smp", True)])
-def test_mostly_empty_frames_make_an_empty_prior_where_those_are_scored(
+def test_mostly_empty_frames_give_an_empty_prior_if_empty_frames_are_scored(
     rule: EmptyRule, empty: bool, tmp_path: Path
 ) -> None:
     mask = rectangle(96, 128, 0.25, 0.5, 0.75, 0.75)

@@ -1,4 +1,4 @@
-"""Intervals: their coverage, that subjects are drawn and not frames, that differences are paired."""
+"""Intervals: their coverage; subjects are resampled, not frames; differences are paired."""
 
 import numpy as np
 import pytest
@@ -9,20 +9,20 @@ RESAMPLES = 2000
 
 
 def frames(seed: int, subjects: int, each: int, between: float, within: float) -> tuple[np.ndarray, np.ndarray]:
-    """Subjects with means about 0.7 and frames about them: values and subjects of all frames."""
+    """Subjects scattered around 0.7, with frames scattered around each: values and subjects of all frames."""
     random = np.random.default_rng(seed)
     values = 0.7 + random.normal(0, between, (subjects, 1)) + random.normal(0, within, (subjects, each))
     return values.ravel(), np.repeat([f"s{number}" for number in range(subjects)], each)
 
 
-def test_the_value_is_that_of_the_frames_and_lies_in_its_interval() -> None:
+def test_the_value_is_the_mean_over_frames_and_lies_in_its_interval() -> None:
     values, subjects = frames(1, 20, 10, 0.1, 0.1)
     found = SubjectBootstrap(subjects, RESAMPLES, 70).mean(values)
     assert found.value == pytest.approx(values.mean())
     assert found.low < found.value < found.high
 
 
-def test_most_intervals_hold_the_truth() -> None:
+def test_most_intervals_contain_the_truth() -> None:
     held = []
     for seed in range(400):
         values, subjects = frames(seed, 35, 4, 0.1, 0.05)
@@ -31,14 +31,14 @@ def test_most_intervals_hold_the_truth() -> None:
     assert 0.90 <= np.mean(held) <= 0.97
 
 
-def test_frames_of_a_subject_are_not_taken_for_independent() -> None:
+def test_frames_of_a_subject_are_not_treated_as_independent() -> None:
     values, subjects = frames(2, 30, 40, 0.1, 0.02)
     by_subject = SubjectBootstrap(subjects, RESAMPLES, 70).mean(values)
     by_frame = SubjectBootstrap(np.arange(len(values)).astype(str), RESAMPLES, 70).mean(values)
     assert by_subject.high - by_subject.low > 4 * (by_frame.high - by_frame.low)
 
 
-def test_width_is_that_of_the_normal_theory_where_that_holds() -> None:
+def test_the_width_matches_normal_theory_where_it_applies() -> None:
     values, subjects = frames(3, 500, 1, 0.1, 0)
     found = SubjectBootstrap(subjects, 20_000, 70).mean(values)
     error = values.std() / np.sqrt(500)
@@ -47,7 +47,7 @@ def test_width_is_that_of_the_normal_theory_where_that_holds() -> None:
     )
 
 
-def test_the_seed_decides_and_the_order_of_frames_within_subjects_does_not() -> None:
+def test_intervals_depend_on_the_seed_but_not_on_the_order_of_frames_within_subjects() -> None:
     values, subjects = frames(4, 12, 6, 0.1, 0.1)
     drawn = SubjectBootstrap(subjects, RESAMPLES, 70).mean(values)
     assert SubjectBootstrap(subjects, RESAMPLES, 70).mean(values) == drawn
@@ -56,7 +56,7 @@ def test_the_seed_decides_and_the_order_of_frames_within_subjects_does_not() -> 
     assert SubjectBootstrap(subjects, RESAMPLES, 70).mean(turned).low == pytest.approx(drawn.low)
 
 
-def test_subjects_weigh_alike_in_the_mean_of_subjects() -> None:
+def test_subjects_have_equal_weight_in_the_mean_of_subjects() -> None:
     values, subjects = np.array([0.9] * 9 + [0.1]), ["a"] * 9 + ["b"]
     bootstrap = SubjectBootstrap(subjects, RESAMPLES, 70)
     assert bootstrap.mean(values).value == pytest.approx(0.82)
@@ -64,7 +64,7 @@ def test_subjects_weigh_alike_in_the_mean_of_subjects() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.1, 0.9))
 
 
-def test_frames_left_out_count_nowhere() -> None:
+def test_frames_left_out_have_no_effect() -> None:
     values, subjects = frames(5, 15, 4, 0.1, 0.1)
     with_gaps = np.concatenate([values, np.full(30, np.nan)])
     bootstrap = SubjectBootstrap([*subjects, *subjects[:30]], RESAMPLES, 70)
@@ -74,7 +74,7 @@ def test_frames_left_out_count_nowhere() -> None:
 
 
 def test_a_difference_is_paired() -> None:
-    """Both figures scatter by subject, their difference does not."""
+    """Both vary between subjects, but their difference does not."""
     values, subjects = frames(6, 20, 10, 0.2, 0.01)
     bootstrap = SubjectBootstrap(subjects, RESAMPLES, 70)
     found = bootstrap.difference(values + 0.02, values)
@@ -82,20 +82,20 @@ def test_a_difference_is_paired() -> None:
     assert bootstrap.mean(values).high - bootstrap.mean(values).low > 0.1
 
 
-def test_a_difference_of_figures_on_different_frames_is_that_of_the_figures() -> None:
+def test_a_difference_of_means_over_different_frames_is_that_of_the_means() -> None:
     values, subjects = frames(7, 20, 10, 0.1, 0.1)
     half = np.where(np.arange(len(values)) % 2, values, np.nan)
     found = SubjectBootstrap(subjects, RESAMPLES, 70).difference(half, values)
     assert found.value == pytest.approx(np.nanmean(half) - values.mean())
 
 
-def test_a_ratio_is_of_the_sums() -> None:
+def test_a_ratio_is_computed_from_sums() -> None:
     bootstrap = SubjectBootstrap(["a", "b"], RESAMPLES, 70)
     found = bootstrap.ratio(np.array([1.0, 0.0]), np.array([10.0, 30.0]))
     assert (found.value, found.low, found.high) == pytest.approx((1 / 40, 0, 1 / 10))
 
 
-def test_one_subject_has_no_interval_and_no_frame_no_figure() -> None:
+def test_one_subject_has_no_interval_and_no_frames_have_no_mean() -> None:
     one = SubjectBootstrap(["a"] * 5, RESAMPLES, 70).mean(np.arange(5.0))
     assert one.value == 2
     assert np.isnan([one.low, one.high]).all()

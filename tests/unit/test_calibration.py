@@ -1,4 +1,4 @@
-"""Reliability, its error, Brier's score and the sweep over thresholds, against torchmetrics and by hand."""
+"""Calibration curve and error, Brier score and threshold sweep, compared with torchmetrics and by hand."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ RNG = np.random.default_rng(70)
 
 
 def frames(number: int, bias: float = 0.0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Probabilities, float32 (20, 30), and truths that follow them; a bias makes the truth likelier."""
+    """Probabilities, float32 (20, 30), and true masks drawn from them; with a bias, nerve is more likely."""
     probabilities = RNG.beta(0.4, 1.5, (number, 20, 30)).astype(np.float32)
     truths = (RNG.random(probabilities.shape) < np.clip(probabilities + bias, 0, 1)).astype(np.uint8)
     return list(zip(probabilities, truths, strict=True))
@@ -26,19 +26,19 @@ def figures(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
     return float(calibration.expected_error(sums)[0]), float(calibration.brier(sums)[0])
 
 
-def test_the_error_is_that_of_torchmetrics_with_as_many_bins() -> None:
+def test_the_calibration_error_matches_torchmetrics() -> None:
     pairs = frames(10, 0.1)
     p, y = (torch.from_numpy(np.stack(each)) for each in zip(*pairs, strict=True))
     theirs = binary_calibration_error(p.ravel(), y.ravel().int(), n_bins=calibration.BINS, norm="l1")
     assert figures(pairs)[0] == pytest.approx(theirs.item(), abs=1e-4)
 
 
-def test_briers_score_is_the_mean_squared_error() -> None:
+def test_the_brier_score_is_the_mean_squared_error() -> None:
     pairs = frames(10)
     assert figures(pairs)[1] == pytest.approx(np.mean([(p - y) ** 2 for p, y in pairs]), rel=1e-5)
 
 
-def test_what_happens_as_often_as_it_says_is_calibrated() -> None:
+def test_probabilities_that_match_frequencies_are_calibrated() -> None:
     assert figures(frames(200))[0] < 0.005
     assert figures(frames(200, 0.2))[0] == pytest.approx(0.2, abs=0.03)
 
@@ -47,14 +47,14 @@ def test_the_curve_has_the_share_of_nerve_in_each_bin() -> None:
     probability = np.array([[0.0, 0.51, 0.52, 0.54, 0.53, 1.0]], np.float32)
     truth = np.array([[0, 1, 0, 0, 0, 1]], np.uint8)
     curve = calibration.curve(histograms([(probability, truth)]))
-    assert curve["to"].tolist() == [0.05, 0.55, 1], "0 and 1 are in the outer bins, and empty bins in none"
+    assert curve["to"].tolist() == [0.05, 0.55, 1], "0 and 1 are in the outer bins, and empty bins are left out"
     middle = curve[curve["from"] == 0.5].iloc[0]
     assert (middle["pixels"], middle["share"]) == (4, 0.25)
     assert middle["probability"] == pytest.approx(0.525)
     assert curve["pixels"].tolist() == [1, 4, 1]
 
 
-def test_the_sweep_scores_as_cutting_at_each_threshold_does() -> None:
+def test_the_sweep_matches_masks_at_each_threshold() -> None:
     pairs = frames(6)
     sweep = calibration.sweep(histograms(pairs), "kaggle").set_index("threshold")
     for threshold in (0.25, 0.5, 0.75):
@@ -75,7 +75,7 @@ def test_the_sweep_follows_the_rule_for_empty_masks() -> None:
     assert not by_rule["monai"]["frames"].any()
 
 
-def test_a_threshold_is_chosen_only_where_one_is_better() -> None:
+def test_a_threshold_is_chosen_only_if_one_is_better() -> None:
     pairs = frames(6)
     sweep = calibration.sweep(histograms(pairs), "kaggle")
     threshold, dice = calibration.best(sweep)

@@ -1,4 +1,4 @@
-"""The three forms of the model card, all made from one record."""
+"""The three forms of the model card, all generated from one record."""
 
 import json
 import socket
@@ -16,6 +16,7 @@ from test_provenance import ORIGINS
 
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import scores
+from nerveseg.evaluation.results import Metrics
 from nerveseg.model.spec import ModelSpec
 from nerveseg.modelcard import card
 from nerveseg.modelcard.card import Card
@@ -35,7 +36,7 @@ TENSOR = {
 }
 TENSORS = {"type": "object", "additionalProperties": TENSOR, "minProperties": 1}
 TEXTS = ("schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors")
-# What MONAI's schema of 2024-07-25, which the file names, demands; it lies in the network.
+# The requirements of MONAI's schema of 2024-07-25, to which the file refers; the schema itself is online.
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -53,8 +54,8 @@ SCHEMA = {
 }
 
 
-def metrics(subjects: int = 4, empty: bool = False, split: Literal["test", "validation"] = "test") -> dict[str, Any]:
-    """Those of ten frames a subject, whose Dice falls from subject to subject."""
+def metrics(subjects: int = 4, empty: bool = False, split: Literal["test", "validation"] = "test") -> Metrics:
+    """Metrics of ten frames per subject, with Dice decreasing from subject to subject."""
     count = subjects * 10
     dice = np.linspace(0.9, 0.5, count)
     table = pd.DataFrame(
@@ -76,7 +77,7 @@ def metrics(subjects: int = 4, empty: bool = False, split: Literal["test", "vali
     )
     histograms = np.ones((count, 4, 20))
     sweep = pd.DataFrame({"threshold": [0.5], "dice": [0.7]})
-    return json.loads(json.dumps(scores.summary(scores.Scores(table, histograms), sweep, evaluate)))
+    return Metrics.model_validate(scores.summary(scores.Scores(table, histograms), sweep, evaluate))
 
 
 def made(with_mask: int = 60, shared_subjects: int = 0, sides: Sequence[str] = ("test", "train"), **more: Any) -> Card:
@@ -87,13 +88,13 @@ def made(with_mask: int = 60, shared_subjects: int = 0, sides: Sequence[str] = (
     return card.record(SPEC, splits, shared_subjects, metrics(**more), "s3://bucket/nerves.zip", ORIGINS)
 
 
-def test_the_record_survives_its_file(tmp_path: Path) -> None:
+def test_the_record_can_be_written_and_read(tmp_path: Path) -> None:
     record = made()
     path = tmp_path / "card.json"
     path.write_text(record.model_dump_json())
     assert card.read(path) == record
     path.write_text('{"version": 1}')
-    with pytest.raises(NervesegError, match=r"card\.json is no model card"):
+    with pytest.raises(NervesegError, match=r"card\.json is not a model card"):
         card.read(path)
 
 
@@ -104,36 +105,36 @@ def test_the_hub_reads_the_markdown_without_the_network(tmp_path: Path, monkeypa
     data = ModelCard.load(path).data
     assert (data.license, data.pipeline_tag) == ("apache-2.0", "image-segmentation")
     results = {result.metric_type: result for result in data.eval_results}
-    test = metrics()["test"]
-    assert results["dice"].metric_value == test["dice"]
-    assert results["dice"].metric_args == {"interval_95": test["dice_ci"]}
+    test = metrics().measured("test.dice")
+    assert results["dice"].metric_value == test.value
+    assert results["dice"].metric_args == {"interval_95": list(test.interval or ())}
     assert (results["dice"].dataset_name, results["dice"].dataset_split) == ("nerves.zip", "test")
     assert {"dice_by_subject", "iou", "nsd", "hd95", "worst_subject"} <= set(results)
     assert "presence_specificity" not in results, "undefined without empty frames"
 
 
-def test_every_form_shows_the_figures_with_their_intervals() -> None:
-    record, found = made(), metrics()
+def test_every_form_shows_the_metrics_with_their_intervals() -> None:
+    record, found = made(), json.loads(json.dumps(metrics().record))
     low, high = found["test"]["dice_ci"]
     text = card.markdown(record)
     assert f"| Dice, mean over frames | {found['test']['dice']:.4f} | {low:.4f} to {high:.4f} |" in text
     assert "| Dice of the mean training mask | 0.3000 | 0.3000 to 0.3000 |" in text
     worst, worst_low, worst_high = found["test"]["worst_subject"], *found["test"]["worst_subject_ci"]
     assert f"| Dice of the worst subject, p3 | {worst:.4f} | {worst_low:.4f} to {worst_high:.4f} |" in text
-    assert "not of who is worst" in text
-    assert "| Dice of the mean training mask, cut at 0.5 | 0.2000 |" in text
+    assert "covers that subject's mean, not the ranking" in text
+    assert "| Dice of the mean training mask, thresholded at 0.5 | 0.2000 |" in text
     short = card.description(record)
     assert f"Dice {found['test']['dice']:.3f} ({low:.3f} to {high:.3f})" in short
     assert "40 test frames of 4 subjects" in short
     assert f"worst subject, p3: {worst:.3f} ({worst_low:.3f} to {worst_high:.3f})" in short
-    assert "not of who is worst" in short
+    assert "covers that subject's mean, not the ranking" in short
     assert "mean training mask: 0.300" in short
     evaluated = card.bundle_metadata(record)["eval_metrics"]
     assert (evaluated["test.dice"], evaluated["test.dice_ci"]) == (found["test"]["dice"], [low, high])
     assert evaluated["baseline.prior.dice"] == found["baseline"]["prior"]["dice"]
 
 
-def test_limits_are_said_only_where_they_hold() -> None:
+def test_limits_are_listed_only_if_they_apply() -> None:
     only_nerves = "Trained on frames with a nerve only"
     first = made(with_mask=60)
     assert first.limits[0].startswith(only_nerves)
@@ -141,14 +142,14 @@ def test_limits_are_said_only_where_they_hold() -> None:
         assert only_nerves in form
     second = made(with_mask=30, shared_subjects=2, empty=True)
     assert not any(only_nerves in limit for limit in second.limits)
-    assert "2 subjects are on both sides" in card.description(second)
+    assert "2 subjects are in more than one split" in card.description(second)
     assert "test frames exist and were not scored" in card.markdown(made(split="validation"))
     untested = made(split="validation", sides=["validation", "train"])
-    assert "none were kept aside for testing" in card.markdown(untested)
+    assert "none were held out for testing" in card.markdown(untested)
     assert "| train | 60 | 60 | 6 | 30 |" in card.markdown(second)
 
 
-def test_what_is_averaged_is_said() -> None:
+def test_averaging_is_mentioned() -> None:
     record = made()
     assert "mean over" not in card.markdown(record).partition("## Input and output")[2]
     averaged = record.model_copy(update={"network": SPEC.model_copy(update={"flips": True, "members": 5})})
@@ -159,7 +160,7 @@ def test_monai_verifies_the_metadata(tmp_path: Path) -> None:
     written, schema = tmp_path / "metadata.json", tmp_path / "schema.json"
     content = card.bundle_metadata(made())
     written.write_text(json.dumps(content))
-    schema.write_text(json.dumps(SCHEMA))  # MONAI downloads none that is there
+    schema.write_text(json.dumps(SCHEMA))  # MONAI does not download an existing one
     verify_metadata(written, schema)
     assert content["pytorch_version"] == version("torch")
     assert content["network_data_format"]["inputs"]["frames"]["spatial_shape"] == [96, 128]

@@ -1,4 +1,4 @@
-"""Which frames are near-identical."""
+"""Clusters of near-duplicate frames."""
 
 import time
 
@@ -11,7 +11,7 @@ from nerveseg.data.frame_store import difference_hash
 
 
 def frame(seed: int, height: int = 210, width: int = 290) -> np.ndarray:
-    """Smooth structures under speckle, as ultrasound has them."""
+    """Smooth structures with speckle, like ultrasound."""
     random = np.random.default_rng(seed)
     smooth = cv2.resize(random.random((9, 12)), (width, height), interpolation=cv2.INTER_CUBIC)
     return (255 * np.clip(smooth * random.rayleigh(0.5, (height, width)), 0, 1)).astype(np.uint8)
@@ -21,7 +21,7 @@ def of(frames: list[np.ndarray], bits: int = 6) -> list[int]:
     return clusters.near_identical([difference_hash(each) for each in frames], bits).tolist()
 
 
-def test_frames_that_differ_are_clusters_of_their_own() -> None:
+def test_different_frames_are_in_different_clusters() -> None:
     assert of([frame(seed) for seed in range(40)]) == list(range(40))
 
 
@@ -41,7 +41,7 @@ def test_noise_contrast_compression_and_size_do_not_matter(change: object) -> No
     assert of([frame(2), frame(3), frame(4), changed]) == [0, 1, 2, 1]
 
 
-def test_a_chain_of_near_frames_is_one_cluster() -> None:
+def test_a_chain_of_near_duplicates_is_one_cluster() -> None:
     code = np.zeros(256, np.uint8)
     code[:40] = 1
     chain = []
@@ -52,15 +52,15 @@ def test_a_chain_of_near_frames_is_one_cluster() -> None:
     assert clusters.near_identical(chain, 4).tolist() == [0, 1, 2, 3]
 
 
-def test_frames_without_contrast_are_like_no_other() -> None:
+def test_frames_without_contrast_have_no_near_duplicates() -> None:
     assert of([np.full((50, 60), grey, np.uint8) for grey in (0, 0, 90)]) == [0, 1, 2]
 
 
-def test_no_frame_has_no_cluster() -> None:
+def test_no_frames_have_no_clusters() -> None:
     assert of([]) == []
 
 
-def test_as_many_frames_as_kaggle_has_take_seconds() -> None:
+def test_as_many_frames_as_in_the_kaggle_dataset_take_seconds() -> None:
     random = np.random.default_rng(70)
     hashes = [random.bytes(32).hex() for _ in range(5635)]
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Candidate and champion held by what is recorded of each, where one has learnt from every frame."""
+"""Candidate and champion compared by recorded scores, if either has learned from all frames."""
 
 import numpy as np
 import pandas as pd
@@ -27,24 +27,24 @@ def compared(candidate: pd.DataFrame, champion: pd.DataFrame) -> Criterion:
     return comparison.out_of_fold(candidate, champion, "3", EVALUATE, REGISTER)
 
 
-def test_only_frames_of_both_are_compared_each_with_itself() -> None:
+def test_only_common_frames_are_compared_in_pairs() -> None:
     dice = np.random.default_rng(0).uniform(0.2, 0.8, 24)
     champion = scored(dice).sample(frac=1, random_state=0)
     better, worse = (compared(scored(dice + gain).iloc[8:], champion) for gain in (0.1, -0.1))
     assert better.value == pytest.approx(0.1)
     assert "against" in better.detail
-    assert "of the champion, version 3, out of fold on 16 frames" in better.detail
+    assert "for the champion, version 3, out of fold on 16 frames" in better.detail
     assert (better.passed, worse.passed) == (True, False)
 
 
 @pytest.mark.parametrize("dice", [np.full(4, np.nan), np.zeros(0)])
-def test_without_a_frame_of_both_the_criterion_fails_and_says_so(dice: np.ndarray) -> None:
+def test_without_common_frames_the_criterion_fails_and_says_so(dice: np.ndarray) -> None:
     found = compared(scored(np.ones(4)), scored(dice))
     assert (found.name, found.value, found.passed) == ("gain_over_champion", None, False)
-    assert found.detail.endswith("of the champion, version 3, out of fold: undefined, no frame has a Dice of both")
+    assert found.detail.endswith("the champion, version 3, out of fold: undefined, no frame has a Dice for both")
 
 
-def test_a_recorded_table_is_read_by_any_rule() -> None:
+def test_a_recorded_table_can_be_scored_by_any_rule() -> None:
     by_kaggle, true, predicted = np.array([1.0, 0.0, 0.7, 0.0]), np.array([0, 0, 9, 9]), np.array([0, 5, 9, 0])
     table = pd.DataFrame({"true_area": true, "predicted_area": predicted})
     for written in empty.RULES:

@@ -1,4 +1,4 @@
-"""Contradictory masks of near-identical frames, and the ceiling that they imply."""
+"""Contradictory masks of near-duplicate frames, and the resulting ceiling."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
 def make_store(folder: Path, masks: list[np.ndarray], clusters: list[int]) -> FrameStore:
-    """Frames with these masks, those of a cluster the same."""
+    """Frames with these masks, the same frame within a cluster."""
     with Writer(folder) as writer:
         for number, (mask, cluster) in enumerate(zip(masks, clusters, strict=True)):
             frame = np.random.default_rng(cluster).integers(0, 255, mask.shape, np.uint8)
@@ -37,7 +37,7 @@ def ceiling(store: FrameStore, rule: EmptyRule = "kaggle") -> float:
 
 
 def by_trying_all(masks: list[np.ndarray]) -> float:
-    """The best mean Dice over every order-free choice of pixels by pattern: all counts of each of three patterns."""
+    """The best mean Dice over all masks: only the number of pixels of each of three patterns matters."""
     first, second = (mask.astype(bool) for mask in masks)
     only_first, both, only_second = first & ~second, first & second, second & ~first
     counts = [int(part.sum()) for part in (only_first, both, only_second)]
@@ -52,7 +52,7 @@ def by_trying_all(masks: list[np.ndarray]) -> float:
     return best
 
 
-def test_one_of_two_alike_is_empty_so_that_half_is_the_best(tmp_path: Path) -> None:
+def test_if_one_of_two_near_duplicates_is_empty_the_ceiling_is_one_half(tmp_path: Path) -> None:
     store = make_store(tmp_path, [rectangle(5, 15, 5, 25), EMPTY], [0, 0])
     assert ceiling(store) == pytest.approx(0.5)
     assert ceiling(store, "monai") == 1, "the frame without a nerve is left out"
@@ -70,12 +70,12 @@ def test_one_of_two_alike_is_empty_so_that_half_is_the_best(tmp_path: Path) -> N
         [rectangle(0, 4, 0, 4), rectangle(20, 36, 20, 36)],
     ],
 )
-def test_the_ceiling_of_two_masks_is_the_best_of_all_masks(tmp_path: Path, masks: list[np.ndarray]) -> None:
+def test_the_ceiling_of_two_masks_is_the_best_over_all_masks(tmp_path: Path, masks: list[np.ndarray]) -> None:
     assert ceiling(make_store(tmp_path, masks, [0, 0])) == pytest.approx(by_trying_all(masks))
 
 
 def test_the_ceiling_of_many_masks_is_the_best_over_all_sizes() -> None:
-    """The bounded search against every size of mask in turn."""
+    """Compares the bounded search with trying every mask size."""
     random = np.random.default_rng(3)
     for _ in range(20):
         patterns = np.unique(random.integers(0, 2, (30, 7)), axis=0).astype(float)
@@ -89,14 +89,14 @@ def test_the_ceiling_of_many_masks_is_the_best_over_all_sizes() -> None:
         assert conflicts.best_single(patterns, counts).mean() == pytest.approx(expected)
 
 
-def test_frames_like_no_other_and_equal_masks_have_no_ceiling(tmp_path: Path) -> None:
+def test_unique_frames_and_equal_masks_have_a_ceiling_of_one(tmp_path: Path) -> None:
     here, there = rectangle(5, 15, 5, 25), rectangle(20, 30, 20, 40)
     store = make_store(tmp_path, [here, here, there, EMPTY, EMPTY], [0, 0, 1, 2, 2])
     assert conflicts.ceilings(store, np.arange(5), "kaggle", BITS).tolist() == pytest.approx([1.0] * 5)
     assert conflicts.find(store, BITS).empty
 
 
-def test_conflicts_come_worst_first_and_agreement_is_none(tmp_path: Path) -> None:
+def test_conflicts_are_sorted_worst_first_without_agreeing_pairs(tmp_path: Path) -> None:
     masks = [rectangle(5, 15, 5, 25), rectangle(5, 15, 6, 26), rectangle(5, 15, 20, 40), rectangle(25, 35, 5, 25)]
     store = make_store(tmp_path, [*masks, masks[3]], [4, 4, 4, 4, 5])
     pairs = conflicts.find(store, BITS)
@@ -106,21 +106,21 @@ def test_conflicts_come_worst_first_and_agreement_is_none(tmp_path: Path) -> Non
         assert pair.dice == pytest.approx(metrics.score(store.mask(pair.row), store.mask(pair.other_row))[0])
 
 
-def test_frames_that_only_others_tie_together_are_not_near_identical(tmp_path: Path) -> None:
-    """The first and the last of a chain differ in 8 bits, its neighbours in 3 and 5."""
+def test_frames_joined_only_through_others_are_not_near_duplicates(tmp_path: Path) -> None:
+    """The first and last frame of a chain differ in 8 bits, neighbours in 3 and 5."""
     here, there = rectangle(5, 15, 5, 25), rectangle(25, 35, 5, 25)
     store = make_store(tmp_path, [here, here, there], [0, 0, 0])
     store.index["dhash"] = [f"{bits:064x}" for bits in (0xF00, 0xF07, 0xFFF)]
     pairs = conflicts.find(store, BITS)
     assert pairs[["row", "other_row", "bits"]].to_numpy().tolist() == [[1, 2, 5]]
     found = conflicts.ceilings(store, np.arange(3), "kaggle", BITS)
-    assert found.tolist() == [1, 1, 1], "two groups, each of one mind"
+    assert found.tolist() == [1, 1, 1], "two groups, each without contradictions"
     evaluate = load(PARAMS).evaluate
     assert conflicts.summary(store, np.arange(3), pairs, evaluate, BITS)["near_identical_frames"] == 3
     assert conflicts.summary(store, np.array([0, 2]), pairs, evaluate, BITS)["near_identical_frames"] == 0
 
 
-def test_a_cluster_beyond_a_words_bits_is_taken_in_parts(tmp_path: Path) -> None:
+def test_a_cluster_larger_than_a_word_is_processed_in_parts(tmp_path: Path) -> None:
     masks = [rectangle(5, 15, 5, 25)] * 64 + [rectangle(25, 35, 5, 25)] * 2
     scores = conflicts.ceilings(make_store(tmp_path, masks, [0] * 66), np.arange(66), "kaggle", BITS)
     assert scores.tolist() == pytest.approx([1.0] * 66)

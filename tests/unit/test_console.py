@@ -1,4 +1,4 @@
-"""What a user reads of an error."""
+"""Errors as the user sees them."""
 
 import subprocess
 import sys

@@ -31,14 +31,14 @@ def by_name(batch: Figures, threshold: float = 0.25) -> dict[str, drift.Drift]:
     return {one.figure: one for one in drift.compare(TRAINING, batch, threshold)}
 
 
-def test_bins_hold_equal_shares_of_the_training_set() -> None:
+def test_bins_contain_equal_shares_of_the_training_set() -> None:
     for name in ("area", "confidence", "atypicality"):
         assert len(TRAINING[name]["counts"]) == len(TRAINING[name]["edges"]) + 1 == 5
         assert set(TRAINING[name]["counts"]) == {80}
     assert sum(TRAINING["intensity"]["counts"]) == pytest.approx(400)
 
 
-def test_the_index_is_that_of_its_formula() -> None:
+def test_psi_matches_its_formula() -> None:
     """Two bins, shares 1/2 and 1/2 against 3/4 and 1/4: PSI = 1/4 ln(3/2) - 1/4 ln(1/2)."""
     many = 10**6
     training = {
@@ -51,13 +51,13 @@ def test_the_index_is_that_of_its_formula() -> None:
     values = np.repeat([0.2, 0.8], [3 * many // 4, many // 4])
     batch = Figures(drift.grey_levels(np.zeros((1, 1), np.uint8)), values, values, values, many)
     found = drift.compare(training, batch, 0.1)
-    assert [one.figure for one in found] == ["intensity", "area", "confidence"], "a reference of before atypicality"
+    assert [one.figure for one in found] == ["intensity", "area", "confidence"], "a reference without atypicality"
     assert found[1].psi == pytest.approx(np.log(1.5) / 4 - np.log(0.5) / 4, abs=1e-4)
     assert found[1].batch_mean == pytest.approx(0.35)
     assert found[1].drifted
 
 
-def test_more_of_the_same_does_not_drift() -> None:
+def test_frames_from_the_same_distribution_do_not_drift() -> None:
     assert not any(one.drifted for one in by_name(figures(200, 20)).values())
 
 
@@ -70,7 +70,7 @@ def test_more_of_the_same_does_not_drift() -> None:
         ("atypicality", {"atypicality": 0.6}),
     ],
 )
-def test_only_what_is_shifted_drifts(figure: str, shift: dict[str, float]) -> None:
+def test_only_shifted_figures_drift(figure: str, shift: dict[str, float]) -> None:
     found = by_name(figures(200, 100, **shift))  # type: ignore[arg-type]
     assert {name for name, one in found.items() if one.drifted} == {figure}
 
@@ -81,7 +81,7 @@ def test_few_people_raise_the_limit_of_area_and_confidence() -> None:
     assert by_name(figures(50, 2))["intensity"].limit == 0.25
 
 
-def test_nothing_predicted_is_the_lowest_confidence() -> None:
+def test_an_empty_mask_has_the_lowest_confidence() -> None:
     nothing = Figures(drift.grey_levels(np.full((4, 4), 100, np.uint8)), np.zeros(50), np.zeros(50), np.ones(50), 50)
     found = by_name(nothing)
     assert found["area"].drifted
@@ -90,11 +90,11 @@ def test_nothing_predicted_is_the_lowest_confidence() -> None:
     assert found["atypicality"].batch_mean == 1
 
 
-def test_a_batch_of_nothing_has_no_figures() -> None:
+def test_an_empty_batch_has_no_drift() -> None:
     assert drift.compare(TRAINING, Figures(np.zeros(256, np.int64), *[np.zeros(0)] * 3, 0), 0.25) == []
 
 
-def test_a_model_that_tells_no_atypicality_has_no_row_of_it() -> None:
+def test_a_model_without_atypicality_has_no_row_for_it() -> None:
     silent = replace(figures(50, 10), atypicalities=np.full(50, np.nan))
     assert "atypicality" not in drift.reference(silent)
     assert "atypicality" not in by_name(silent)

@@ -1,4 +1,4 @@
-"""Dice and IoU of the same predictions by four rules for empty masks, against the libraries whose rules they are."""
+"""Dice and IoU of the same predictions by four rules for empty masks, compared with the libraries they come from."""
 
 from typing import get_args
 
@@ -24,11 +24,11 @@ def ours(rule: EmptyRule) -> np.ndarray:
     return empty.apply(BASE, TRUE_AREAS[:, None], rule)
 
 
-def test_the_frames_are_of_all_four_kinds() -> None:
+def test_the_frames_include_all_four_cases() -> None:
     assert len(KINDS) == 4
 
 
-def test_monai_frame_by_frame_and_in_the_mean() -> None:
+def test_monai_per_frame_and_on_average() -> None:
     tensors = [torch.from_numpy(masks).float() for masks in (PREDICTION, TRUTH)]
     theirs = np.stack([compute(*tensors).numpy()[:, 0] for compute in (compute_dice, compute_iou)], axis=1)
     np.testing.assert_allclose(ours("monai"), theirs, atol=1e-6)
@@ -37,7 +37,7 @@ def test_monai_frame_by_frame_and_in_the_mean() -> None:
         assert np.nanmean(ours("monai")[:, column]) == pytest.approx(metric.aggregate().item(), abs=1e-6)
 
 
-def test_smp_frame_by_frame_and_in_the_mean() -> None:
+def test_smp_per_frame_and_on_average() -> None:
     stats = smp.metrics.get_stats(*(torch.from_numpy(masks).long() for masks in (PREDICTION, TRUTH)), mode="binary")
     for column, score in enumerate((smp.metrics.f1_score, smp.metrics.iou_score)):
         np.testing.assert_allclose(ours("smp")[:, column], score(*stats)[:, 0], atol=1e-6)
@@ -46,7 +46,7 @@ def test_smp_frame_by_frame_and_in_the_mean() -> None:
 
 
 def test_nnunet_by_its_formula() -> None:
-    """2 tp / (2 tp + fp + fn) and tp / (tp + fp + fn) in floating point, 0 / 0 and all, then nanmean."""
+    """2 tp / (2 tp + fp + fn) and tp / (tp + fp + fn) in floating point, including 0 / 0, then nanmean."""
     prediction, truth = PREDICTION.astype(bool), TRUTH.astype(bool)
     tp, fp, fn = (found.sum((1, 2, 3)) for found in (prediction & truth, prediction & ~truth, ~prediction & truth))
     with np.errstate(invalid="ignore"):
@@ -54,18 +54,18 @@ def test_nnunet_by_its_formula() -> None:
     np.testing.assert_allclose(ours("nnunet"), theirs)
 
 
-def test_kaggle_by_its_text() -> None:
+def test_kaggle_by_its_description() -> None:
     for number, (prediction, truth) in enumerate(zip(PREDICTION, TRUTH, strict=True)):
         x, y = ({tuple(pixel) for pixel in np.argwhere(mask)} for mask in (prediction, truth))
         assert ours("kaggle")[number, 0] == pytest.approx(2 * len(x & y) / (len(x) + len(y)) if x or y else 1)
 
 
-def test_a_missed_nerve_scores_nothing_by_every_rule() -> None:
+def test_a_missed_nerve_scores_zero_by_every_rule() -> None:
     for rule in empty.RULES:
         assert empty.apply(np.zeros(1), np.array([50]), rule) == [0]
 
 
-def test_every_rule_that_params_know_is_described() -> None:
+def test_every_rule_in_params_is_described() -> None:
     assert set(empty.RULES) == set(get_args(EmptyRule))
     assert empty.describe("nnunet").endswith("nothing predicted is left out and something predicted scores 0")
     assert empty.describe("kaggle").startswith("kaggle: ")

@@ -1,9 +1,9 @@
-"""By what the run of an ensemble is told from others."""
+"""The id of an ensemble's run."""
 
 from nerveseg.crossval.ensemble import run_id
 
 
-def test_the_same_weights_of_other_trainings_are_another_ensemble() -> None:
+def test_the_same_weights_from_other_trainings_are_another_ensemble() -> None:
     weights, trainings = ["0" * 64], ["1", "2"]
     first = run_id(weights, trainings)
     assert run_id(weights, trainings) == first

@@ -1,4 +1,4 @@
-"""The exported network against torch: ONNX Runtime as an independent reader, and the scorer."""
+"""The exported network compared with torch: in ONNX Runtime, as an independent reader, and in the scorer."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def session(folder: Path) -> onnxruntime.InferenceSession:
 @pytest.mark.parametrize(
     "shape", [(1, 64, 96), (2, 64, 96), (7, 64, 96), (1, 32, 32), (3, 128, 64), (1, 256, 256), (16, 32, 64)]
 )
-def test_batch_height_and_width_are_free(
+def test_batch_height_and_width_are_arbitrary(
     network: torch.nn.Module, session: onnxruntime.InferenceSession, shape: tuple[int, int, int]
 ) -> None:
     given = frames(*shape)
@@ -71,7 +71,7 @@ def test_the_same_network_gives_the_same_bytes(network: torch.nn.Module, folder:
 
 
 @pytest.mark.parametrize(("architecture", "encoder"), [("FPN", "resnet18"), ("DeepLabV3Plus", "mobilenet_v2")])
-def test_other_architectures_score_as_torch_does(architecture: str, encoder: str, tmp_path: Path) -> None:
+def test_other_architectures_match_torch(architecture: str, encoder: str, tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"architecture": architecture, "encoder": encoder})
     built = build(spec).eval()
     save(built, spec, tmp_path)
@@ -81,7 +81,7 @@ def test_other_architectures_score_as_torch_does(architecture: str, encoder: str
     np.testing.assert_allclose(OpenVinoScorer(tmp_path, streams=1, threads=1).probability(frame), expected, atol=1e-3)
 
 
-def test_an_ensemble_with_flips_scores_as_torch_does(folder: Path, tmp_path: Path) -> None:
+def test_an_ensemble_with_flips_matches_torch(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     save(build(SPEC), SPEC, other)
@@ -102,14 +102,14 @@ def test_an_ensemble_with_flips_scores_as_torch_does(folder: Path, tmp_path: Pat
     assert np.abs(alone - expected).max() > 0.01
 
 
-def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
+def test_an_architecture_that_cannot_be_exported_is_a_clear_error(tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"architecture": "PSPNet"})
     with pytest.raises(NervesegError, match="PSPNet pools to a grid"):
         export(build(spec), spec, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_scorer_is_the_segmenter(network: torch.nn.Module, folder: Path) -> None:
+def test_the_scorer_matches_the_segmenter(network: torch.nn.Module, folder: Path) -> None:
     scorer, segmenter = OpenVinoScorer(folder, streams=2, threads=2), Segmenter(network, SPEC)
     given = [frames(height, width) for height, width in ((64, 96), (70, 90), (420, 580), (32, 200))]
     with ThreadPoolExecutor(4) as pool:
@@ -118,11 +118,11 @@ def test_the_scorer_is_the_segmenter(network: torch.nn.Module, folder: Path) -> 
         assert found[number].shape == given[number].shape
         np.testing.assert_allclose(found[number], expected, atol=1e-3)
         for again in found[number :: len(given)]:
-            assert np.array_equal(again, found[number]), "whatever is scored beside it"
+            assert np.array_equal(again, found[number]), "whatever else is being scored"
 
 
 def test_nothing_phones_home(folder: Path, tmp_path: Path) -> None:
-    """OpenVINO's own import counts itself with a server unless its telemetry is kept out."""
+    """Importing OpenVINO reports to a server unless its telemetry is blocked."""
     code = (
         "import sys; from pathlib import Path; from nerveseg.prediction.openvino import OpenVinoScorer\n"
         f"OpenVinoScorer(Path({str(folder)!r}), streams=1, threads=1)\n"
@@ -134,7 +134,7 @@ def test_nothing_phones_home(folder: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_export_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_export_is_rejected(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_bytes((folder / "model.json").read_bytes())
     with pytest.raises(NervesegError, match=r"model\.onnx cannot be loaded"):
         OpenVinoScorer(tmp_path, streams=1, threads=1)

@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all."""
+"""Outputs appear complete or not at all."""
 
 import math
 from contextlib import AbstractContextManager
@@ -11,7 +11,7 @@ from nerveseg.files import read_json, replacing, replacing_folder, sha256, write
 
 
 class Interrupted(BaseException):
-    """As KeyboardInterrupt and SystemExit: no Exception."""
+    """Like KeyboardInterrupt and SystemExit, not an Exception."""
 
 
 def fail_while_writing(place: AbstractContextManager[Path], name: str, kind: type[BaseException]) -> None:
@@ -31,7 +31,7 @@ def test_a_new_file_appears_in_a_new_folder_when_the_block_ends(tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", [ValueError, Interrupted])
 @pytest.mark.parametrize("old", ["old", None])
-def test_a_file_is_as_before_when_the_block_fails(kind: type[BaseException], old: str | None, tmp_path: Path) -> None:
+def test_a_file_is_unchanged_when_the_block_fails(kind: type[BaseException], old: str | None, tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     if old:
         path.write_text(old)
@@ -40,7 +40,7 @@ def test_a_file_is_as_before_when_the_block_fails(kind: type[BaseException], old
     assert [(file, file.read_text()) for file in tmp_path.iterdir()] == ([(path, old)] if old else [])
 
 
-def test_a_folder_replaces_the_former_one_with_all_it_holds(tmp_path: Path) -> None:
+def test_a_folder_replaces_the_former_one_with_its_content(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "folder"
     for name in ("first", "second"):
         with replacing_folder(path) as beside:
@@ -53,7 +53,7 @@ def test_a_folder_replaces_the_former_one_with_all_it_holds(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", [ValueError, Interrupted])
 @pytest.mark.parametrize("old", ["old", None])
-def test_a_folder_is_as_before_when_the_block_fails(kind: type[BaseException], old: str | None, tmp_path: Path) -> None:
+def test_a_folder_is_unchanged_when_the_block_fails(kind: type[BaseException], old: str | None, tmp_path: Path) -> None:
     path = tmp_path / "folder"
     if old:
         path.mkdir()
@@ -72,26 +72,26 @@ def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_what_json_has_no_word_for_is_refused_and_the_file_kept(number: float, tmp_path: Path) -> None:
+def test_values_that_json_lacks_are_rejected_and_the_file_is_kept(number: float, tmp_path: Path) -> None:
     write_json(tmp_path / "record.json", {"dice": 0.5})
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "record.json", {"dice": number})
     assert read_json(tmp_path / "record.json") == {"dice": 0.5}
 
 
-def test_a_missing_json_file_says_what_makes_it(tmp_path: Path) -> None:
+def test_a_missing_json_file_says_how_to_create_it(tmp_path: Path) -> None:
     with pytest.raises(NervesegError, match=r"record\.json is missing: `dvc repro`"):
         read_json(tmp_path / "record.json")
 
 
 @pytest.mark.parametrize("content", [b"", b'{"dice": 0.5', b"\xff\xfe\x00"])
-def test_a_damaged_json_file_says_what_restores_it(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_json_file_says_how_to_restore_it(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "record.json").write_bytes(content)
     with pytest.raises(NervesegError, match=r"record\.json is not JSON .*`dvc checkout"):
         read_json(tmp_path / "record.json")
 
 
-def test_sha256_is_that_of_the_standard(tmp_path: Path) -> None:
+def test_sha256_matches_the_standard(tmp_path: Path) -> None:
     """FIPS 180-2, appendix B.1."""
     (tmp_path / "file").write_bytes(b"abc")
     assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -17,6 +17,6 @@ def test_table_counts_kinds_and_shows_errors_first(capsys: pytest.CaptureFixture
     assert shown.count("1_") <= 21
 
 
-def test_nothing_found_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_findings_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     findings.show([], Path("data/findings.json"))
     assert capsys.readouterr().err == ""

@@ -38,19 +38,19 @@ def test_draws_whole_subjects_by_share() -> None:
     assert folds.check_leaks(frames.assign(split=assigned)) == []
 
 
-def test_draw_is_the_same_for_any_order_and_number_of_frames() -> None:
+def test_the_draw_does_not_depend_on_order_or_number_of_frames() -> None:
     drawn = sides(table(PEOPLE), split())
     assert sides(table(list(reversed(PEOPLE))), split()) == drawn
     assert sides(table(PEOPLE + PEOPLE[:5] * 7), split()) == drawn
 
 
-def test_draw_is_pinned_to_its_seed() -> None:
+def test_the_draw_of_a_seed_never_changes() -> None:
     drawn = sides(table(PEOPLE), split())
     assert [subject for subject, side in drawn.items() if side == "test"] == ["2", "11", "17", "19"]
     assert sides(table(PEOPLE), split(seed=2)) != drawn
 
 
-def test_test_subjects_do_not_depend_on_the_share_of_validation() -> None:
+def test_test_subjects_do_not_depend_on_the_validation_share() -> None:
     tests = [
         {subject for subject, side in sides(table(PEOPLE), split(validation=share)).items() if side == "test"}
         for share in (0.1, 0.4)
@@ -58,7 +58,7 @@ def test_test_subjects_do_not_depend_on_the_share_of_validation() -> None:
     assert tests[0] == tests[1]
 
 
-def test_small_shares_get_one_subject_and_no_share_gets_none() -> None:
+def test_small_shares_get_one_subject_and_zero_gets_none() -> None:
     assert sorted(sides(table(PEOPLE[:3]), split(validation=0.01, test=0.01)).values()) == [
         "test",
         "train",
@@ -67,8 +67,8 @@ def test_small_shares_get_one_subject_and_no_share_gets_none() -> None:
     assert set(sides(table(PEOPLE), split(test=0.0)).values()) == {"train", "validation"}
 
 
-def test_too_few_subjects_names_counts() -> None:
-    with pytest.raises(NervesegError, match="Too few subjects: 2 with frames, of which 1 would validate and 1 test"):
+def test_too_few_subjects_gives_the_counts() -> None:
+    with pytest.raises(NervesegError, match="of 2 with frames, 1 would be for validation and 1 for testing"):
         folds.assign(table(["1", "1", "2"]), split())
 
 
@@ -78,13 +78,13 @@ def test_no_frames_is_a_clear_error() -> None:
 
 
 def tie(frames: pd.DataFrame, *subjects: str) -> pd.DataFrame:
-    """The first frames of these subjects made one cluster."""
+    """Puts the first frames of these subjects into one cluster."""
     places = [frames.index[frames["subject"] == subject][0] for subject in subjects]
     frames.loc[places, "cluster"] = frames.loc[places[0], "cluster"]
     return frames
 
 
-def test_subjects_that_share_near_identical_frames_stay_together() -> None:
+def test_subjects_that_share_near_duplicates_stay_together() -> None:
     for seed in range(30):
         ties = tie(tie(table(PEOPLE * 2), "3", "17"), "8", "9", "12")
         assigned = sides(ties, split(seed=seed))
@@ -95,7 +95,7 @@ def test_subjects_that_share_near_identical_frames_stay_together() -> None:
         assert counts["validation"] in (4, 5, 6)
 
 
-def test_ties_of_ties_stay_together() -> None:
+def test_clusters_of_subjects_are_transitive() -> None:
     frames = table(PEOPLE * 2)
     frames.loc[[0, 1], "cluster"] = 100
     frames.loc[[21, 2], "cluster"] = 101
@@ -104,8 +104,8 @@ def test_ties_of_ties_stay_together() -> None:
         assert assigned["1"] == assigned["2"] == assigned["3"]
 
 
-def test_ties_that_leave_nothing_to_train_on_are_named() -> None:
-    with pytest.raises(NervesegError, match="Near-identical frames keep subjects together: 1, 2, 3"):
+def test_shared_clusters_that_leave_nothing_to_train_on_are_listed() -> None:
+    with pytest.raises(NervesegError, match="Near-duplicate frames keep subjects together: 1, 2, 3"):
         folds.assign(tie(table(["1", "2", "3"]), "1", "2", "3"), split())
 
 
@@ -114,17 +114,19 @@ def in_folds(frames: pd.DataFrame, number: int = 5, **changes: object) -> list[p
     return [folds.assign(frames, split(folds=number, fold=fold, **changes)) for fold in range(number)]
 
 
-def test_every_subject_tests_in_one_fold_and_validates_in_another() -> None:
+def test_every_subject_is_in_one_test_and_one_validation_fold() -> None:
     frames = table(PEOPLE * 3)
     found = in_folds(frames)
     for name in ("test", "validation"):
         assert (np.sum([assigned == name for assigned in found], axis=0) == 1).all()
     for number, assigned in enumerate(found):
         assert folds.check_leaks(frames.assign(split=assigned)) == []
-        assert ((found[(number + 1) % 5] == "test") == (assigned == "validation")).all(), "the next fold validates"
+        assert ((found[(number + 1) % 5] == "test") == (assigned == "validation")).all(), (
+            "the next fold is for validation"
+        )
 
 
-def test_folds_have_about_as_many_frames_with_and_without_a_nerve() -> None:
+def test_folds_have_similar_numbers_of_frames_with_and_without_a_nerve() -> None:
     random = np.random.default_rng(70)
     subjects = [str(number) for number in range(47)]
     people = np.repeat(subjects, random.integers(20, 120, 47)).tolist()
@@ -145,7 +147,7 @@ def test_folds_depend_on_the_seed_and_not_on_the_order_of_frames() -> None:
     assert sides(frames, split(folds=4, fold=1, seed=2)) != drawn
 
 
-def test_folds_keep_tied_subjects_together() -> None:
+def test_folds_keep_subjects_with_shared_clusters_together() -> None:
     for assigned in in_folds(tie(table(PEOPLE * 2), "3", "17")):
         by_subject = dict(zip(table(PEOPLE * 2)["subject"], assigned, strict=True))
         assert by_subject["3"] == by_subject["17"]
@@ -164,13 +166,13 @@ def test_a_fold_that_would_be_empty_is_a_clear_error() -> None:
             folds.assign(frames, split(folds=6, fold=fold, seed=6765))
 
 
-def test_fewer_frames_of_either_kind_than_folds_is_a_clear_error() -> None:
+def test_fewer_frames_with_and_without_a_nerve_than_folds_is_a_clear_error() -> None:
     frames = table(PEOPLE[:6]).assign(mask_area=[0, 0, 0, 1, 1, 1])
     with pytest.raises(NervesegError, match="3 with a nerve and 3 without cannot be divided into 4 folds"):
         folds.assign(frames, split(folds=4, fold=0))
 
 
-def test_frames_are_drawn_whoever_they_are_of_and_that_is_said() -> None:
+def test_frames_are_drawn_regardless_of_subject_with_a_warning() -> None:
     frames = table(PEOPLE * 5)
     assigned = folds.assign(frames, split(by="frame"))
     assert assigned.value_counts().to_dict() == {"train": 60, "validation": 20, "test": 20}
@@ -181,7 +183,7 @@ def test_frames_are_drawn_whoever_they_are_of_and_that_is_said() -> None:
         folds.check_leaks(frames.assign(split=assigned))
 
 
-def test_every_frame_tests_in_one_random_fold_and_validates_in_another() -> None:
+def test_every_frame_is_in_one_random_test_and_one_validation_fold() -> None:
     frames = table(PEOPLE * 5)
     found = in_folds(frames, by="frame")
     for name in ("test", "validation"):
@@ -189,11 +191,11 @@ def test_every_frame_tests_in_one_random_fold_and_validates_in_another() -> None
     assert [(assigned == "test").sum() for assigned in found] == [20] * 5
     shuffled = frames.sample(frac=1, random_state=1)
     assert folds.assign(shuffled, split(by="frame", folds=5, fold=0)).sort_index().tolist() == found[0].tolist()
-    with pytest.raises(NervesegError, match="Too few frames: 2 cannot be divided"):
+    with pytest.raises(NervesegError, match="Too few frames: 2 cannot be split"):
         folds.assign(frames.head(2), split(by="frame", folds=3, fold=0))
 
 
-def test_follows_the_datasets_own_folds() -> None:
+def test_uses_the_datasets_own_folds() -> None:
     frames = table(["1", "2", "3", "4"], [0, 1, 2, 3])
     assert folds.assign(frames, by_fold()).tolist() == ["validation", "test", "train", "train"]
     assert folds.assign(frames, by_fold(test_fold=None)).tolist() == ["validation", "train", "train", "train"]
@@ -203,8 +205,8 @@ def test_follows_the_datasets_own_folds() -> None:
     ("fold", "params", "reason"),
     [
         ([None] * 3, by_fold(), "no fold column"),
-        ([0, None, 2], by_fold(), r"1 of 3 frames have no fold, such as 2_1.png. Folds that exist: 0 \(1 frames\), 2"),
-        ([0, 2, 3], by_fold(), r"split.test_fold is 1, but the folds that exist are: 0 \(1 frames\), 2 .*, 3"),
+        ([0, None, 2], by_fold(), r"1 of 3 frames have no fold, such as 2_1.png. Existing folds: 0 \(1 frames\), 2"),
+        ([0, 2, 3], by_fold(), r"split.test_fold is 1, but the existing folds are: 0 \(1 frames\), 2 .*, 3"),
         ([5, 1, 3], by_fold(), r"split.validation_fold is 0, but"),
         ([0, 1, 1], by_fold(), "No fold is left to train on"),
     ],
@@ -236,7 +238,7 @@ def test_identical_pixels_on_one_side_are_not() -> None:
     assert folds.check_leaks(frames.assign(split=np.array(["validation", "test", "train", "train"]))) == []
 
 
-def test_near_identical_frames_of_two_subjects_are_a_warning() -> None:
+def test_near_duplicates_of_two_subjects_are_a_warning() -> None:
     frames = tie(table(["1", "2", "3", "4"], [0, 1, 2, 3]), "1", "3")
     (finding,) = folds.check_leaks(frames.assign(split=folds.assign(frames, by_fold())))
     assert (finding.kind, finding.image) == ("near-identical across subjects", "1_0.png")

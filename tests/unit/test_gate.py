@@ -1,4 +1,4 @@
-"""The gate before the registry: each criterion passes, fails and is undefined; the verdict in its three modes."""
+"""The gate: each criterion passing, failing and undefined, and the verdict in its three modes."""
 
 import math
 from typing import Any
@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 
 from nerveseg.evaluation.bootstrap import Estimate
+from nerveseg.evaluation.results import Metrics
 from nerveseg.params import RegisterParams
 from nerveseg.registry.gate import SCORER_TOLERANCE, Criterion, Verdict, absolute, over_champion, same_probabilities
 
 REGISTER = RegisterParams(gate="enforce", min_dice=0.6, prior_margin=0.1, min_worst_subject=0.5, champion_margin=0.02)
 
 
-def figures(**changes: Any) -> dict[str, Any]:
-    """metrics.json of a model that passes; `changes` by the names below."""
+def figures(**changes: Any) -> Metrics:
+    """Metrics of a model that passes; `changes` by the names below."""
     values: dict[str, Any] = {
         "dice_ci": [0.7, 0.9],
         "empty_ci": [0.7, 0.9],
@@ -22,8 +23,11 @@ def figures(**changes: Any) -> dict[str, Any]:
         "worst_name": "7",
         **changes,
     }
-    return {
+    content = {
         "test": {
+            "split": "test",
+            "frames": 16,
+            "subjects": 2,
             "dice": 0.8,
             "dice_ci": values["dice_ci"],
             "worst_subject": values["worst"],
@@ -33,7 +37,10 @@ def figures(**changes: Any) -> dict[str, Any]:
             "empty": {"dice": 0.0, "gain": 0.8, "gain_ci": values["empty_ci"]},
             "prior": {"dice": 0.5, "gain": 0.3, "gain_ci": values["prior_ci"]},
         },
+        "validation": {"best_threshold": 0.5, "dice_at_best_threshold": 0.8},
+        "empty_rule": "kaggle",
     }
+    return Metrics.model_validate(content)
 
 
 def criterion(name: str, **changes: Any) -> Criterion:
@@ -41,7 +48,7 @@ def criterion(name: str, **changes: Any) -> Criterion:
     return found
 
 
-def test_a_sound_model_meets_every_criterion() -> None:
+def test_a_good_model_meets_every_criterion() -> None:
     assert all(one.passed for one in absolute(figures(), REGISTER))
 
 
@@ -49,17 +56,17 @@ def test_a_sound_model_meets_every_criterion() -> None:
     ("name", "changes", "words"),
     [
         ("dice_lower_bound", {"dice_ci": [0.599, 0.9]}, "lower bound 0.599 is below register.min_dice 0.6"),
-        ("dice_lower_bound", {"dice_ci": None}, "mean Dice 0.8000: undefined, one subject"),
-        ("gain_over_nothing", {"empty_ci": [0.0, 0.9]}, "is not above 0"),  # as good as nothing is not better
+        ("dice_lower_bound", {"dice_ci": None}, "mean Dice 0.8000: undefined, a single subject"),
+        ("gain_over_nothing", {"empty_ci": [0.0, 0.9]}, "is not above 0"),  # equal to predicting nothing is not better
         ("gain_over_nothing", {"empty_ci": None}, "undefined"),
-        ("gain_over_prior", {"prior_ci": [0.09, 0.4]}, "0.5000 of the mean training mask, gain 0.3000"),
+        ("gain_over_prior", {"prior_ci": [0.09, 0.4]}, "0.5000 for the mean training mask, gain 0.3000"),
         ("gain_over_prior", {"prior_ci": [-0.1, 0.4]}, "lower bound -0.1 is below register.prior_margin 0.1"),
         ("gain_over_prior", {"prior_ci": None}, "undefined"),
         ("worst_subject", {"worst": 0.49}, "worst subject 7: mean Dice 0.49 is below register.min_worst_subject 0.5"),
         ("worst_subject", {"worst": None, "worst_name": None}, "undefined, no subject has evaluate.min_frames"),
     ],
 )
-def test_a_figure_that_is_too_low_or_undefined_fails_with_its_figures(
+def test_a_value_that_is_too_low_or_undefined_fails_with_its_numbers(
     name: str, changes: dict[str, Any], words: str
 ) -> None:
     found = criterion(name, **changes)
@@ -78,20 +85,20 @@ def test_a_figure_that_is_too_low_or_undefined_fails_with_its_figures(
         ("worst_subject", {"worst": 0.5}),
     ],
 )
-def test_a_floor_is_met_where_it_is_reached(name: str, changes: dict[str, Any]) -> None:
+def test_a_value_equal_to_its_minimum_passes(name: str, changes: dict[str, Any]) -> None:
     assert criterion(name, **changes).passed
 
 
 @pytest.mark.parametrize(
     ("low", "passed", "words"),
     [
-        (0.01, True, "0.8000 against 0.8100 of the champion, version 3 (a remark), difference -0.0100 (0.0100 to"),
+        (0.01, True, "0.8000 against 0.8100 for the champion, version 3 (a remark), difference -0.0100 (0.0100 to"),
         (-0.02, True, "lower bound -0.02 reaches -0.02 (register.champion_margin)"),
         (-0.021, False, "lower bound -0.021 is below -0.02"),
-        (math.nan, False, "undefined, one subject"),
+        (math.nan, False, "undefined, a single subject"),
     ],
 )
-def test_the_champion_may_be_better_by_the_margin_at_most(low: float, passed: bool, words: str) -> None:
+def test_the_champion_may_be_better_by_at_most_the_margin(low: float, passed: bool, words: str) -> None:
     found = over_champion(
         0.8, 0.81, Estimate(-0.01, low, low + 0.02), REGISTER, "the champion, version 3", " (a remark)"
     )
@@ -99,7 +106,7 @@ def test_the_champion_may_be_better_by_the_margin_at_most(low: float, passed: bo
     assert words in found.detail
 
 
-def test_the_logged_scorer_may_differ_by_rounding_only() -> None:
+def test_the_logged_scorer_may_differ_only_by_rounding() -> None:
     assert same_probabilities(SCORER_TOLERANCE, 4).passed
     assert not same_probabilities(2 * SCORER_TOLERANCE, 4).passed
     broken = same_probabilities(None, 4, "ImportError: gone")
@@ -107,7 +114,7 @@ def test_the_logged_scorer_may_differ_by_rounding_only() -> None:
     assert broken.detail.endswith("ImportError: gone")
 
 
-def test_a_verdict_by_mode() -> None:
+def test_the_verdict_in_each_mode() -> None:
     good, bad = criterion("worst_subject"), criterion("dice_lower_bound", dice_ci=None)
     enforced = Verdict("enforce", (good, bad))
     assert (enforced.passed, enforced.reasons) == (False, [bad.detail])

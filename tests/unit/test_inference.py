@@ -1,4 +1,4 @@
-"""The way from frames to masks."""
+"""From frames to masks."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def frames(count: int) -> list[np.ndarray]:
     return [random.integers(0, 256, SIZES[number % len(SIZES)]).astype(np.uint8) for number in range(count)]
 
 
-def test_probabilities_and_masks_have_each_frames_own_size(segmenter: Segmenter) -> None:
+def test_probabilities_and_masks_have_the_size_of_their_frame(segmenter: Segmenter) -> None:
     given = frames(5)
     found = segmenter.probabilities(given)
     assert [probability.shape for probability in found] == [frame.shape for frame in given]
@@ -42,7 +42,7 @@ def test_probabilities_and_masks_have_each_frames_own_size(segmenter: Segmenter)
         assert set(np.unique(mask)) <= {0, 1}
 
 
-def test_a_frames_result_does_not_depend_on_its_company_and_comes_in_order(segmenter: Segmenter) -> None:
+def test_results_do_not_depend_on_other_frames_and_are_in_order(segmenter: Segmenter) -> None:
     given = frames(BATCH + 3)
     together = segmenter.probabilities(given)
     assert len(together) == BATCH + 3
@@ -52,11 +52,11 @@ def test_a_frames_result_does_not_depend_on_its_company_and_comes_in_order(segme
     assert not np.allclose(together[0], together[len(SIZES)], atol=1e-3), "frames of one size differ"
 
 
-def test_no_frames_no_results(segmenter: Segmenter) -> None:
+def test_no_frames_give_no_results(segmenter: Segmenter) -> None:
     assert segmenter.probabilities([]) == []
 
 
-def test_frames_may_be_views_that_must_not_be_written(segmenter: Segmenter) -> None:
+def test_frames_may_be_read_only_views(segmenter: Segmenter) -> None:
     (frame,) = frames(1)
     wide = np.repeat(frame, 2, axis=1)
     wide.flags.writeable = False
@@ -64,7 +64,7 @@ def test_frames_may_be_views_that_must_not_be_written(segmenter: Segmenter) -> N
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
-def test_a_pixel_is_nerve_from_the_threshold_on(threshold: float, segmenter: Segmenter) -> None:
+def test_a_pixel_is_nerve_from_the_threshold_up(threshold: float, segmenter: Segmenter) -> None:
     spec = segmenter.spec.model_copy(update={"threshold": threshold})
     probability = np.array([[0.0, 0.2, 0.3], [0.5, 0.79, 0.81]], np.float64)
     mask = Segmenter(segmenter.network, spec).mask(probability)
@@ -72,14 +72,14 @@ def test_a_pixel_is_nerve_from_the_threshold_on(threshold: float, segmenter: Seg
 
 
 class Nine(torch.nn.Module):
-    """Answers what it was shown: the logit of a pixel is its normalised brightness times nine."""
+    """A network that returns its input: the logit of a pixel is nine times its normalised brightness."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return 9 * inputs
 
 
-def test_masks_lie_where_the_network_sees_the_nerve() -> None:
-    """A bright rectangle, whatever the frame's size, comes back at its place."""
+def test_masks_are_where_the_network_sees_the_nerve() -> None:
+    """A bright rectangle is found at its position for any frame size."""
     spec = ModelSpec(architecture="Unet", encoder="resnet18", height=64, width=96, threshold=0.5)
     for height, width in SIZES:
         frame = np.zeros((height, width), np.uint8)

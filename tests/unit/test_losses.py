@@ -1,4 +1,4 @@
-"""The training loss against other libraries and against arithmetic."""
+"""The training loss compared with other libraries and with arithmetic."""
 
 import math
 
@@ -15,14 +15,14 @@ def logits_and_target() -> tuple[torch.Tensor, torch.Tensor]:
     return 3 * torch.randn(4, 1, 16, 24), (torch.rand(4, 1, 16, 24) > 0.8).float()
 
 
-def test_is_torchs_cross_entropy_plus_monais_dice_of_the_whole_batch() -> None:
+def test_matches_torchs_cross_entropy_plus_monais_batch_dice() -> None:
     logits, target = logits_and_target()
     dice = DiceLoss(sigmoid=True, batch=True, smooth_nr=0, smooth_dr=1e-7)
     expected = binary_cross_entropy_with_logits(logits, target) + dice(logits, target)
     torch.testing.assert_close(BceDice()(logits, target), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_an_undecided_network_costs_what_arithmetic_says() -> None:
+def test_the_loss_of_an_undecided_network_matches_arithmetic() -> None:
     """Probability 1/2 everywhere, a quarter of the pixels true: ln 2 + 1 - 2 (1/8) / (1/2 + 1/4)."""
     target = torch.zeros(2, 1, 8, 8)
     target[:, :, :4, :4] = 1
@@ -30,13 +30,13 @@ def test_an_undecided_network_costs_what_arithmetic_says() -> None:
     assert loss.item() == pytest.approx(math.log(2) + 2 / 3, abs=1e-6)
 
 
-def test_a_perfect_network_costs_nothing_and_a_wrong_one_much() -> None:
+def test_the_loss_of_a_perfect_network_is_zero_and_of_a_wrong_one_large() -> None:
     _, target = logits_and_target()
     assert BceDice()(100 * (2 * target - 1), target).item() == pytest.approx(0, abs=1e-6)
     assert BceDice()(100 * (1 - 2 * target), target).item() == pytest.approx(101, abs=1e-3)
 
 
-def test_its_gradient_leads_downhill() -> None:
+def test_gradient_descent_lowers_it() -> None:
     logits, target = logits_and_target()
     logits.requires_grad_()
     loss = BceDice()(logits, target)
@@ -47,7 +47,7 @@ def test_its_gradient_leads_downhill() -> None:
     assert BceDice()(logits - 10 * logits.grad, target) < loss
 
 
-def test_half_precision_costs_the_same_where_its_sums_would_overflow() -> None:
+def test_half_precision_gives_the_same_loss_where_sums_would_overflow() -> None:
     target = torch.ones(2, 1, 256, 256)
     logits = torch.full_like(target, 4.0)
     half = BceDice()(logits.half(), target)
@@ -55,7 +55,7 @@ def test_half_precision_costs_the_same_where_its_sums_would_overflow() -> None:
     torch.testing.assert_close(half, BceDice()(logits, target))
 
 
-def test_a_batch_without_any_nerve_still_teaches() -> None:
+def test_a_batch_without_any_nerve_still_has_a_gradient() -> None:
     logits = torch.randn(2, 1, 8, 8, requires_grad=True)
     loss = BceDice()(logits, torch.zeros(2, 1, 8, 8))
     loss.backward()

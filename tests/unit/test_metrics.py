@@ -1,4 +1,4 @@
-"""Dice and IoU: on shapes that arithmetic knows, against MONAI, and the rule for empty masks."""
+"""Dice and IoU: on shapes with known results, compared with MONAI, and for empty masks."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def rectangle(top: int, left: int, height: int, width: int) -> np.ndarray:
         (rectangle(0, 0, 60, 80), rectangle(0, 0, 6, 8), 2 / 101, 1 / 100),  # everything predicted
     ],
 )
-def test_shapes_whose_overlap_is_known(prediction: np.ndarray, truth: np.ndarray, dice: float, iou: float) -> None:
+def test_shapes_with_a_known_overlap(prediction: np.ndarray, truth: np.ndarray, dice: float, iou: float) -> None:
     assert metrics.score(prediction, truth) == pytest.approx((dice, iou))
     assert metrics.score(truth, prediction) == pytest.approx((dice, iou))
     assert metrics.score(prediction == 1, truth == 1) == pytest.approx((dice, iou))
@@ -46,7 +46,7 @@ def test_agrees_with_monai_on_masks_that_are_not_both_empty(masks: tuple[np.ndar
 
 
 @given(pairs)
-def test_dice_and_iou_follow_from_one_another(masks: tuple[np.ndarray, np.ndarray]) -> None:
+def test_dice_and_iou_follow_from_each_other(masks: tuple[np.ndarray, np.ndarray]) -> None:
     dice, iou = metrics.score(*masks)
     assert 0 <= iou <= dice <= 1
     assert dice == pytest.approx(2 * iou / (1 + iou))
@@ -59,18 +59,18 @@ def test_empty_masks_score_by_kaggles_rule() -> None:
     assert metrics.score(empty, nerve) == (0, 0)
 
 
-def test_a_pixel_too_much_is_told_from_none() -> None:
+def test_a_single_false_pixel_is_noticed() -> None:
     empty = rectangle(0, 0, 0, 0)
     assert metrics.score(rectangle(0, 0, 1, 1), empty) == (0, 0)
 
 
-def test_masks_of_different_shapes_are_refused_also_where_numpy_would_stretch_one() -> None:
+def test_masks_of_different_shapes_are_rejected_even_if_numpy_could_broadcast_them() -> None:
     for other in ((80, 60), (1, 80), (60, 80, 1)):
         with pytest.raises(ValueError, match="cannot be scored against"):
             metrics.score(np.ones(other, np.uint8), rectangle(0, 0, 1, 1))
 
 
-def test_areas_of_many_frames_score_at_once() -> None:
+def test_areas_of_many_frames_are_scored_at_once() -> None:
     intersection, predicted, true = np.array([[50, 0], [0, 100]]), np.full((2, 2), 100), np.full((2, 2), 100)
     np.testing.assert_allclose(metrics.dice(intersection, predicted, true), [[0.5, 0], [0, 1]])
     np.testing.assert_allclose(metrics.iou(intersection, predicted, true), [[1 / 3, 0], [0, 1]])

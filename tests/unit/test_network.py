@@ -1,4 +1,4 @@
-"""The contract of every architecture, and what is refused."""
+"""The contract of every architecture, and what is rejected."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ class TestEveryArchitecture:
     @pytest.fixture(scope="class", params=[model.__name__ for model in smp.MODEL_ARCHITECTURES_MAPPING.values()])
     def spec(self, request: pytest.FixtureRequest) -> ModelSpec:
         own = {
-            "DPT": {"encoder": "tu-test_vit"},  # it takes timm's vision transformers only
+            "DPT": {"encoder": "tu-test_vit"},  # it only takes timm's vision transformers
             "PAN": {"height": 128, "width": 160},  # it halves its input eight times
         }.get(request.param, {})
         return SPEC.model_copy(update={"architecture": request.param, "width": 96, **own})
@@ -44,7 +44,7 @@ class TestEveryArchitecture:
             assert gradient.any()
 
     @torch.inference_mode()
-    def test_maps_grey_frames_to_logits_and_comes_back_from_its_files(
+    def test_maps_greyscale_frames_to_logits_and_can_be_saved_and_loaded(
         self, network: torch.nn.Module, spec: ModelSpec, tmp_path: Path
     ) -> None:
         frames = torch.randn(2, 1, spec.height, spec.width)
@@ -55,7 +55,7 @@ class TestEveryArchitecture:
 
         save(network, spec, tmp_path)
         assert sorted(path.name for path in tmp_path.iterdir()) == [SPEC_FILE, WEIGHTS_FILE]
-        with safe_open(tmp_path / WEIGHTS_FILE, "pt") as file:  # reads plain tensors only, no pickles
+        with safe_open(tmp_path / WEIGHTS_FILE, "pt") as file:  # reads only plain tensors, no pickles
             assert set(file.keys()) == set(network.state_dict())
 
         rebuilt, recorded = load(tmp_path)
@@ -67,17 +67,17 @@ class TestEveryArchitecture:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"architecture": "Unett"}, "Unett is none of .*Unet, UnetPlusPlus"),
+        ({"architecture": "Unett"}, "Unett is not one of .*Unet, UnetPlusPlus"),
         ({"encoder": "resnet35"}, "resnet35 is unknown; did you mean .*resnet34"),
         ({"encoder": "@"}, "@ is unknown; see"),
         ({"encoder": "tu-resnet35"}, "tu-resnet35.*Unknown model"),
         ({"architecture": "UnetPlusPlus", "encoder": "mit_b0"}, "UnetPlusPlus cannot be built on model.encoder mit_b0"),
         ({"architecture": "DPT"}, "DPT cannot be built on model.encoder resnet18.*tu-"),
-        ({"architecture": "PAN"}, r"PAN on model.encoder resnet18 cannot take .*model.height 64"),
-        ({"architecture": "DPT", "encoder": "tu-test_vit3"}, r"tu-test_vit3 cannot take .*model.height 64.*160"),
+        ({"architecture": "PAN"}, r"PAN on model.encoder resnet18 does not support .*model.height 64"),
+        ({"architecture": "DPT", "encoder": "tu-test_vit3"}, r"tu-test_vit3 does not support .*model.height 64.*160"),
     ],
 )
-def test_what_cannot_be_built_is_a_clear_error(change: dict[str, str], words: str) -> None:
+def test_an_invalid_network_is_a_clear_error(change: dict[str, str], words: str) -> None:
     with pytest.raises(NervesegError, match=words):
         build(SPEC.model_copy(update=change))
 
@@ -90,7 +90,7 @@ def test_an_encoder_without_imagenet_weights_is_a_clear_error() -> None:
 class TestSavedFiles:
     @pytest.fixture(scope="class")
     def saved(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        spec = SPEC.model_copy(update={"architecture": "PSPNet", "encoder": "mobilenet_v2"})  # a small pair
+        spec = SPEC.model_copy(update={"architecture": "PSPNet", "encoder": "mobilenet_v2"})  # a small combination
         folder = tmp_path_factory.mktemp("saved")
         save(build(spec), spec, folder)
         return folder
@@ -100,7 +100,7 @@ class TestSavedFiles:
         return shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
 
     @pytest.mark.parametrize("name", [WEIGHTS_FILE, SPEC_FILE])
-    def test_a_missing_one_says_what_brings_it(self, name: str, folder: Path) -> None:
+    def test_a_missing_one_says_how_to_get_it(self, name: str, folder: Path) -> None:
         (folder / name).unlink()
         with pytest.raises(NervesegError, match=rf"{name}.*`dvc pull`"):
             load(folder)
@@ -113,19 +113,19 @@ class TestSavedFiles:
             load(folder)
 
     @pytest.mark.parametrize("change", [{"height": "tall"}, {"surprise": 1}, {"encoder": None}])
-    def test_a_description_that_does_not_fit_names_the_key(self, change: dict[str, object], folder: Path) -> None:
+    def test_an_invalid_spec_names_the_key(self, change: dict[str, object], folder: Path) -> None:
         record = json.loads((folder / SPEC_FILE).read_text())
         (folder / SPEC_FILE).write_text(json.dumps(record | change))
         with pytest.raises(NervesegError, match=rf"{SPEC_FILE}.*{next(iter(change))}"):
             load(folder)
 
     @pytest.mark.parametrize("content", ["[]", "{}", "null"])
-    def test_json_of_another_kind_is_refused(self, content: str, folder: Path) -> None:
+    def test_other_json_is_rejected(self, content: str, folder: Path) -> None:
         (folder / SPEC_FILE).write_text(content)
         with pytest.raises(NervesegError, match=SPEC_FILE):
             load(folder)
 
-    def test_weights_of_another_network_are_refused_in_a_few_words(self, folder: Path) -> None:
+    def test_weights_of_another_network_are_rejected_briefly(self, folder: Path) -> None:
         record = json.loads((folder / SPEC_FILE).read_text())
         (folder / SPEC_FILE).write_text(json.dumps(record | {"encoder": "resnet18"}))
         with pytest.raises(NervesegError, match=f"does not contain the network of {SPEC_FILE}") as caught:
@@ -134,7 +134,7 @@ class TestSavedFiles:
 
 
 class TestSeveralForwardPasses:
-    """What `load` gives where the model is more than one forward pass of one network."""
+    """`load` for a model that needs several forward passes or networks."""
 
     @pytest.fixture(scope="class")
     def parts(self, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
@@ -180,7 +180,7 @@ class TestSeveralForwardPasses:
         torch.testing.assert_close(torch.sigmoid(network(frames)), sum(found) / len(found), atol=1e-5, rtol=0)
 
     @torch.inference_mode()
-    def test_logits_are_finite_where_the_members_are_sure(self) -> None:
+    def test_logits_are_finite_if_the_members_are_certain(self) -> None:
         class Sure(torch.nn.Module):
             def forward(self, frames: torch.Tensor) -> torch.Tensor:
                 return 1000 * frames
@@ -189,19 +189,19 @@ class TestSeveralForwardPasses:
         assert logits.isfinite().all()
         assert torch.sigmoid(Averaged([Sure()], flips=False)(torch.full((1, 1, 2, 2), 1.0))).min() > 0.9999
 
-    def test_networks_of_another_kind_do_not_join(self, parts: list[Path], tmp_path: Path) -> None:
-        with pytest.raises(NervesegError, match=r"model\.json describes a network of another kind"):
+    def test_networks_of_another_kind_are_rejected(self, parts: list[Path], tmp_path: Path) -> None:
+        with pytest.raises(NervesegError, match=r"model\.json describes a different kind of network"):
             save_ensemble(parts, SPEC.model_copy(update={"width": 96}), tmp_path)
         assert not list(tmp_path.iterdir())
 
-    def test_an_ensemble_that_lacks_a_member_is_refused(self, parts: list[Path], tmp_path: Path) -> None:
+    def test_an_ensemble_without_one_of_its_members_is_rejected(self, parts: list[Path], tmp_path: Path) -> None:
         save_ensemble(parts, SPEC, tmp_path)
         record = json.loads((tmp_path / SPEC_FILE).read_text())
         (tmp_path / SPEC_FILE).write_text(json.dumps(record | {"members": 4}))
         with pytest.raises(NervesegError, match=f"{WEIGHTS_FILE} does not contain the network"):
             load(tmp_path)
 
-    def test_a_description_of_an_older_version_is_a_single_network(self, parts: list[Path], tmp_path: Path) -> None:
+    def test_a_spec_from_an_older_version_is_a_single_network(self, parts: list[Path], tmp_path: Path) -> None:
         shutil.copytree(parts[0], tmp_path, dirs_exist_ok=True)
         record = json.loads((tmp_path / SPEC_FILE).read_text())
         for name in ("flips", "members", "plausibility"):

@@ -1,4 +1,4 @@
-"""Scores of several folds as one, and what random folds flatter."""
+"""Pooled out-of-fold scores, and the optimism of random folds."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ import pytest
 from nerveseg.crossval import outoffold
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import calibration
-from nerveseg.evaluation.scores import BASELINES, Scores
+from nerveseg.evaluation.figures import BASELINES
+from nerveseg.evaluation.scores import Scores
 from nerveseg.params import EvaluateParams
 
 SUBJECTS = [str(row // 4) for row in range(24)]
@@ -33,7 +34,7 @@ def pooled(dice: np.ndarray) -> Scores:
     return outoffold.pool([scored(list(range(fold, 24, 3)), dice) for fold in range(3)], 24)
 
 
-def test_folds_become_one_in_the_order_of_the_frames() -> None:
+def test_folds_are_pooled_in_the_order_of_the_frames() -> None:
     dice = np.random.default_rng(1).uniform(size=24)
     found = pooled(dice)
     assert found.table["row"].tolist() == list(range(24))
@@ -45,8 +46,8 @@ def test_folds_become_one_in_the_order_of_the_frames() -> None:
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ([[0, 1], [2]], "of 4, 1 in no fold and 0 again in another"),
-        ([[0, 1], [1, 2, 3]], "of 4, 0 in no fold and 1 again in another"),
+        ([[0, 1], [2]], "of 4, 1 are in no fold, 0 in more than one"),
+        ([[0, 1], [1, 2, 3]], "of 4, 0 are in no fold, 1 in more than one"),
     ],
 )
 def test_a_frame_that_is_missing_or_tested_twice_is_an_error(rows: list[list[int]], reason: str) -> None:
@@ -54,7 +55,7 @@ def test_a_frame_that_is_missing_or_tested_twice_is_an_error(rows: list[list[int
         outoffold.pool([scored(each, np.zeros(24)) for each in rows], 4)
 
 
-def test_sweeps_are_averaged_by_their_frames() -> None:
+def test_sweeps_are_averaged_over_frames() -> None:
     first = pd.DataFrame({"threshold": [0.3, 0.6], "frames": [10, 8], "dice": [0.2, 0.8], "iou": [0.1, 0.6]})
     second = pd.DataFrame({"threshold": [0.3, 0.6], "frames": [30, 0], "dice": [0.6, np.nan], "iou": [0.5, np.nan]})
     found = outoffold.sweep([first, second])
@@ -66,21 +67,21 @@ def test_sweeps_are_averaged_by_their_frames() -> None:
 
 def test_optimism_is_the_paired_difference_with_an_interval_over_subjects() -> None:
     random = np.random.default_rng(2)
-    honest = np.repeat(random.uniform(0.2, 0.8, 6), 4)  # subjects differ much, and the leak adds little to each
+    honest = np.repeat(random.uniform(0.2, 0.8, 6), 4)  # subjects differ a lot, and the leak adds a little to each
     found = outoffold.leakage(pooled(honest), pooled(honest + random.uniform(0.05, 0.15, 24)), params())
     optimism = found["optimism"]
     assert optimism["dice"] == pytest.approx(found["by_frame"]["dice"] - found["by_subject"]["dice"])
     low, high = optimism["dice_ci"]
-    assert 0.05 < low < optimism["dice"] < high < 0.15, "what is hard in both cancels out"
+    assert 0.05 < low < optimism["dice"] < high < 0.15, "what is hard for both cancels out"
     assert optimism["iou"] == pytest.approx(optimism["dice"] / 2)
 
 
-def test_no_leak_is_no_optimism() -> None:
+def test_without_a_leak_there_is_no_optimism() -> None:
     dice = np.random.default_rng(3).uniform(size=24)
-    assert outoffold.leakage(pooled(dice), pooled(dice), params())["optimism"]["dice_ci"] == [0, 0]
+    assert outoffold.leakage(pooled(dice), pooled(dice), params())["optimism"]["dice_ci"] == (0, 0)
 
 
-def test_frames_of_another_dataset_cannot_be_compared() -> None:
+def test_frames_from_another_dataset_cannot_be_compared() -> None:
     other = pooled(np.zeros(24))
     other.table["image"] = other.table["image"] + "f"
     with pytest.raises(NervesegError, match="do not have the same frames"):

@@ -1,4 +1,4 @@
-"""The digest of the package's source, and what a run says of the code that made it."""
+"""The digest of the package's source, and the code recorded for a run."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ import nerveseg
 from nerveseg import package, tracking
 
 
-def test_the_digest_is_that_of_the_python_files() -> None:
+def test_the_digest_covers_the_python_files() -> None:
     files = {"a.py": b"1", "part/b.py": b"2"}
     digest = package.source_digest({**files, "page.css": b"3"})
     assert digest == package.source_digest(dict(reversed(files.items())))
@@ -20,7 +20,7 @@ def test_the_digest_is_that_of_the_python_files() -> None:
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a package that is committed in the current folder, and runs."""
+    """The folder of a package that is committed in the current folder and running."""
     monkeypatch.chdir(tmp_path)
     source = tmp_path / "src" / "nerveseg"
     for name in ("src/nerveseg/__init__.py", "src/nerveseg/part/module.py", "params.yaml", "flow.py"):
@@ -37,12 +37,12 @@ def git(*arguments: str) -> None:
     subprocess.run(("git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments), check=True)
 
 
-def test_a_commits_source_is_that_of_the_package(source: Path) -> None:
+def test_the_source_at_a_commit_matches_the_package(source: Path) -> None:
     assert package.committed("HEAD") == package.running()
     assert package.committed("0" * 40) is None
 
 
-def test_code_counts_as_changed_where_it_is_not_the_commits(
+def test_code_that_differs_from_the_commit_counts_as_changed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def changed() -> bool:
@@ -54,7 +54,7 @@ def test_code_counts_as_changed_where_it_is_not_the_commits(
     Path("notes.txt").write_text("no code\n")
     assert not changed()
     scratch.write_text("")
-    assert changed(), "no file of the package may be missing in the commit"
+    assert changed(), "a file of the package is missing from the commit"
     scratch.unlink()
     Path("flow.py").write_text("2\n")
     assert changed()
@@ -64,6 +64,6 @@ def test_code_counts_as_changed_where_it_is_not_the_commits(
     installed = tmp_path / "site-packages"
     shutil.copytree(source, installed)
     monkeypatch.setattr(nerveseg, "__file__", str(installed / "__init__.py"))
-    assert not changed(), "it does not matter where it lies"
+    assert not changed(), "its location does not matter"
     (installed / "part" / "module.py").write_text("2\n")
-    assert changed(), "what runs is not what is checked out"
+    assert changed(), "the running package is not the one checked out"

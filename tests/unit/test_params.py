@@ -1,4 +1,4 @@
-"""params.yaml: what loads, what is refused and with which words."""
+"""params.yaml: what is accepted, what is rejected, and the messages."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ CASES = ROOT / "tests" / "params"
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the shipped params.yaml and profiles, made the current one."""
+    """The current folder, with the shipped params.yaml and profiles."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
     monkeypatch.chdir(tmp_path)
@@ -31,8 +31,8 @@ def test_valid_overlays_load(overlay: Path, workspace: Path) -> None:
 
 
 @pytest.mark.parametrize("overlay", sorted((CASES / "invalid").glob("*.yaml")), ids=lambda path: path.stem)
-def test_invalid_overlays_say_what_is_wrong_and_change_nothing(overlay: Path, workspace: Path) -> None:
-    """The first line of each file is a comment with the words that the error must hold."""
+def test_invalid_overlays_are_clear_errors_and_change_nothing(overlay: Path, workspace: Path) -> None:
+    """The first line of each file is a comment with text that the error must contain."""
     expected = overlay.read_text().splitlines()[0].removeprefix("# ")
     before = (workspace / "params.yaml").read_text()
     result = CliRunner().invoke(app, ["profile", "apply", str(overlay)])
@@ -59,7 +59,7 @@ def test_the_quickstart_has_the_model_cards_hyper_parameters() -> None:
     assert (train.schedule, train.weight_decay, train.gradient_clip) == ("cosine", 0, 0)
 
 
-def test_all_errors_are_told_at_once(workspace: Path) -> None:
+def test_all_errors_are_reported_at_once(workspace: Path) -> None:
     text = (workspace / "params.yaml").read_text()
     (workspace / "params.yaml").write_text(text.replace("epochs: 5", "epochs: 0").replace("seed: 70", "seed: x"))
     with pytest.raises(NervesegError) as caught:
@@ -84,14 +84,14 @@ def test_show_and_schema_name_every_parameter(workspace: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "- a\n", "a: [", "\x00"])
-def test_what_is_no_params_file_is_refused(content: str, workspace: Path) -> None:
+def test_other_files_are_rejected(content: str, workspace: Path) -> None:
     (workspace / "params.yaml").write_text(content)
     result = CliRunner().invoke(app, ["params", "check"])
     assert result.exit_code == 1
     assert "params.yaml" in result.stderr
 
 
-def test_a_missing_profile_lists_the_ones_there_are(workspace: Path) -> None:
+def test_a_missing_profile_lists_the_existing_ones(workspace: Path) -> None:
     result = CliRunner().invoke(app, ["profile", "apply", "nope"])
     assert result.exit_code == 1
     assert "hydrogen-torch-70" in result.stderr

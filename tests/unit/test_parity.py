@@ -19,11 +19,11 @@ def test_the_profile_has_the_settings_of_the_published_run() -> None:
 
 
 @pytest.mark.parametrize("change", [{"train.epochs": 6}, {"model.encoder_weights": "none"}])
-def test_another_setting_is_no_parity(change: dict[str, object]) -> None:
+def test_other_settings_are_not_compared(change: dict[str, object]) -> None:
     assert not parity.applies(RECORD | change)
 
 
-def test_figures_stand_beside_the_published_ones() -> None:
+def test_results_are_shown_next_to_the_published_ones() -> None:
     curve = pd.DataFrame(
         {
             "epoch": range(1, 6),
@@ -37,7 +37,7 @@ def test_figures_stand_beside_the_published_ones() -> None:
     assert found["validation IoU, epoch 5"] == ("0.6421", "0.6321", "+0.0100")
     assert found["validation loss, epoch 1"] == ("0.6000", "0.6776", "-0.0776")
     assert found["train frames"] == ("1896", "1896", "+0")
-    # 118 batches of 16 a epoch at 118 images a second are 16 s, of 20 s
-    assert found["seconds of training an epoch"] == ("16.0", "16.5", "-0.5")
+    # 118 batches of 16 per epoch at 118 images per second take 16 s of 20 s
+    assert found["training seconds per epoch"] == ("16.0", "16.5", "-0.5")
     assert found["share of the epoch outside training"] == ("0.20", "0.36", "-0.16")
-    assert found["seconds in all"] == ("90.5", "138.0", "-47.5")
+    assert found["seconds in total"] == ("90.5", "138.0", "-47.5")

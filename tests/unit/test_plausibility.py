@@ -1,4 +1,4 @@
-"""Atypicality of masks that are unlike those of the training, and what leaving them out is worth."""
+"""Atypicality of masks, and the gain from selective prediction."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def training_masks(number: int = 200) -> list[np.ndarray]:
     for _ in range(number):
         size = random.normal(1, 0.1)
         mask = ellipse(random.normal(60, 6), random.normal(80, 8), 24 * size, 14 * size)
-        mask[:, : round(random.uniform(50, 60))] = 0  # real outlines are no ellipses
+        mask[:, : round(random.uniform(50, 60))] = 0  # real outlines are not ellipses
         found.append(mask)
     return found
 
@@ -34,7 +34,7 @@ def atypicality(mask: np.ndarray) -> float:
     return plausibility.atypicality(mask, TRAINING)
 
 
-def test_one_in_twenty_of_the_training_masks_is_above_a_half() -> None:
+def test_five_percent_of_the_training_masks_are_above_one_half() -> None:
     found = np.array([atypicality(mask) for mask in training_masks()])
     assert np.mean(found > 0.5) == pytest.approx(0.05, abs=0.01)
     assert ((found >= 0) & (found < 1)).all()
@@ -52,18 +52,18 @@ def test_one_in_twenty_of_the_training_masks_is_above_a_half() -> None:
     ],
     ids=["beside", "above", "small", "large", "two parts", "stripes"],
 )
-def test_what_is_unlike_the_training_is_atypicalityed(odd: np.ndarray) -> None:
+def test_masks_unlike_the_training_masks_are_atypical(odd: np.ndarray) -> None:
     assert atypicality(odd.astype(np.uint8)) > 0.5 > atypicality(ellipse())
 
 
-def test_the_odder_the_more_and_never_above_one() -> None:
+def test_atypicality_grows_with_distance_and_stays_below_one() -> None:
     found = [atypicality(ellipse(column=column)) for column in (80, 100, 120, 135)]
     assert found == sorted(found)
     assert len(set(found)) == 4
     assert found[-1] < 1
 
 
-def test_a_perfect_ellipse_is_not_odd_for_being_one() -> None:
+def test_a_perfect_ellipse_is_not_atypical() -> None:
     assert atypicality(ellipse()) < 0.1
 
 
@@ -73,37 +73,37 @@ def test_size_in_pixels_does_not_matter() -> None:
     )
 
 
-def test_an_empty_mask_is_as_odd_as_it_is_rare() -> None:
+def test_an_empty_mask_is_as_atypical_as_it_is_rare() -> None:
     empty = np.zeros((HEIGHT, WIDTH), np.uint8)
     assert atypicality(empty) == 1
     few = plausibility.fit([*training_masks(19), empty])
-    assert plausibility.atypicality(empty, few) == pytest.approx(0.5), "one in twenty, as for masks"
+    assert plausibility.atypicality(empty, few) == pytest.approx(0.5), "5 %, as for masks"
     many = plausibility.fit([*training_masks(20), *[empty] * 30])
     assert plausibility.atypicality(empty, many) < 0.1
 
 
-def test_training_without_a_nerve_atypicalitys_every_nerve() -> None:
+def test_after_training_without_nerves_every_nerve_is_atypical() -> None:
     none = plausibility.fit([np.zeros((HEIGHT, WIDTH), np.uint8)])
     assert plausibility.atypicality(ellipse(), none) == 1
     assert plausibility.atypicality(np.zeros((HEIGHT, WIDTH), np.uint8), none) < 0.05
 
 
-def test_masks_that_are_all_alike_have_finite_figures() -> None:
+def test_identical_masks_have_finite_statistics() -> None:
     alike = plausibility.fit([ellipse()] * 3)
     assert plausibility.atypicality(ellipse(), alike) == pytest.approx(0, abs=1e-6)
     assert 0.5 < plausibility.atypicality(ellipse(row=62), alike) <= 1
 
 
-def test_it_survives_json() -> None:
+def test_it_can_be_stored_as_json() -> None:
     again = Plausibility.model_validate_json(TRAINING.model_dump_json())
     assert plausibility.atypicality(ellipse(column=100), again) == atypicality(ellipse(column=100))
 
 
-def test_a_model_that_knows_no_masks_tells_none() -> None:
+def test_a_model_without_plausibility_gives_nan() -> None:
     assert np.isnan(plausibility.atypicality(ellipse(), None))
 
 
-def test_risk_falls_where_atypicality_knows() -> None:
+def test_risk_falls_if_atypicality_is_informative() -> None:
     dice = np.array([0.9, 0.1, 0.8, 0.2, 0.7])
     curve = selective.risk_coverage(1 - dice, dice)
     assert curve["coverage"].tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
@@ -113,7 +113,7 @@ def test_risk_falls_where_atypicality_knows() -> None:
     assert worst_first["risk"].mean() > curve["risk"].mean()
 
 
-def test_frames_of_equal_atypicality_come_in_no_order() -> None:
+def test_the_order_of_frames_with_equal_atypicality_does_not_matter() -> None:
     for dice in ([1.0, 0.0, 0.5], [0.0, 1.0, 0.5]):
         curve = selective.risk_coverage(np.array([0.2, 0.2, 0.9]), np.array(dice))
         assert curve["risk"].tolist() == pytest.approx([0.5, 0.5, 0.5])
@@ -123,15 +123,15 @@ def test_frames_without_a_dice_are_left_out() -> None:
     assert len(selective.risk_coverage(np.array([0.1, 0.2]), np.array([np.nan, 0.5]))) == 1
 
 
-def test_the_least_atypicalityed_are_kept() -> None:
+def test_the_least_atypical_frames_are_kept() -> None:
     assert selective.kept(np.array([0.9, 0.1, 0.5, 0.3, 0.2])).tolist() == [0, 1, 1, 1, 1]
     assert selective.kept(np.array([0.9])).tolist() == [1]
 
 
-def test_equals_at_the_end_share_what_is_left() -> None:
+def test_ties_at_the_cut_share_the_remaining_weight() -> None:
     assert selective.kept(np.array([0.9, 0.1, 0.9, 0.1, 0.9])).tolist() == pytest.approx([2 / 3, 1, 2 / 3, 1, 2 / 3])
 
 
-def test_who_is_not_known_takes_no_part() -> None:
+def test_frames_with_unknown_atypicality_are_left_out() -> None:
     assert selective.kept(np.array([np.nan, 0.1, 0.2])).tolist() == [0, 1, 1]
     assert selective.kept(np.full(3, np.nan)).tolist() == [0, 0, 0]

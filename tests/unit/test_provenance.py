@@ -1,4 +1,4 @@
-"""The chain of hashes from dataset to figures."""
+"""The chain of hashes from dataset to metrics."""
 
 from hashlib import sha256
 from typing import Any
@@ -27,7 +27,7 @@ CHANGED: dict[str, Any] = {
 }
 
 
-def test_each_value_of_the_chain_covers_the_former_one() -> None:
+def test_each_value_of_the_chain_includes_the_previous_one() -> None:
     links = provenance.chain(ORIGINS)
     assert [link.link for link in links] == LINKS
     assert links[0].sha256 == ORIGINS.dataset
@@ -38,14 +38,14 @@ def test_each_value_of_the_chain_covers_the_former_one() -> None:
 
 
 @pytest.mark.parametrize("changed", LINKS)
-def test_a_changed_origin_changes_the_chain_from_its_link_on(changed: str) -> None:
+def test_a_changed_origin_changes_the_chain_from_its_link_onwards(changed: str) -> None:
     other = provenance.chain(ORIGINS.model_copy(update={changed: CHANGED[changed]}))
     same = [one.chain == another.chain for one, another in zip(provenance.chain(ORIGINS), other, strict=True)]
     assert same == [LINKS.index(link) < LINKS.index(changed) for link in LINKS]
 
 
 @pytest.mark.parametrize("changed", LINKS)
-def test_the_link_that_does_not_follow_is_named(changed: str) -> None:
+def test_the_wrong_link_is_named(changed: str) -> None:
     links = provenance.chain(ORIGINS)
     assert provenance.differences(links, ORIGINS) == []
     (found,) = provenance.differences(links, ORIGINS.model_copy(update={changed: CHANGED[changed]}))

@@ -17,7 +17,7 @@ def test_decode_restores_what_encode_wrote(mask: np.ndarray) -> None:
     np.testing.assert_array_equal(decoded, mask)
 
 
-def test_counts_from_one_down_the_columns() -> None:
+def test_counts_from_one_in_column_major_order() -> None:
     mask = np.array([[0, 0, 1], [1, 0, 1], [1, 1, 0], [0, 0, 0]], np.uint8)
     assert rle.encode(mask) == "2 2 7 1 9 2"
     np.testing.assert_array_equal(rle.decode("2 2 7 1 9 2", 4, 3), mask)
@@ -27,12 +27,12 @@ def test_any_positive_value_is_foreground() -> None:
     assert rle.encode(np.array([[0, 255], [0, 255]], np.uint8)) == "3 2"
 
 
-def test_an_empty_mask_is_an_empty_text() -> None:
+def test_an_empty_mask_is_an_empty_string() -> None:
     assert rle.encode(np.zeros((3, 4), np.uint8)) == ""
     np.testing.assert_array_equal(rle.decode(" ", 3, 4), np.zeros((3, 4)))
 
 
-def test_runs_may_touch_and_come_in_any_order() -> None:
+def test_runs_may_touch_and_be_in_any_order() -> None:
     np.testing.assert_array_equal(rle.decode("5 2 1 2 3 1", 3, 2), [[1, 0], [1, 1], [1, 1]])
 
 
@@ -55,6 +55,6 @@ def test_runs_may_touch_and_come_in_any_order() -> None:
         ("2 1 2 1", "overlaps"),
     ],
 )
-def test_says_what_is_wrong_with_a_bad_text(text: str, reason: str) -> None:
+def test_says_what_is_wrong_with_invalid_text(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         rle.decode(text, height=3, width=2)

@@ -1,4 +1,4 @@
-"""From masks to what metrics.json holds."""
+"""From masks to metrics.json."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from nerveseg.data import rle
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import calibration, metrics, scores, selective
 from nerveseg.evaluation.baselines import Priors
+from nerveseg.evaluation.results import Metrics, Validation
 from nerveseg.evaluation.scores import Scores
 from nerveseg.model import plausibility
 from nerveseg.model.spec import Plausibility
@@ -71,7 +72,7 @@ def dice(frames: list[tuple[str, np.ndarray, np.ndarray]] = FRAMES) -> list[floa
     return [metrics.score(mask, truth)[0] for _, truth, mask in frames]
 
 
-def test_means_median_and_share_are_those_of_the_frames() -> None:
+def test_means_medians_and_shares_are_over_frames() -> None:
     test = summary()["test"]
     assert test["dice"] == pytest.approx(np.mean(dice()))
     assert test["dice_median"] == pytest.approx(np.median(dice()))
@@ -85,13 +86,13 @@ def test_means_median_and_share_are_those_of_the_frames() -> None:
             assert test[f"{name}_p{percent:02}"] == pytest.approx(np.nanpercentile(table[name], percent))
 
 
-def test_pooled_figures_are_those_of_all_pixels_at_once() -> None:
+def test_pooled_metrics_are_over_all_pixels() -> None:
     truth, mask = (np.stack([frame[place] for frame in FRAMES]) for place in (1, 2))
     test = summary()["test"]
     assert (test["pooled_dice"], test["pooled_iou"]) == pytest.approx(metrics.score(mask, truth))
 
 
-def test_subjects_with_few_frames_are_in_the_mean_and_are_not_the_worst() -> None:
+def test_subjects_with_few_frames_count_for_the_mean_but_not_for_the_worst() -> None:
     by_subject = [np.mean(dice()[:3]), np.mean(dice()[3:7]), 0]
     test = summary()["test"]
     assert test["dice_by_subject"] == pytest.approx(np.mean(by_subject))
@@ -103,8 +104,8 @@ def test_subjects_with_few_frames_are_in_the_mean_and_are_not_the_worst() -> Non
     assert none["worst_subject_ci"] is None
 
 
-def test_the_worst_subject_has_the_interval_of_its_own_mean() -> None:
-    """Drawn are its clusters: frames that repeat one view say no more than one of them."""
+def test_the_worst_subjects_interval_covers_its_mean() -> None:
+    """Its clusters are resampled: frames that repeat one view add no information."""
     found = scored(FRAMES)
     low, high = of_scores(found)["test"]["worst_subject_ci"]
     drawn = np.random.default_rng(0).choice(dice()[:3], (100_000, 3)).mean(axis=1)
@@ -113,7 +114,7 @@ def test_the_worst_subject_has_the_interval_of_its_own_mean() -> None:
     assert of_scores(one_view)["test"]["worst_subject_ci"] is None
     others = found.table["subject"] != "1"
     elsewhere = Scores(found.table.assign(iou=0.5, dice=found.table["dice"].where(~others, 1.0)), found.histograms)
-    assert of_scores(elsewhere)["test"]["worst_subject_ci"] == [low, high], "other people have no part in it"
+    assert of_scores(elsewhere)["test"]["worst_subject_ci"] == [low, high], "other subjects do not matter"
 
 
 def test_frames_with_an_empty_mask_have_no_outline_and_are_counted() -> None:
@@ -127,15 +128,16 @@ def test_frames_with_an_empty_mask_have_no_outline_and_are_counted() -> None:
     assert test["centroid_error"] == pytest.approx((0 + 15 + 5 + 6) / 4)
 
 
-def test_the_terminal_says_on_how_many_frames_and_names_no_worst_subject_that_is_none() -> None:
+def test_the_terminal_shows_the_numbers_of_frames_and_a_worst_subject_only_if_there_is_one() -> None:
     def names(**changes: Any) -> list[str]:
-        found = summary(**changes) | {"ceiling": {"dice": 1.0, "conflicting_pairs": 0}}
+        found = Metrics.model_validate(summary(**changes))
         return [str(cell) for cell in headline.table(found, "").columns[0].cells]
 
-    assert {"NSD, on 7 of 8 frames", "HD95, pixels, on 4 of 8 frames"} <= set(names())
+    expected = {"NSD, mean over frames, defined on 7 of 8", "HD95, pixels, mean over frames, defined on 4 of 8"}
+    assert expected <= set(names())
     assert "Dice of the worst subject, 1" in names()
     assert "Dice of the worst subject, none has enough frames" in names(min_frames=5)
-    assert "NSD" in names(frames=FRAMES[:2] * 2)
+    assert "NSD, mean over frames" in names(frames=FRAMES[:2] * 2)
 
 
 def test_presence_counts_frames() -> None:
@@ -153,46 +155,48 @@ def test_presence_counts_frames() -> None:
     assert (always["specificity"], always["specificity_ci"]) == (None, None), "no frame without a nerve"
 
 
-def test_headline_figures_have_an_interval_around_them() -> None:
+def test_headline_metrics_lie_in_their_intervals() -> None:
     found = summary()
     for record in (found["test"], found["test"]["presence"], *found["baseline"].values()):
         for name in [name for name in record if f"{name}_ci" in record]:
             low, high = record[f"{name}_ci"]
             assert low <= high
-            assert low <= record[name] <= high or name == "ece", name  # absolute values scatter upwards
+            assert low <= record[name] <= high or name == "ece", (
+                name
+            )  # it is a sum of absolute values, which resampling increases
     names = {"dice", "iou", "dice_by_subject", "nsd", "hd95", "centroid_error", "pooled_dice", "ece", "brier"}
     assert {f"{name}_ci" for name in names} <= set(found["test"])
 
 
-def test_one_subject_has_figures_without_intervals() -> None:
+def test_one_subject_has_metrics_without_intervals() -> None:
     test = summary([frame for frame in FRAMES if frame[0] == "1"])["test"]
     assert test["dice"] is not None
     assert test["dice_ci"] is None
 
 
 @pytest.mark.parametrize("rule", ["kaggle", "nnunet", "monai", "smp"])
-def test_the_rule_for_empty_masks_is_that_of_every_dice(rule: str) -> None:
+def test_the_rule_for_empty_masks_applies_to_every_dice(rule: str) -> None:
     found = summary(empty=rule)
     left_out = {"kaggle": [], "nnunet": [3], "monai": [3, 4], "smp": []}[rule]
     kept = [value for place, value in enumerate(dice()) if place not in left_out]
     assert found["test"]["dice"] == pytest.approx(np.mean(kept))
     assert found["test"]["left_out"] == len(left_out)
     assert found["by_empty_rule"][rule]["dice"] == pytest.approx(found["test"]["dice"])
-    assert found["by_empty_rule"] == summary()["by_empty_rule"], "whatever rule is chosen"
+    assert found["by_empty_rule"] == summary()["by_empty_rule"], "whichever rule is chosen"
     nothing = [float(not truth.any()) for place, (_, truth, _) in enumerate(FRAMES) if place not in left_out]
-    if rule == "nnunet":  # nothing predicted: both frames without a nerve are left out
+    if rule == "nnunet":  # predicting nothing leaves out both frames without a nerve
         nothing = [0.0] * 6
     assert found["baseline"]["empty"]["dice"] == pytest.approx(np.mean(nothing))
     assert found["empty_rule"].startswith(rule)
 
 
-def test_baselines_are_scored_beside_the_model() -> None:
+def test_baselines_are_scored_next_to_the_model() -> None:
     found = summary()
     table = scored(FRAMES).table
-    assert table.loc[0, "prior_dice"] == 1, "the prior is the very mask of this frame"
+    assert table.loc[0, "prior_dice"] == 1, "the prior is the mask of this frame"
     assert found["baseline"]["prior"]["dice"] == pytest.approx(np.mean([1, 1, 1, 0, 0, 1, 1, 1]))
     assert found["baseline"]["prior_half"]["dice"] == pytest.approx(2 / 8), "half of them agree on no pixel"
-    assert 0.8 < table.loc[0, "ellipse_dice"] < 1, "an ellipse is no rectangle"
+    assert 0.8 < table.loc[0, "ellipse_dice"] < 1, "an ellipse is not a rectangle"
     for baseline in found["baseline"].values():
         assert baseline["gain"] == pytest.approx(found["test"]["dice"] - baseline["dice"])
 
@@ -205,7 +209,7 @@ def test_predictions_are_kept_with_their_confidence() -> None:
     assert table["confidence"].dropna().tolist() == pytest.approx([0.9] * 5)
 
 
-def test_selective_prediction_gains_what_atypical_frames_cost() -> None:
+def test_selective_prediction_gains_by_leaving_out_atypical_frames() -> None:
     frames = [(str(number % 4), TRUTH, rectangle(20, 20 + number % 2)) for number in range(8)]
     frames += [("4", TRUTH, rectangle(0, 50)), ("5", TRUTH, rectangle(40, 0))]
     test = summary(frames)["test"]
@@ -215,7 +219,7 @@ def test_selective_prediction_gains_what_atypical_frames_cost() -> None:
     assert test["risk_coverage_area"] < 1 - test["dice"]
 
 
-def test_what_is_kept_is_that_of_the_risk_coverage_curve_in_any_order() -> None:
+def test_kept_frames_match_the_risk_coverage_curve_in_any_order() -> None:
     masks = [rectangle(20, 20), rectangle(20, 20), rectangle(0, 50), rectangle(0, 50), rectangle(0, 50)]
     truths = [TRUTH, TRUTH, rectangle(0, 50), TRUTH, TRUTH]
     frames = [(str(number), *pair) for number, pair in enumerate(zip(truths, masks, strict=True))]
@@ -227,29 +231,30 @@ def test_what_is_kept_is_that_of_the_risk_coverage_curve_in_any_order() -> None:
         assert kept == pytest.approx((1 + 1 + 2 / 3 * sum(dice(frames)[2:])) / 4)
 
 
-def test_a_model_without_atypicality_gains_nothing_that_could_be_told() -> None:
+def test_a_model_without_atypicality_has_no_selective_gain() -> None:
     test = of_scores(scored(FRAMES, None))["test"]
     for name in ("dice_kept", "selective_gain", "dice_kept_ci", "selective_gain_ci", "risk_coverage_area"):
         assert test[name] is None
 
 
-def test_the_threshold_is_that_of_the_best_validation_dice() -> None:
+def test_the_threshold_has_the_best_validation_dice() -> None:
     validation = summary()["validation"]
     assert 0.1 < validation["best_threshold"] <= 0.9
     assert validation["dice_at_best_threshold"] == pytest.approx(np.mean(dice()))
 
 
-def test_choosing_the_threshold_is_advised_only_where_it_was_not_chosen() -> None:
-    found = summary(empty="nnunet")
-    best = found["validation"]["best_threshold"]
+def test_choosing_the_threshold_is_advised_only_if_it_was_not_chosen() -> None:
+    found = Metrics.model_validate(summary(empty="nnunet"))
+    best = found.validation.best_threshold
+    assert best is not None
     assert headline.better_threshold(found, best, False) == ""
     given, chosen = (headline.better_threshold(found, 0.95, each) for each in (False, True))
     assert f"by the rule nnunet for empty masks, a threshold of {best:g} has the best Dice" in given
     assert "With model.threshold: validation" in given
     assert "model.threshold" not in chosen
     assert "which train chose by the rule kaggle" in chosen
-    undefined = {"validation": {"best_threshold": None}, "empty_rule": found["empty_rule"]}
-    assert headline.better_threshold(undefined, 0.5, False) == ""
+    undefined = Validation(best_threshold=None, dice_at_best_threshold=None)
+    assert headline.better_threshold(found.model_copy(update={"validation": undefined}), 0.5, False) == ""
 
 
 def test_it_is_json_without_nan() -> None:
@@ -274,12 +279,12 @@ def test_subjects_have_the_means_of_their_frames() -> None:
     assert table.loc["3", "recall"] == 0
 
 
-def test_a_frame_that_the_rule_leaves_out_is_no_bad_one_of_its_subject() -> None:
+def test_a_frame_left_out_by_the_rule_does_not_count_against_its_subject() -> None:
     table = scores.per_subject(scored(FRAMES).by_rule("monai").table).set_index("subject")
     assert table.loc["2", "dice_below_half"] == 0, "those without a nerve are left out"
 
 
-def test_scores_come_back_from_their_file(tmp_path: Path) -> None:
+def test_scores_can_be_written_and_read(tmp_path: Path) -> None:
     found = scored(FRAMES)
     found.write(tmp_path / "predictions.parquet")
     again = Scores.read(tmp_path / "predictions.parquet")

@@ -1,4 +1,4 @@
-"""The environment: what is refused and with which words."""
+"""The environment: what is rejected, and the messages."""
 
 import pytest
 
@@ -12,13 +12,13 @@ def read_anew() -> None:
     settings.cache_clear()
 
 
-def test_an_unknown_setting_is_refused_with_the_nearest_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_setting_is_rejected_with_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NERVESEG_DEVISE", "cpu")
     with pytest.raises(NervesegError, match="NERVESEG_DEVISE: no such setting; did you mean NERVESEG_DEVICE"):
         settings()
 
 
-def test_a_bad_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_value_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NERVESEG_WORKERS", "-1")
     with pytest.raises(NervesegError, match="NERVESEG_WORKERS"):
         settings()
@@ -34,7 +34,7 @@ def test_credentials_have_two_parts_and_are_not_shown(monkeypatch: pytest.Monkey
     assert "secret" not in repr(settings())
 
 
-def test_a_device_that_is_not_there_is_refused() -> None:
+def test_an_unavailable_device_is_rejected() -> None:
     import torch
 
     if torch.cuda.is_available():

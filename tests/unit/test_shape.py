@@ -21,12 +21,12 @@ def dice(mask: np.ndarray) -> float:
 @pytest.mark.parametrize(
     "mask", [tilted(60, 80, 30, 30, 0), tilted(50.4, 71.7, 40, 15, 0.6), tilted(80, 100, 25, 8, -1.2)]
 )
-def test_an_ellipse_is_its_own(mask: np.ndarray) -> None:
+def test_the_ellipse_of_an_ellipse_is_itself(mask: np.ndarray) -> None:
     assert dice(mask) > 0.98
     assert shape.ellipse(mask).dtype == np.uint8
 
 
-def test_the_ellipse_of_a_square_is_the_disc_of_its_moments() -> None:
+def test_the_ellipse_of_a_square_is_the_disc_with_its_moments() -> None:
     """Variance s**2 / 12 along each axis, so the radius is s / sqrt(3), which its corners exceed."""
     square = np.zeros((120, 160), np.uint8)
     square[40:80, 60:100] = 1
@@ -36,7 +36,7 @@ def test_the_ellipse_of_a_square_is_the_disc_of_its_moments() -> None:
     assert drawn[38, 80]
 
 
-def test_an_ellipse_is_cut_at_the_border() -> None:
+def test_an_ellipse_is_clipped_at_the_border() -> None:
     assert dice(tilted(0, 80, 40, 20, 0)) > 0.85
     whole = np.ones((30, 40), np.uint8)
     assert shape.ellipse(whole).shape == whole.shape
@@ -51,11 +51,11 @@ def test_lines_and_single_pixels_have_an_ellipse(pixels: tuple[slice, slice]) ->
     assert dice(mask) > 0.85
 
 
-def test_nothing_has_none() -> None:
+def test_an_empty_mask_has_no_ellipse() -> None:
     nothing = np.zeros((20, 20), np.uint8)
     assert not shape.ellipse(nothing).any()
     assert np.isnan(shape.centroid(nothing)).all()
 
 
-def test_the_centroid_is_the_middle() -> None:
+def test_the_centroid_is_the_mean_position() -> None:
     assert shape.centroid(tilted(50, 71, 40, 15, 0.6)) == pytest.approx([50, 71])

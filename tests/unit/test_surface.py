@@ -1,4 +1,4 @@
-"""Distances of outlines: on shapes that geometry knows, against MONAI, and against DeepMind's surface-distance."""
+"""Distances of outlines: on shapes with known results, compared with MONAI and with DeepMind's surface-distance."""
 
 import math
 import warnings
@@ -52,8 +52,8 @@ def test_a_mask_on_itself_is_perfect() -> None:
     assert surface.compare(blob(1), blob(1), 0) == surface.Outline(1, 0, 0)
 
 
-def test_a_bar_that_is_shifted_sideways() -> None:
-    """One pixel high, so that the outline is the bar: 15 of the 20 pixels of either lie on the other one."""
+def test_a_bar_shifted_sideways() -> None:
+    """One pixel high, so that the outline is the bar: 15 of the 20 pixels of each lie on the other one."""
     found = surface.compare(rectangle(50, 45, 1, 20), rectangle(50, 40, 1, 20), 0)
     assert found.nsd == pytest.approx(15 / 20)
     assert found.hd95 == pytest.approx(np.percentile([0] * 15 + [1, 2, 3, 4, 5], 95))
@@ -61,13 +61,13 @@ def test_a_bar_that_is_shifted_sideways() -> None:
 
 
 @pytest.mark.parametrize(("shift", "tolerance", "nsd"), [(4, 3.9, 0), (4, 4, 1), (0, 0, 1)])
-def test_bars_above_one_another_are_within_the_tolerance_or_not(shift: int, tolerance: float, nsd: float) -> None:
+def test_bars_above_each_other_are_within_the_tolerance_or_not(shift: int, tolerance: float, nsd: float) -> None:
     found = surface.compare(rectangle(50 + shift, 40, 1, 30), rectangle(50, 40, 1, 30), tolerance)
     assert (found.nsd, found.hd95, found.centroid_error) == (nsd, shift, shift)
 
 
-def test_a_rectangle_that_is_shifted_down() -> None:
-    """Rows at top and bottom are 6 off, but for their ends; the sides lie on the other's but for 6 pixels."""
+def test_a_rectangle_shifted_down() -> None:
+    """The top and bottom rows are off by 6, except at their ends; the sides overlap except for 6 pixels."""
     found = surface.compare(rectangle(46, 40, 20, 30), rectangle(40, 40, 20, 30), 0)
     outline = 2 * (20 + 30) - 4
     assert found.hd95 == 6
@@ -76,7 +76,7 @@ def test_a_rectangle_that_is_shifted_down() -> None:
 
 
 @pytest.mark.parametrize("wider", [3, 5, 10])
-def test_discs_in_one_another_are_their_radii_apart(wider: int) -> None:
+def test_the_distance_of_concentric_discs_is_the_difference_of_their_radii(wider: int) -> None:
     inner, outer = disc(60, 80, 20), disc(60, 80, 20 + wider)
     assert surface.compare(inner, outer, wider + 1.2).nsd == 1
     assert surface.compare(inner, outer, wider - 1.2).nsd == 0
@@ -84,8 +84,8 @@ def test_discs_in_one_another_are_their_radii_apart(wider: int) -> None:
     assert surface.compare(inner, outer, 1).centroid_error == pytest.approx(0, abs=1e-9)
 
 
-def test_a_disc_that_is_shifted() -> None:
-    """A point of the circle at the angle a from the shift d is | |r u(a) - d| - r |, about d |cos a|, off."""
+def test_a_shifted_disc() -> None:
+    """A point on the circle at angle a to the shift d is off by | |r u(a) - d| - r |, about d |cos a|."""
     radius, shift = 40, 8
     found = surface.compare(disc(60, 80 + shift, radius), disc(60, 80, radius), 4)
     angles = np.linspace(0, 2 * math.pi, 100_000)
@@ -95,7 +95,7 @@ def test_a_disc_that_is_shifted() -> None:
     assert found.centroid_error == pytest.approx(shift)
 
 
-def test_one_far_pixel_moves_the_percentile_little() -> None:
+def test_one_far_pixel_hardly_changes_the_percentile() -> None:
     spotted = blob(1)
     spotted[2, 2] = 1
     assert surface.compare(spotted, blob(1), 1).hd95 < 1
@@ -120,7 +120,7 @@ def test_agrees_with_monai(masks: tuple[np.ndarray, np.ndarray], tolerance: floa
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_agrees_with_surface_distance_but_for_what_a_pixel_counts(seed: int) -> None:
+def test_agrees_with_surface_distance_except_for_the_weight_of_a_pixel(seed: int) -> None:
     prediction, truth = blob(seed), blob(seed + 100)
     theirs = surface_distance.compute_surface_distances(truth.astype(bool), prediction.astype(bool), (1, 1))
     found = surface.compare(prediction, truth, 3)
@@ -131,7 +131,7 @@ def test_agrees_with_surface_distance_but_for_what_a_pixel_counts(seed: int) -> 
 @pytest.mark.parametrize(
     ("masks", "nsd"), [((NOTHING, SPOT), 0.0), ((SPOT, NOTHING), 0.0), ((NOTHING, NOTHING), math.nan)]
 )
-def test_no_distance_to_an_empty_mask_is_made_up(
+def test_the_distance_to_an_empty_mask_is_undefined(
     masks: tuple[np.ndarray, np.ndarray], nsd: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(np, "Inf", np.inf, raising=False)  # surface-distance 0.1 predates NumPy 2

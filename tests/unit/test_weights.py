@@ -1,4 +1,4 @@
-"""Encoder weights from files: what loads, and what is refused without running."""
+"""Encoder weights from files: what is loaded, and what is rejected without being run."""
 
 import pickle
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def state() -> State:
-    """Weights of a resnet18 for three channels, with the classifier that published files have."""
+    """Weights of a resnet18 for three channels, with a classifier, like published files."""
     torch.manual_seed(1)
     given = get_encoder("resnet18", weights=None).state_dict()
     given["bn1.running_mean"] = torch.rand(64)
@@ -36,12 +36,12 @@ def state() -> State:
 
 @pytest.fixture(scope="module")
 def encoder() -> torch.nn.Module:
-    """A resnet18 for three channels; what is refused leaves it as it is."""
+    """A resnet18 for three channels; rejected files must not change it."""
     return get_encoder("resnet18", weights=None)
 
 
 class TouchesAFile:
-    """What a malicious pickle looks like: loading it calls a function of its choice."""
+    """A malicious pickle: loading it calls a function of its choice."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,7 +57,7 @@ def assert_loaded(network: torch.nn.Module, given: State, first: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_every_tensor_is_the_files_and_the_first_convolution_its_sum(suffix: str, state: State, tmp_path: Path) -> None:
+def test_tensors_match_the_file_and_the_first_convolution_is_summed(suffix: str, state: State, tmp_path: Path) -> None:
     path = tmp_path / f"encoder{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(state, path)
     network = build(SPEC, str(path)).eval()
@@ -65,7 +65,7 @@ def test_every_tensor_is_the_files_and_the_first_convolution_its_sum(suffix: str
     assert network(torch.zeros(1, 1, 64, 64)).shape == (1, 1, 64, 64)
 
 
-def test_counters_of_old_files_may_be_missing(state: State, tmp_path: Path) -> None:
+def test_counters_may_be_missing_in_old_files(state: State, tmp_path: Path) -> None:
     path = tmp_path / "encoder.pth"
     torch.save({name: tensor for name, tensor in state.items() if "num_batches" not in name}, path)
     encoder = build(SPEC, str(path)).get_submodule("encoder").state_dict()
@@ -82,7 +82,7 @@ def test_counters_of_old_files_may_be_missing(state: State, tmp_path: Path) -> N
         (lambda state: state.clear(), r"conv1.weight is missing; .*; \.\.\."),
     ],
 )
-def test_weights_that_do_not_fit_are_one_error(
+def test_all_mismatches_are_one_error(
     suffix: str, spoil: Callable[[State], object], words: str, state: State, encoder: torch.nn.Module, tmp_path: Path
 ) -> None:
     spoil(state)
@@ -94,7 +94,7 @@ def test_weights_that_do_not_fit_are_one_error(
     assert "model.encoder" in str(caught.value)
 
 
-def test_weights_of_another_encoder_are_refused(state: State, tmp_path: Path) -> None:
+def test_weights_of_another_encoder_are_rejected(state: State, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "resnet18.pth")
     for encoder in ("resnet34", "mobilenet_v2"):
         with pytest.raises(NervesegError, match="do not fit"):
@@ -102,7 +102,7 @@ def test_weights_of_another_encoder_are_refused(state: State, tmp_path: Path) ->
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_pickle_is_refused_before_its_code_runs(state: State, encoder: torch.nn.Module, tmp_path: Path) -> None:
+def test_a_pickle_is_rejected_before_its_code_runs(state: State, encoder: torch.nn.Module, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     attacks = {"plain.pth": pickle.dumps(TouchesAFile(touched))}
     torch.save({**state, "conv1.weight": TouchesAFile(touched)}, tmp_path / "zip.pth")
@@ -114,13 +114,13 @@ def test_a_pickle_is_refused_before_its_code_runs(state: State, encoder: torch.n
             load_encoder_weights(encoder, tmp_path / name)
     assert not touched.exists()
     pickle.loads(attacks["plain.pth"])
-    assert touched.exists(), "the attack works where nothing refuses it"
+    assert touched.exists(), "the attack works if it is not rejected"
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_damaged_files_are_refused(suffix: str, state: State, encoder: torch.nn.Module, tmp_path: Path) -> None:
-    """Whatever the readers raise for the bytes that they hit upon."""
+def test_damaged_files_are_rejected(suffix: str, state: State, encoder: torch.nn.Module, tmp_path: Path) -> None:
+    """Whatever the readers raise for these bytes."""
     path = tmp_path / f"encoder{suffix}"
     small = {name: state[name] for name in ("bn1.weight", "bn1.bias")}
     if suffix == ".safetensors":
@@ -142,7 +142,7 @@ def test_damaged_files_are_refused(suffix: str, state: State, encoder: torch.nn.
 
 
 @pytest.mark.parametrize("content", [[torch.rand(1)], torch.rand(1), {"state_dict": {"a": torch.rand(1)}}, {"a": 1}])
-def test_what_is_no_state_dict_is_refused(content: object, encoder: torch.nn.Module, tmp_path: Path) -> None:
+def test_anything_but_a_state_dict_is_rejected(content: object, encoder: torch.nn.Module, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "encoder.pth")
     with pytest.raises(NervesegError, match="not a state dict"):
         load_encoder_weights(encoder, tmp_path / "encoder.pth")
@@ -154,7 +154,7 @@ def test_a_missing_file_is_named(name: str, encoder: torch.nn.Module, tmp_path: 
         load_encoder_weights(encoder, tmp_path / name)
 
 
-def test_encoders_of_timm_take_no_files(state: State, tmp_path: Path) -> None:
+def test_timm_encoders_cannot_load_files(state: State, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "encoder.pth")
     with pytest.raises(NervesegError, match="cannot be loaded into a timm encoder"):
         build(SPEC.model_copy(update={"encoder": "tu-resnet10t"}), str(tmp_path / "encoder.pth"))

@@ -1,4 +1,4 @@
-"""Clones of the pipeline: what outlives them, and what becomes of those that were killed."""
+"""Clones for the pipeline: what outlives them, and cleaning up after killed processes."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ NAMES = ("MLFLOW_TRACKING_URI", "NERVESEG_CHECKPOINTS")
         (("https://mlflow.example.org", "kept"), ("https://mlflow.example.org", "/here/kept")),
     ],
 )
-def test_what_stages_in_a_clone_leave_is_not_in_the_clone(
+def test_runs_and_checkpoints_of_a_clone_are_kept_outside(
     given: tuple[str, str], expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in zip(NAMES, given, strict=True):
@@ -34,8 +34,8 @@ def test_what_stages_in_a_clone_leave_is_not_in_the_clone(
     assert tuple(os.environ[name] for name in NAMES) == expected
 
 
-def test_a_clone_goes_with_its_process_even_where_another_has_its_id(tmp_path: Path) -> None:
-    for name in (str(os.getpid()), "1", "no-number"):  # as of killed processes, whose ids others have now
+def test_a_clone_is_deleted_after_its_process_even_if_its_id_is_reused(tmp_path: Path) -> None:
+    for name in (str(os.getpid()), "1", "no-number"):  # as if left by killed processes, whose ids have been reused
         (tmp_path / name / "clone").mkdir(parents=True)
     code = (
         "import sys, time, pathlib\nfrom nerveseg.workspace import clones\n"
@@ -49,7 +49,7 @@ def test_a_clone_goes_with_its_process_even_where_another_has_its_id(tmp_path: P
             assert not ours.exists()
             ours.mkdir()
             left = {path for path in tmp_path.iterdir() if path.is_dir()}
-            assert left == {theirs.parent, ours.parent}, "one that is in use stays"
+            assert left == {theirs.parent, ours.parent}, "a clone in use is kept"
         assert not ours.parent.exists()
         other.send_signal(signal.SIGKILL)
     with clones.scratch(tmp_path):

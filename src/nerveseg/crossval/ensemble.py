@@ -14,9 +14,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from nerveseg import paths, tracking
+from nerveseg import package, paths, tracking
 from nerveseg.console import console, progress
 from nerveseg.data.frame_store import FrameStore, counts
+from nerveseg.evaluation.results import Metrics
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import read_json, replacing, write_json
 from nerveseg.model import plausibility
@@ -79,7 +80,7 @@ def register(members: Sequence[Member], root: Path, params: Params, render: Call
         with tracking.reachable(
             "crossval/ is written: once the server is back, the same command registers the ensemble."
         ):
-            run = tracking.ensure_copy(_run(members, trainings, record), [], folder / paths.MODELS)
+            run = tracking.ensure_logged(_run(members, trainings, record), [], folder / paths.MODELS)
             client = tracking.connect()
             tags = {
                 **_tags(members),
@@ -91,7 +92,7 @@ def register(members: Sequence[Member], root: Path, params: Params, render: Call
             candidate = Candidate.read(run["model_id"], tags, store, everything, folder / paths.PER_IMAGE_CSV)
             models, device = folder / paths.MODELS, settings().device
             verdict = comparison.judge(client, candidate, metrics, models, params.evaluate, params.registration, device)
-            tracking.log_evaluation(run, flatten(metrics), None, sorted((folder / paths.REPORTS).iterdir()))
+            tracking.log_evaluation(run, flatten(metrics.record), sorted((folder / paths.REPORTS).iterdir()))
             for member, part in zip(members, versions.recorded(len(members)), strict=True):
                 for path in (paths.PARAMS, paths.DVC_LOCK):
                     client.log_artifact(run["run_id"], str(member.folder / path), str(versions.REPRODUCE / part))
@@ -119,8 +120,7 @@ def run_id(weights: Iterable[str], trainings: Sequence[str]) -> str:
 
 
 def _training(member: Member) -> dict[str, Any]:
-    record: dict[str, Any] = read_json(member.folder / paths.MODELS / "run.json")
-    return record
+    return tracking.read_record(member.folder / paths.MODELS)
 
 
 def _tags(members: Sequence[Member]) -> dict[str, str]:
@@ -130,15 +130,16 @@ def _tags(members: Sequence[Member]) -> dict[str, str]:
     }
 
 
-def _copy_figures(folder: Path) -> dict[str, Any]:
+def _copy_figures(folder: Path) -> Metrics:
     """Copies the metrics in `crossval/` to where a single model has them; returns metrics.json."""
     (folder / paths.REPORTS).mkdir()
     for path in (paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV):
         shutil.copy(paths.CROSSVAL / path.name, folder / path)
-    metrics: dict[str, Any] = read_json(paths.CROSSVAL / paths.METRICS_JSON.name)
-    metrics.pop("leakage", None)  # it is about other networks
-    metrics["test"]["split"] = _OUT_OF_FOLD
-    write_json(folder / paths.METRICS_JSON, metrics)
+    content = Metrics.read(paths.CROSSVAL / paths.METRICS_JSON.name).record
+    content.pop("leakage", None)  # it is of other networks
+    content["test"]["split"] = _OUT_OF_FOLD
+    metrics = Metrics.model_validate(content)
+    metrics.write(folder / paths.METRICS_JSON)
     return metrics
 
 
@@ -171,7 +172,7 @@ def _card(
     trainings: Sequence[dict[str, Any]],
     source: dict[str, Any],
     store: FrameStore,
-    metrics: dict[str, Any],
+    metrics: Metrics,
     params: Params,
     folder: Path,
 ) -> Card:
@@ -184,6 +185,7 @@ def _card(
         code=provenance.Code.of(
             {key: " ".join(dict.fromkeys(each[key] for each in tags if key in each)) for key in tags[0]},
             tracking.git_tags(),
+            package.running(),
         ),
         weights=provenance.hashes(folder / paths.MODELS / name for name in ("model.safetensors", "model.json")),
         figures=provenance.hashes(folder / path for path in versions.FIGURES),

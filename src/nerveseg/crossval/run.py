@@ -23,10 +23,10 @@ from nerveseg.crossval import outoffold
 from nerveseg.crossval.ensemble import Member, register
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError, TransientError
-from nerveseg.evaluation import conflicts, scores
+from nerveseg.evaluation import conflicts, figures, scores
+from nerveseg.evaluation.results import Metrics
 from nerveseg.evaluation.scores import Scores
-from nerveseg.files import read_json, replacing_folder, write_json
-from nerveseg.modelcard import card
+from nerveseg.files import replacing_folder
 from nerveseg.params import Params
 from nerveseg.report import headline
 from nerveseg.report import sections as report
@@ -50,7 +50,7 @@ class Fold:
         experiment: its name in DVC.
         run_id: its training run on this tracking server.
         scores: scores of its test frames, by Kaggle's rule.
-        metrics: the content of its `reports/metrics.json`.
+        metrics: of its test frames.
         sweep: threshold sweep on its validation frames.
         validation_dice: Dice of the last epoch at the network's input size.
         member: its network, if an ensemble is wanted.
@@ -61,7 +61,7 @@ class Fold:
     experiment: str
     run_id: str
     scores: Scores
-    metrics: dict[str, Any]
+    metrics: Metrics
     sweep: pd.DataFrame
     validation_dice: float
     member: Member | None
@@ -152,10 +152,10 @@ def _run_fold(root: Path, by: By, number: int, given: Params, lock: BinaryIO, ke
         raise kind(f"{error}\nFinished trainings are kept: once this is fixed, the same command continues.") from None
     commands.dvc(root, "exp", "push", "--quiet", "--force", "--no-cache", "origin", experiment)
     fold = _read_fold(root, by, number, experiment, keep)
-    test = fold.metrics["test"]
+    test, dice, iou = fold.metrics.test, *(fold.metrics.measured(key) for key in ("test.dice", "test.iou"))
     console.print(
-        f"[bold]{name}[/]: Dice {card.figure(test['dice'])} ({card.interval(test['dice_ci']) or 'no interval'}), "
-        f"IoU {card.figure(test['iou'])} on {test['frames']} frames of {test['subjects']} subjects; "
+        f"[bold]{name}[/]: Dice {figures.number(dice.value)} ({figures.interval(dice.interval) or 'no interval'}), "
+        f"IoU {figures.number(iou.value)} on {test.frames} frames of {test.subjects} subjects; "
         f"{'trained' if _trained(said) else 'restored'}, run {fold.run_id}",
         soft_wrap=True,
     )
@@ -187,9 +187,9 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
         experiment=experiment,
         run_id=record["run_id"],
         scores=Scores.read(root / paths.PREDICTIONS),
-        metrics=read_json(root / paths.METRICS_JSON),
+        metrics=Metrics.read(root / paths.METRICS_JSON),
         sweep=pd.read_csv(root / paths.CURVES / "thresholds.csv"),
-        validation_dice=float(pd.read_csv(root / paths.MODELS / "curve.csv")["validation_dice"].iloc[-1]),
+        validation_dice=float(pd.read_csv(root / paths.CURVE_CSV)["validation_dice"].iloc[-1]),
         member=None if keep is None else Member.keep(root, keep / str(number), record["run_id"]),
     )
 
@@ -202,14 +202,15 @@ def _conclude(
     sweep = outoffold.sweep([fold.sweep for fold in by_subject])
     bits = given.split.near_duplicate
     pairs = conflicts.find(store, bits)
-    metrics = {
+    content: dict[str, Any] = {
         "folds": len(by_subject),
         **scores.summary(pooled, sweep, given.evaluate),
         "ceiling": conflicts.summary(store, np.arange(len(store)), pairs, given.evaluate, bits),
     }
     leaking = outoffold.pool([fold.scores for fold in by_frame], len(store)) if by_frame else None
     if leaking:
-        metrics["leakage"] = outoffold.leakage(pooled, leaking, given.evaluate)
+        content["leakage"] = outoffold.leakage(pooled, leaking, given.evaluate)
+    metrics = Metrics.model_validate(content)
     with replacing_folder(paths.CROSSVAL) as folder:
         _write(folder, pooled, sweep, given, metrics)
         if leaking:
@@ -230,7 +231,7 @@ def _conclude(
                 "configuration": _digest(given),
                 **{f"{fold.by}_fold_{fold.number}": fold.run_id for fold in [*by_subject, *by_frame]},
             },
-            params.flatten(metrics),
+            params.flatten(metrics.record),
             paths.CROSSVAL,
         )
     console.print(
@@ -239,10 +240,10 @@ def _conclude(
     return render
 
 
-def _write(folder: Path, pooled: Scores, sweep: pd.DataFrame, given: Params, metrics: dict[str, Any]) -> None:
+def _write(folder: Path, pooled: Scores, sweep: pd.DataFrame, given: Params, metrics: Metrics) -> None:
     ruled = pooled.by_rule(given.evaluate.empty)
     tables = {
-        "per_image": ruled.table[[*scores.PER_IMAGE, "fold"]],
+        "per_image": scores.per_image(ruled.table).assign(fold=ruled.table["fold"]),
         "per_subject": scores.per_subject(ruled.table),
         **{f"curves/{name}": curve for name, curve in scores.curves(ruled, sweep).items()},
     }
@@ -250,7 +251,7 @@ def _write(folder: Path, pooled: Scores, sweep: pd.DataFrame, given: Params, met
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6f")
     pooled.write(folder / "predictions.parquet")
-    write_json(folder / "metrics.json", metrics)
+    metrics.write(folder / "metrics.json")
 
 
 def _table(folds: list[Fold]) -> pd.DataFrame:
@@ -258,7 +259,9 @@ def _table(folds: list[Fold]) -> pd.DataFrame:
         {
             "by": fold.by,
             "fold": fold.number,
-            **{name: fold.metrics["test"][name] for name in ("frames", "subjects", "dice", "iou")},
+            "frames": fold.metrics.test.frames,
+            "subjects": fold.metrics.test.subjects,
+            **{name: fold.metrics.measured(f"test.{name}").value for name in ("dice", "iou")},
             "validation_dice": fold.validation_dice,
             "run_id": fold.run_id,
             "experiment": fold.experiment,
@@ -267,16 +270,19 @@ def _table(folds: list[Fold]) -> pd.DataFrame:
     )
 
 
-def _print(metrics: dict[str, Any]) -> None:
-    test = metrics["test"]
-    title = f"out of fold, {metrics['folds']} folds: all {test['frames']} frames of {test['subjects']} subjects"
-    console.print(headline.table(metrics, title))
-    if leakage := metrics.get("leakage"):
-        optimism, by_frame = leakage["optimism"], leakage["by_frame"]
+def _print(metrics: Metrics) -> None:
+    test = metrics.test
+    console.print(
+        headline.table(metrics, f"out of {metrics.folds} folds: all {test.frames} frames of {test.subjects} subjects")
+    )
+    if leakage := metrics.leakage:
+        dice, iou = (
+            f"{figures.number(leakage.by_frame.measured(name).value)}, too high by "
+            f"{figures.with_interval(optimism.value, optimism.interval)}"
+            for name in ("dice", "iou")
+            for optimism in (leakage.optimism.measured(name),)
+        )
         console.print(
-            f"[bold]leakage[/]: the same training on random folds scores a Dice of {card.figure(by_frame['dice'])}, "
-            f"{card.figure(optimism['dice'])} too much (95 % interval {card.interval(optimism['dice_ci'])}); IoU "
-            f"{card.figure(by_frame['iou'])}, {card.figure(optimism['iou'])} too much "
-            f"({card.interval(optimism['iou_ci'])}).",
+            f"[bold]leakage[/]: the same training on random folds scores a Dice of {dice}, and an IoU of {iou}.",
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""What a model must beat: scores that need no model."""
+"""Baselines: scores that need no network, which a model must beat."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ from nerveseg.evaluation import empty, metrics
 from nerveseg.model.frames import resize
 from nerveseg.params import EmptyRule
 
-_GRID = (96, 128)  # height, width in pixels at which masks of any size are averaged
+_GRID = (96, 128)  # height and width in pixels to which masks are resized to be averaged
 _LEVELS = np.linspace(0.05, 0.95, 19)
 
 
 @dataclass(frozen=True)
 class Priors:
-    """The mean training mask as masks: float32 (96, 128), 0 or 1; `at_size` brings them to a frame's size.
+    """The mean training mask at two thresholds: float32 (96, 128), 0 or 1; `at_size` resizes them to a frame's size.
 
     Attributes:
-        best: cut where its Dice is best on the training frames.
-        half: cut at 0.5, which leaves the pixels that half of the training masks or more hold.
+        best: thresholded where its Dice is best on the training frames.
+        half: thresholded at 0.5: the pixels in at least half of the training masks.
     """
 
     best: npt.NDArray[np.float32]
@@ -32,7 +32,7 @@ def priors(store: FrameStore, rule: EmptyRule) -> Priors:
     """The mean training mask.
 
     Args:
-        rule: how a frame without a nerve scores. One that leaves all training frames out leaves the lowest cut.
+        rule: for frames without a nerve. If it leaves out all training frames, the lowest threshold is taken.
     """
     small = [resize(store.mask(row).astype(np.float32), *_GRID) for row in store.rows("train")]
     masks = np.stack(small) >= 0.5

@@ -1,17 +1,17 @@
-"""How sure a figure is: a bootstrap that draws whole subjects.
+"""Confidence intervals by a bootstrap that resamples whole subjects.
 
-Frames of one subject resemble each other, so that the subjects are the sample and their frames are not (Davison and
-Hinkley, Bootstrap Methods and their Application, 1997, 3.8). A resample draws as many subjects as there are, with
-replacement and each with all its frames; the interval is that between the 2.5th and the 97.5th percentile of the figure
-over the resamples (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 13.3).
+Frames of one subject resemble each other, so the sampling unit is the subject, not the frame (Davison and Hinkley,
+Bootstrap Methods and their Application, 1997, 3.8). A resample draws as many subjects as there are, with replacement,
+each with all its frames; the interval lies between the 2.5th and the 97.5th percentile of the figure over the resamples
+(Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 13.3).
 
-With few subjects such an interval is too narrow. In simulations of normal and of skewed subjects, 93 % of them held
-the truth with 35 subjects, 92 % with 20, 89 % with ten, 83 % with five. With one subject there is none. An interval
-speaks of other subjects like these, not of other scanners, and not of another training.
+With few subjects, such an interval is too narrow. In simulations with normal and skewed subjects, 93 % of the intervals
+covered the true value with 35 subjects, 92 % with 20, 89 % with ten, 83 % with five. With one subject there is none. An
+interval covers other subjects from the same source, not other scanners, and not another training run.
 
-Only figures that are functions of sums over subjects are drawn: means and ratios. Of a median, a percentile or a
-minimum, such as which subject is the worst, the percentile bootstrap of few subjects says nothing that holds. How well
-the mean of one subject is known is another question: there the clusters of near-identical frames are drawn.
+Only figures that are functions of sums over subjects get an interval: means and ratios. For a median, a percentile or a
+minimum, such as the worst of the subjects, the percentile bootstrap is unreliable with few subjects. The interval of
+one subject's mean is another matter: it resamples that subject's clusters of near-duplicate frames.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,27 +27,27 @@ _PERCENTILES = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval; NaN where undefined."""
+    """A figure and its 95 % interval; NaN if undefined."""
 
     value: float
     low: float
     high: float
 
     @property
-    def interval(self) -> list[float] | None:
-        """`[low, high]`, as metrics.json holds it; None where undefined."""
-        return None if np.isnan(self.low) else [self.low, self.high]
+    def interval(self) -> tuple[float, float] | None:
+        """Its bounds, low and high; None if undefined."""
+        return None if np.isnan(self.low) else (self.low, self.high)
 
 
 class SubjectBootstrap:
-    """The same resamples of subjects for every figure of a set of frames, which makes differences paired."""
+    """Resamples of the subjects of a set of frames, the same for every figure, so that differences are paired."""
 
     def __init__(self, subjects: Sequence[str], resamples: int, seed: int) -> None:
         """
         Args:
             subjects: the subject of each frame; within one subject, the cluster.
-            resamples: how many; some thousands settle the second digit of an interval's width.
-            seed: of PCG64.
+            resamples: their number; a few thousand fix the second digit of an interval's width.
+            seed: for PCG64.
         """
         self._codes, names = pd.factorize(np.asarray(subjects, dtype=object))
         self._subjects = len(names)

@@ -1,4 +1,4 @@
-"""Whether a probability of 0.8 means that 8 of 10 pixels are nerve, and from which probability on to call one nerve."""
+"""Calibration of the predicted probabilities, and the choice of the threshold on validation frames."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from nerveseg.evaluation import empty, metrics
 from nerveseg.params import EmptyRule
 
 BINS = 20  # of equal width over [0, 1]; their edges are the thresholds of `sweep`
-_UNTOLD = 0.5  # threshold where none is better than another
+_UNTOLD = 0.5  # threshold if all have the same Dice
 _PIXELS, _NERVE, _PROBABILITY, _ERROR = range(4)
 
 
@@ -20,7 +20,7 @@ def histogram(probability: Probability, truth: Mask) -> Floats:
         truth: 0/1 (H, W).
 
     Returns:
-        float64 (4, BINS), over the pixels of each bin: their number, how many of them are nerve, the sum of their
+        float64 (4, BINS), for each bin: the number of its pixels, how many of them are nerve, the sum of their
         probabilities p, and the sum of (p - truth)**2.
     """
     p, y = probability.ravel(), truth.ravel()
@@ -31,8 +31,8 @@ def histogram(probability: Probability, truth: Mask) -> Floats:
 def expected_error(sums: Floats) -> Floats:
     """Expected calibration error: mean over pixels of |share of nerve - mean probability| of their bin, in [0, 1].
 
-    Naeini et al. 2015, https://doi.org/10.1609/aaai.v29i1.9602, on the probability of nerve. Most pixels are plainly
-    background, which keeps it small: compare models by it, and look at the curve.
+    Naeini et al. 2015, https://doi.org/10.1609/aaai.v29i1.9602, for the probability of nerve. Most pixels are clearly
+    background, which keeps it small: use it to compare models, and look at the curve.
 
     Args:
         sums: of histograms, (n, 4 * BINS). Returns: (n,).
@@ -75,10 +75,10 @@ def curve(histograms: Floats) -> pd.DataFrame:
 def sweep(histograms: Floats, rule: EmptyRule) -> pd.DataFrame:
     """Mean Dice and IoU over frames at each threshold 1 / BINS, 2 / BINS, ...: threshold, frames, dice, iou.
 
-    `frames` counts those that the rule does not leave out there.
+    `frames` is the number of frames that the rule does not leave out at that threshold.
 
     Args:
-        histograms: (frames, 4, BINS), of validation frames: a threshold chosen on test frames would flatter them.
+        histograms: (frames, 4, BINS), of validation frames: a threshold chosen on test frames would bias their scores.
     """
     at_least = np.cumsum(histograms[:, :, ::-1], axis=2)[:, :, ::-1]
     true = at_least[:, _NERVE, :1]
@@ -95,9 +95,9 @@ def sweep(histograms: Floats, rule: EmptyRule) -> pd.DataFrame:
 
 
 def best(sweep: pd.DataFrame) -> tuple[float, float]:
-    """The threshold with the best mean Dice, the lowest of equals, and that Dice. `sweep` is what `sweep` makes.
+    """The threshold with the best mean Dice, the lowest of equals, and that Dice. `sweep` is what `sweep` returns.
 
-    0.5 where all thresholds are equal, as of a network that finds nothing; both NaN where no frame has a Dice.
+    0.5 if all thresholds score the same, as for a network that finds nothing; both NaN if no frame has a Dice.
     """
     dice = sweep["dice"].dropna()
     if dice.empty:

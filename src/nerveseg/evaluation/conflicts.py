@@ -1,20 +1,20 @@
-"""Near-identical frames with contradictory masks, and the best that anyone can score on such labels.
+"""Near-duplicate frames with contradictory masks, and the ceiling of Dice on such labels.
 
-Frames are near-identical where their hashes differ by a few bits at most. A cluster of the index also ties what is so
-only by way of others, to be safe in the split; here, every two frames that are compared or taken as one are.
+Two frames are near-duplicates if their hashes differ by a few bits at most. Clusters in the index are transitive, to
+be safe in the split; here, every pair must match, both to be compared and to be treated as one frame.
 
-Whoever gives near-identical frames one and the same mask cannot agree with all of their true masks. For n frames with
-the true masks A_i of areas a_i, let that one mask hold m pixels. Its mean Dice is
+A model that gives near-duplicate frames one and the same mask cannot match all of their true masks. For n frames with
+true masks A_i of areas a_i, let that one mask hold m pixels. Its mean Dice is
 
     1/n sum_i 2 |M and A_i| / (m + a_i)  =  2/n sum_{p in M} w(p)    with w(p) = sum_i A_i(p) / (m + a_i)
 
-so that for each m the best mask takes the m pixels of greatest weight, and the ceiling is the best over all m. An empty
-mask scores the share of frames without a nerve (Kaggle's rule). Pixels that are in the same true masks weigh alike:
-they are counted by pattern.
+so for each m the best mask consists of the m pixels with the largest weights, and the ceiling is the best over all m.
+An empty mask scores the share of frames without a nerve (Kaggle's rule). Pixels in the same true masks have the same
+weight, so pixels are counted by pattern.
 
-Not all m need be tried. Taking d pixels out of a mask of m + d takes d pixels at most out of each overlap. So with
+Not every m has to be tried. Removing d pixels from a mask of m + d removes at most d pixels from each overlap. So with
 F(m), the best mean Dice of m pixels, F(m + d) <= F(m) + 2/n sum_i d / (m + a_i) over the frames with a nerve. Ranges
-of m that cannot beat the best so far are dropped, the others are divided until they are single sizes.
+of m that cannot exceed the best so far are dropped; the others are divided until they are single sizes.
 """
 
 from collections.abc import Iterator
@@ -31,26 +31,26 @@ from nerveseg.evaluation import empty, metrics
 from nerveseg.evaluation.bootstrap import SubjectBootstrap
 from nerveseg.params import EmptyRule, EvaluateParams
 
-# Dice of two masks below which they contradict each other. Of 412 near-identical pairs of real frames, half agree by
-# 0.84 or more, and 31 by less than this.
+# Two masks with a Dice below this contradict each other. Of 412 pairs of near-duplicate real frames, half have a Dice
+# of at least 0.84, and 31 one below this.
 CONFLICT = 0.7
 COLUMNS = (
     *("row", "image", "subject", "split", "area"),
     *("other_row", "other_image", "other_subject", "other_split", "other_area"),
     *("cluster", "bits", "dice"),
 )
-# Frames that are looked at together: their masks' bits at a pixel make one word. It bounds the work: a larger cluster
-# is taken in parts, in the order of the index, which hides pairs across parts and can only raise the ceiling.
+# Frames processed together: the bits of their masks at a pixel form one word. This bounds the work: a larger cluster is
+# processed in parts, in the order of the index, which misses pairs across parts and can only raise the ceiling.
 _TOGETHER = 64
 _PARTS = 8  # into which a range of sizes is divided
 _CELLS = 2_000_000  # weights held at once
 
 
 def find(store: FrameStore, bits: int) -> pd.DataFrame:
-    """The pairs of near-identical frames of one size whose masks have a Dice below CONFLICT, the worst first.
+    """The pairs of near-duplicate frames of one size whose masks have a Dice below CONFLICT, the worst first.
 
     Args:
-        bits: of 256 by which their hashes differ at most, those that made the clusters of the index.
+        bits: largest number of bits, of 256, by which their hashes may differ; as for the clusters of the index.
 
     Returns:
         COLUMNS: row (in the index), image, subject, split and mask area in pixels of both frames, their cluster, the
@@ -75,15 +75,15 @@ def find(store: FrameStore, bits: int) -> pd.DataFrame:
 def ceilings(store: FrameStore, rows: Ints, rule: EmptyRule, bits: int) -> Floats:
     """What each frame scores at best where near-identical frames of `rows` get one and the same mask.
 
-    Where a rule leaves a frame without a nerve out if nothing is predicted on it, such frames are left out.
+    If the rule leaves out a frame without a nerve on which nothing is predicted, such frames are left out.
 
     Args:
         rows: int64 (frames,), rows of the index.
         bits: as for `find`.
 
     Returns:
-        Dice, float64 in [0, 1] (frames,): that of the best single mask of its group of frames that are all
-        near-identical to each other, 1 for a frame like no other, NaN where left out.
+        Dice, float64 in [0, 1] (frames,): with the best single mask for its group of frames, all of which are
+        near-duplicates of each other; 1 for a frame without a near-duplicate, NaN for one that is left out.
     """
     areas = store.index["mask_area"].to_numpy()
     scores = empty.apply(np.ones(len(rows)), areas[rows], rule)
@@ -99,7 +99,7 @@ def summary(store: FrameStore, rows: Ints, pairs: pd.DataFrame, evaluate: Evalua
 
     Args:
         rows: the scored frames, rows of the index.
-        pairs: as `find` makes them.
+        pairs: as `find` returns them.
         bits: as for `find`.
     """
     scores = ceilings(store, rows, evaluate.empty, bits)
@@ -120,8 +120,8 @@ def best_single(patterns: Floats, counts: Floats) -> Floats:
     """The Dice of n true masks with the one mask whose mean Dice with them is best: float64 in [0, 1] (n,).
 
     Args:
-        patterns: 0/1 (k, n), the distinct sets of masks that a pixel can be in.
-        counts: (k,), the pixels of each.
+        patterns: 0/1 (k, n), the distinct sets of masks that hold a pixel.
+        counts: (k,), the number of pixels of each.
     """
     areas: Floats = counts @ patterns
     best, size = float((areas == 0).mean()), 0  # the empty mask
@@ -156,8 +156,8 @@ def _best_mean(sizes: Ints, patterns: Floats, counts: Floats, areas: Floats) -> 
 
 
 def _heaviest(sizes: Ints, patterns: Floats, counts: Floats, areas: Floats) -> tuple[Floats, Ints, Floats]:
-    """For each size the patterns by weight, the heaviest first: their weights, their numbers, how many pixels of each
-    the best mask takes; all (sizes, k)."""
+    """For each size the patterns by weight, the largest first: their weights, their indices, and how many pixels of
+    each the best mask takes; all (sizes, k)."""
     weights = (1 / (sizes[:, None] + areas)) @ patterns.T
     order = np.argsort(-weights, axis=1, kind="stable")
     pixels = counts[order]
@@ -176,7 +176,7 @@ def _groups(index: pd.DataFrame, rows: Ints) -> Iterator[Ints]:
 
 
 def _all_alike(index: pd.DataFrame, rows: Ints, bits: int) -> Iterator[Ints]:
-    """Divides a group into parts in which every two frames are near-identical: int64 (2 or more,); single ones not."""
+    """Divides a group into parts in which every pair of frames matches: int64 (2 or more,); single frames left out."""
     from scipy.cluster.hierarchy import fcluster, linkage  # slow to import, and only evaluate looks for conflicts
     from scipy.spatial.distance import squareform
 

@@ -21,7 +21,7 @@ def probabilities(
         description: of the progress bar.
 
     Raises:
-        NervesegError: the network gives no number, as after a training that diverged.
+        NervesegError: the network returns NaN, as after a training that diverged.
     """
     with progress("batches") as bar:
         for start in bar.track(range(0, len(rows), BATCH), description=description):
@@ -30,7 +30,7 @@ def probabilities(
             for row, probability in zip(batch, found, strict=True):
                 if np.isnan(probability).any():
                     raise NervesegError(
-                        f"The network gives NaN on {store.index.at[row, 'image']}: its training has diverged. Lower "
+                        f"The network returns NaN on {store.index.at[row, 'image']}: its training has diverged. Lower "
                         "train.learning_rate or set train.gradient_clip, and train again."
                     )
                 yield row, probability

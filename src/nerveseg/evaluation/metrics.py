@@ -1,4 +1,4 @@
-"""Overlap of a predicted and a true mask: both empty scores 1, one of them empty 0; `empty` has other rules."""
+"""Overlap of a predicted and a true mask, 1 if both are empty and 0 if one is; other rules are in `empty`."""
 
 import numpy as np
 import numpy.typing as npt

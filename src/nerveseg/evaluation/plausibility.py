@@ -1,5 +1,10 @@
-"""Needed by versions that nerveseg 0.1 registered: the code that MLflow logged with them imports this module."""
+"""Needed by versions that nerveseg 0.1 registered: the code that MLflow logged with them imports from this module."""
 
-from nerveseg.model.plausibility import atypicality as mistrust
+from typing import Any
 
-__all__ = ["mistrust"]
+from nerveseg import legacy
+from nerveseg.model import plausibility
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(plausibility, legacy.current(name))

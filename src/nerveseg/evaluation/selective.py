@@ -1,25 +1,25 @@
-"""Selective prediction: what is gained by using only the least atypical masks and leaving the rest to a person."""
+"""Selective prediction: only the least atypical masks are used, and the rest is left to a person."""
 
 import numpy as np
 import pandas as pd
 
 from nerveseg.arrays import Floats
 
-KEPT = 0.8  # share of the frames that `kept` keeps
+KEPT = 0.8  # share of the frames that are used
 
 
 def risk_coverage(atypicalities: Floats, dice: Floats) -> pd.DataFrame:
     """The risk of selective prediction: what remains wrong if only the least atypical frames are used.
 
     El-Yaniv and Wiener 2010, https://jmlr.org/papers/v11/el-yaniv10a.html. Frames of equal atypicality have no order:
-    each counts with their mean.
+    each counts with the mean Dice of all of them.
 
     Args:
         atypicalities, dice: float64 (frames,); frames without a Dice are left out.
 
     Returns:
-        A row a frame, the least atypical first: coverage (share of the frames so far), atypicality, and risk, which is
-        1 less their mean Dice. The mean of the risks is the area under the curve.
+        A row per frame, the least atypical first: coverage (share of the frames so far), atypicality, and risk, 1 minus
+        the mean Dice of the frames so far. The mean of the risks is the area under the curve.
     """
     frames = (
         pd.DataFrame({"atypicality": atypicalities, "dice": dice}).dropna().sort_values("atypicality", kind="stable")
@@ -38,8 +38,8 @@ def risk_coverage(atypicalities: Floats, dice: Floats) -> pd.DataFrame:
 def kept(atypicalities: Floats) -> Floats:
     """How much of each frame is among the KEPT share that is least atypical: weights, float64 in [0, 1] (frames,).
 
-    Frames that tie at the cut share what is left of it, so that the mean Dice under these weights is 1 less the risk
-    there in `risk_coverage`. A frame whose atypicality is NaN has weight 0.
+    Frames tied at the cut share the remaining weight, so that the mean Dice with these weights is 1 minus the risk at
+    that coverage in `risk_coverage`. A frame whose atypicality is NaN has weight 0.
     """
     known = np.sort(atypicalities[~np.isnan(atypicalities)])
     if not len(known):

@@ -1,7 +1,7 @@
-"""How far the outline of a predicted mask lies from the true one, in pixels of the frame.
+"""Distances between the outlines of a predicted and a true mask, in pixels of the frame.
 
-The outline of a mask is its pixels that have one of their four neighbours outside of it or of the frame, each counted
-once, as in MONAI; DeepMind's surface-distance weighs them by length, and differs by a few per cent.
+The outline of a mask consists of its pixels with one of their four neighbours outside the mask or the frame, each
+counted once, as in MONAI; DeepMind's surface-distance weights them by length, and differs by a few per cent.
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 @dataclass(frozen=True)
 class Outline:
-    """Figures of two outlines; NaN where undefined, as a distance to nothing is.
+    """Metrics of two outlines; NaN if undefined, like a distance to an empty mask.
 
     Attributes:
-        nsd: normalised surface distance in [0, 1], the share of both outlines that lies within the tolerance of the
-            other one (Nikolov et al. 2018, https://arxiv.org/abs/1809.04430; here as Seidlitz et al. 2021,
-            https://arxiv.org/abs/2111.05408, count it). 0 where one mask is empty, as in MONAI and surface-distance;
-            NaN only where both are.
+        nsd: normalised surface distance in [0, 1], the share of both outlines within the tolerance of the other one
+            (Nikolov et al. 2018, https://arxiv.org/abs/1809.04430; here as computed by Seidlitz et al. 2021,
+            https://arxiv.org/abs/2111.05408). 0 if one mask is empty, as in MONAI and surface-distance; NaN only if
+            both are.
         hd95: 95 % Hausdorff distance in pixels, the larger of the 95th percentiles of the distances from either
             outline to the other (Huttenlocher et al. 1993, https://doi.org/10.1109/34.232073), interpolated linearly.
-            NaN where a mask is empty.
-        centroid_error: distance of the masks' centroids in pixels; NaN where a mask is empty.
+            NaN if a mask is empty.
+        centroid_error: distance between the masks' centroids in pixels; NaN if a mask is empty.
     """
 
     nsd: float = float("nan")

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nerveseg.arrays import Frame, Mask, Probability
-from nerveseg.model.spec import ModelSpec
+from nerveseg.model.spec import ModelSpec, NetworkSpec
 
 _Pixel = TypeVar("_Pixel", np.uint8, np.float32)
 
@@ -19,7 +19,7 @@ def resize(image: npt.NDArray[_Pixel], height: int, width: int) -> npt.NDArray[_
     return np.asarray(resized, image.dtype)
 
 
-def normalise(frame: Frame, spec: ModelSpec) -> npt.NDArray[np.float32]:
+def normalise(frame: Frame, spec: NetworkSpec) -> npt.NDArray[np.float32]:
     """A uint8 frame normalised for the network: float32, same shape."""
     return np.asarray((frame.astype(np.float32) / 255 - spec.mean) / spec.std, np.float32)
 

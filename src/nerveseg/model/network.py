@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nerveseg.errors import NervesegError
-from nerveseg.files import replacing, write_json
-from nerveseg.model.spec import SPEC_FILE, ModelSpec, read_spec
+from nerveseg.files import replacing
+from nerveseg.model.spec import SPEC_FILE, ModelSpec, NetworkSpec, read_spec, write_spec
 from nerveseg.model.weights import hub_errors, load_encoder_weights
 
 WEIGHTS_FILE = "model.safetensors"
@@ -42,7 +42,7 @@ class Averaged(torch.nn.Module):
         return torch.logit(torch.stack(found).mean(dim=0), eps=_EPSILON)
 
 
-def build(spec: ModelSpec, encoder_weights: str = "none") -> torch.nn.Module:
+def build(spec: NetworkSpec, encoder_weights: str = "none") -> torch.nn.Module:
     """A network that maps float32 (N, 1, height, width) to logits of the same shape.
 
     Args:
@@ -79,7 +79,13 @@ def save(network: torch.nn.Module, spec: ModelSpec, folder: Path) -> None:
     Args:
         network: a single one from `build`, not `Averaged`; for several, use `save_ensemble`.
     """
-    _write(network.state_dict(), spec, folder)
+    save_weights(network, folder)
+    write_spec(spec, folder)
+
+
+def save_weights(network: torch.nn.Module, folder: Path) -> None:
+    """Writes `model.safetensors` of a single network as `build` makes it into `folder`."""
+    _write(network.state_dict(), folder)
 
 
 def save_ensemble(parts: Sequence[Path], spec: ModelSpec, folder: Path) -> None:
@@ -105,7 +111,8 @@ def save_ensemble(parts: Sequence[Path], spec: ModelSpec, folder: Path) -> None:
         network = build(found)
         _load_weights(network, part)
         state |= {f"{number}.{name}": tensor for name, tensor in network.state_dict().items()}
-    _write(state, spec.model_copy(update={"members": len(parts)}), folder)
+    _write(state, folder)
+    write_spec(spec.model_copy(update={"members": len(parts)}), folder)
 
 
 def load(folder: Path) -> tuple[torch.nn.Module, ModelSpec]:
@@ -115,19 +122,23 @@ def load(folder: Path) -> tuple[torch.nn.Module, ModelSpec]:
         NervesegError: a file is missing or damaged, or the weights do not fit the network in `model.json`.
     """
     spec = read_spec(folder)
+    return rebuild(spec, folder), spec
+
+
+def rebuild(spec: ModelSpec, folder: Path) -> torch.nn.Module:
+    """As `load`, of the weights in `folder` and a spec that need not lie there."""
     members = torch.nn.ModuleList(build(spec) for _ in range(spec.members))
     _load_weights(members if spec.members > 1 else members[0], folder)
-    return assemble(list(members), spec).eval(), spec
+    return assemble(list(members), spec).eval()
 
 
 def _flip(frames: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     return frames.flip(axes) if axes else frames  # ONNX has no flip over zero axes
 
 
-def _write(state: dict[str, torch.Tensor], spec: ModelSpec, folder: Path) -> None:
+def _write(state: dict[str, torch.Tensor], folder: Path) -> None:
     with replacing(folder / WEIGHTS_FILE) as beside:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, beside)
-    write_json(folder / SPEC_FILE, spec.model_dump())
 
 
 def _load_weights(network: torch.nn.Module, folder: Path) -> None:
@@ -141,7 +152,7 @@ def _load_weights(network: torch.nn.Module, folder: Path) -> None:
         ) from None
 
 
-def _create(spec: ModelSpec, weights: str | None, channels: int) -> torch.nn.Module:
+def _create(spec: NetworkSpec, weights: str | None, channels: int) -> torch.nn.Module:
     try:
         with hub_errors(spec.encoder):
             network: torch.nn.Module = smp.create_model(
@@ -155,7 +166,7 @@ def _create(spec: ModelSpec, weights: str | None, channels: int) -> torch.nn.Mod
         ) from None
 
 
-def _check_size(network: torch.nn.Module, spec: ModelSpec) -> None:
+def _check_size(network: torch.nn.Module, spec: NetworkSpec) -> None:
     frame = torch.empty(1, 1, spec.height, spec.width, device="meta")  # shapes only, nothing is computed
     try:
         copy.deepcopy(network).to("meta").eval()(frame)
@@ -166,7 +177,7 @@ def _check_size(network: torch.nn.Module, spec: ModelSpec) -> None:
         ) from None
 
 
-def _check_names(spec: ModelSpec) -> None:
+def _check_names(spec: NetworkSpec) -> None:
     architectures = [model.__name__ for model in smp.MODEL_ARCHITECTURES_MAPPING.values()]
     if spec.architecture.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
         raise NervesegError(f"model.architecture: {spec.architecture} is not one of {', '.join(architectures)}.")

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from nerveseg.errors import NervesegError
-from nerveseg.files import read_json
+from nerveseg.files import read_json, write_json
 
 SPEC_FILE = "model.json"
 
@@ -44,23 +44,28 @@ class Plausibility(_Record):
     outlines: Outlines | None  # None: no training frame has a nerve
 
 
-class ModelSpec(_Record):
-    """The network, its input size, how its output is used, and the statistics of its training masks.
-
-    Fields with a default may be missing in files from older versions.
-    """
+class NetworkSpec(_Record):
+    """The network by its names, and the pixels it sees: what a training needs to know."""
 
     architecture: str
     encoder: str
     height: int  # network input, pixels
     width: int
+    # ImageNet's channel means and deviations, averaged: frames are grey. https://pytorch.org/vision/stable/models.html
+    mean: float = 0.449
+    std: float = 0.226
+
+
+class ModelSpec(NetworkSpec):
+    """The network, how its output is used, and the statistics of its training masks.
+
+    Fields with a default may be missing in files from older versions.
+    """
+
     threshold: float  # a pixel is nerve from this probability up
     flips: bool = False  # whether the probabilities of a frame and its flips are averaged
     members: PositiveInt = 1  # networks whose probabilities are averaged
     plausibility: Plausibility | None = None
-    # ImageNet's means and deviations, averaged over the channels, as frames are greyscale. https://pytorch.org/vision/stable/models.html
-    mean: float = 0.449
-    std: float = 0.226
 
 
 def read_spec(folder: Path) -> ModelSpec:
@@ -70,6 +75,11 @@ def read_spec(folder: Path) -> ModelSpec:
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, detail["loc"])) or "the whole file" for detail in error.errors())
         raise NervesegError(
-            f"{folder / SPEC_FILE} is not a valid spec of a network ({wrong}): `dvc repro train` recreates it, "
+            f"{folder / SPEC_FILE} is not a valid spec of a network ({wrong}): `dvc repro calibrate` recreates it, "
             "`dvc pull` fetches it."
         ) from None
+
+
+def write_spec(spec: ModelSpec, folder: Path) -> None:
+    """Writes `model.json` into `folder`."""
+    write_json(folder / SPEC_FILE, spec.model_dump())

@@ -1,7 +1,7 @@
-"""The model card: what the model is, what it is for, how it was measured, and where it ends.
+"""The model card: the model, its intended use, its metrics and its limits.
 
-One record, `reports/card.json`, and what is made of nothing but it: Markdown with the front matter of the Hugging Face
-hub, the metadata of a MONAI bundle, and the few lines that describe a version.
+One record, `reports/card.json`, and three texts made from it alone: Markdown with the front matter of the Hugging Face
+hub, the metadata of a MONAI bundle, and the short description of a registered version.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
-from nerveseg import paths
+from nerveseg import legacy, paths
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import selective
+from nerveseg.evaluation import figures
+from nerveseg.evaluation.results import Metrics
 from nerveseg.files import read_json, replacing, write_json
 from nerveseg.model.spec import ModelSpec
 from nerveseg.modelcard import provenance
@@ -22,45 +23,26 @@ from nerveseg.modelcard.provenance import Link, Origins, Record
 _SCHEMA = (  # https://docs.monai.io/en/stable/mb_specification.html
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 )
-_FIGURES = {  # by their names in metrics.json
-    "test.dice": "Dice, mean over frames",
-    "test.dice_by_subject": "Dice, mean over subjects",
-    "test.worst_subject": "Dice of the worst subject",
-    "test.dice_below_half": "share of frames with a Dice below 0.5",
-    "test.iou": "IoU, mean over frames",
-    "test.nsd": "NSD",
-    "test.hd95": "HD95, pixels",
-    "test.presence.recall": "frames with a nerve, found",
-    "test.presence.specificity": "frames without a nerve, left empty",
-    "test.ece": "expected calibration error",
-    "test.selective_gain": f"Dice gained by leaving the most atypical {1 - selective.KEPT:.0%} out",
-}
-_BASELINES = {
-    "baseline.empty.dice": "Dice of nothing predicted",
-    "baseline.prior.dice": "Dice of the mean training mask",
-    "baseline.prior_half.dice": "Dice of the mean training mask, cut at 0.5",
-    "baseline.ellipse.dice": "Dice of the prediction's ellipse",
-}
-_FEW_SUBJECTS = 50  # below, a bootstrap's intervals are too narrow: docs/explanation.md
+_FEW_SUBJECTS = 50  # with fewer, bootstrap intervals are too narrow: docs/explanation.md
+_BASELINE = "baseline."  # with it begin the keys of baselines
 _NETWORK_PACKAGES = ("opencv-python-headless", "safetensors", "segmentation-models-pytorch")
-_MONAI_ABSENT = "not installed"  # it is needed neither to train nor to score; the schema wants a text
+_MONAI_ABSENT = "not installed"  # neither training nor scoring needs MONAI, but the schema demands a text
 
-OF_THE_WORST = "that of the worst subject is of its own mean, by resampling its clusters of frames, not of who is worst"
 INTENDED_USE = (
-    "Outlines a nerve in an ultrasound frame, for research and for building software that is validated on its own. It "
-    "is no medical device."
+    "Segments the nerve in an ultrasound frame, for research and as a part of software that is validated separately. "
+    "It is not a medical device."
 )
-OUT_OF_SCOPE = "Diagnosis, guiding a needle without a person, and images that are no B-mode ultrasound frames."
+OUT_OF_SCOPE = "Diagnosis, guiding a needle without a person, and images other than B-mode ultrasound frames."
 
 
 class Figure(Record):
-    """A figure of metrics.json.
+    """A figure of metrics.json, as the registry in `figures` describes it.
 
     Attributes:
-        key: its name there, dotted.
-        name: what people call it.
-        value: None where it is undefined.
-        interval: that of 95 %, low and high; None where there is none.
+        key: its dotted key there.
+        name: its title.
+        value: None if it is undefined.
+        interval: its 95 % interval, low and high; None if it has none.
     """
 
     key: str
@@ -68,9 +50,14 @@ class Figure(Record):
     value: float | None
     interval: tuple[float, float] | None
 
+    @field_validator("key")
+    @classmethod
+    def _current_name(cls, key: str) -> str:
+        return legacy.current(key)
+
 
 class Split(Record):
-    """One side of the dataset: numbers of frames, subjects, and frames with a mask; distinct: near-identical once."""
+    """One split of the dataset: frames, subjects, frames with a mask, and frames if near-duplicates count once."""
 
     name: str
     frames: int
@@ -80,10 +67,10 @@ class Split(Record):
 
 
 class Scored(Record):
-    """What was scored: which split, how many frames and subjects, by whose rule for empty masks.
+    """What was scored: which split, how many frames and subjects, by which rule for empty masks.
 
     Attributes:
-        without_outline: frames with an empty mask, which HD95 leaves out.
+        without_outline: frames with an empty mask, on which HD95 is undefined.
     """
 
     split: str
@@ -98,12 +85,12 @@ class Card(Record):
 
     Attributes:
         version: of the package nerveseg.
-        license: an identifier of the Hugging Face hub, "other" for what it has none for.
+        license: the identifier of the Hugging Face hub, "other" for a licence without one.
         network: as in `model.json`.
-        dataset: where the dataset zip came from; its hash is in `origins`.
-        shared_subjects: people who are on more than one side of the split.
-        packages: versions of the packages that it was made with, by name; None: not installed.
-        origins: what the links of `provenance` are hashes of.
+        dataset: the address of the dataset zip; its hash is in `origins`.
+        shared_subjects: subjects with frames in more than one split.
+        packages: versions of the packages that made it, by name; None: not installed.
+        origins: the data that the links of `provenance` hash.
     """
 
     version: str
@@ -135,17 +122,16 @@ def record(
     network: ModelSpec,
     splits: pd.DataFrame,
     shared_subjects: int,
-    metrics: dict[str, Any],
+    metrics: Metrics,
     dataset: str,
     origins: Origins,
 ) -> Card:
-    """The record of an evaluated model.
+    """The card of an evaluated model.
 
     Args:
-        splits: as `frame_store.counts` makes it.
-        shared_subjects: people who are on more than one side of the split.
-        metrics: the content of `reports/metrics.json`.
-        dataset: the address that the dataset zip came from.
+        splits: as `frame_store.counts` returns it.
+        shared_subjects: subjects with frames in more than one split.
+        dataset: the address of the dataset zip.
 
     Raises:
         NervesegError: the repository's LICENSE is missing.
@@ -154,9 +140,16 @@ def record(
         (Split(name=str(name), **{key: int(count) for key, count in row.items()}) for name, row in splits.iterrows()),
         key=lambda side: ("train", "validation", "test").index(side.name),
     )
-    test = metrics["test"]
-    scored = Scored(empty_rule=metrics["empty_rule"], **{key: test[key] for key in Scored.model_fields if key in test})
-    figures = _figures(metrics, _FIGURES)
+    test = metrics.test
+    scored = Scored(
+        split=test.split,
+        frames=test.frames,
+        subjects=test.subjects,
+        without_outline=test.without_outline,
+        empty_rule=metrics.empty_rule,
+    )
+    shown = [_figure(metrics, figure) for figure in figures.shown("card")]
+    measured = [one for one in shown if not one.key.startswith(_BASELINE)]
     return Card(
         version=version("nerveseg"),
         license=_license(paths.LICENSE),
@@ -167,9 +160,9 @@ def record(
         splits=sides,
         shared_subjects=shared_subjects,
         scored=scored,
-        figures=figures,
-        baselines=_figures(metrics, _BASELINES),
-        limits=_limits(network, sides, shared_subjects, scored, figures),
+        figures=measured,
+        baselines=[one for one in shown if one.key.startswith(_BASELINE)],
+        limits=_limits(network, sides, shared_subjects, scored, measured),
         packages={name: _installed(name) for name in ("monai", "numpy", "torch", *_NETWORK_PACKAGES)},
         origins=origins,
         provenance=provenance.chain(origins),
@@ -177,16 +170,16 @@ def record(
 
 
 def read(path: Path) -> Card:
-    """Reads `card.json`. Raises NervesegError where it is missing or is no such record."""
+    """Reads `card.json`. Raises NervesegError if it is missing or not a model card."""
     try:
         return Card.model_validate(read_json(path))
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, detail["loc"])) or "all of it" for detail in error.errors()[:5])
-        raise NervesegError(f"{path.name} is no model card ({wrong} does not fit).") from None
+        raise NervesegError(f"{path.name} is not a model card ({wrong} does not fit).") from None
 
 
 def write(card: Card, record: Path, text: Path, metadata: Path) -> None:
-    """Writes the record as JSON, and what is made of it: Markdown, and the metadata of a MONAI bundle."""
+    """Writes the card as JSON, as Markdown and as the metadata of a MONAI bundle."""
     write_json(record, card.model_dump(mode="json"))
     with replacing(text) as beside:
         beside.write_text(markdown(card), encoding="utf-8")
@@ -220,27 +213,26 @@ def markdown(card: Card) -> str:
             for one in card.splits
         ),
         "",
-        f"{card.shared_subjects or 'No'} {'person is' if card.shared_subjects < 2 else 'people are'} in more than one "
-        "of them. Near-identical frames count once as distinct.",
+        f"{card.shared_subjects or 'No'} {'subject is' if card.shared_subjects < 2 else 'subjects are'} in more than "
+        "one of them. Near-duplicate frames count as one distinct frame.",
         "",
-        "## Figures",
+        "## Metrics",
         "",
         f"On {scored.frames} {scored.split} frames of {scored.subjects} subjects, at the frames' own size. "
         f"Empty masks: {scored.empty_rule}.",
         "",
         "| | value | 95 % interval |",
         "|---|---:|---:|",
-        *(_row(one.name, one.value, one.interval) for one in card.figures),
+        *map(_row, card.figures),
         "",
-        "Beside it, what the task gives away:",
+        "Baselines, which need no network:",
         "",
         "| | value | 95 % interval |",
         "|---|---:|---:|",
-        *(_row(one.name, one.value, one.interval) for one in card.baselines),
+        *map(_row, card.baselines),
         "",
-        f"Intervals by resampling subjects; {OF_THE_WORST}. HD95 is a mean over the frames on which both masks have an "
-        f"outline, {scored.frames - scored.without_outline} of {scored.frames}; NSD is 0 where one has, and leaves out "
-        "where none has.",
+        f"{figures.INTERVALS}. HD95 is undefined on a frame where either mask is empty, NSD where both are; NSD is 0 "
+        "where one is.",
         "",
         "## Limits",
         "",
@@ -248,10 +240,10 @@ def markdown(card: Card) -> str:
         "",
         "## Input and output",
         "",
-        f"A grey 8-bit frame, resized to height {network.height} and width {network.width} (by areas where it shrinks, "
-        "linearly where it grows). `model.onnx` takes `frames`, uint8 (N, height, width), and gives `probability`, "
-        f"float32 of that shape; a pixel is nerve from {network.threshold:g} on, after resizing back "
-        f"linearly.{_averages(network)}",
+        f"A grey 8-bit frame, resized to height {network.height} and width {network.width} (area interpolation to "
+        "shrink, linear to enlarge). `model.onnx` takes `frames`, uint8 (N, height, width), and gives `probability`, "
+        "float32 of that shape. Once resized linearly to the frame's size, a probability of at least "
+        f"{network.threshold:g} counts as nerve.{_averages(network)}",
         "",
         "## Provenance",
         "",
@@ -259,14 +251,14 @@ def markdown(card: Card) -> str:
         "|---|---|---|",
         *(f"| {link.link} | {link.what} | `{link.sha256}` |" for link in card.provenance),
         "",
-        f"The chain ends with `{card.provenance[-1].chain}`; `card.json` holds what the hashes are of. It is not "
-        "signed: it detects accidents and partial tampering, not someone who can rewrite all of it.",
+        f"The last chain value is `{card.provenance[-1].chain}`; `card.json` holds the data that the links hash. The "
+        "chain is not signed: it detects accidents and partial tampering, not someone who can rewrite all of it.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def bundle_metadata(card: Card) -> dict[str, Any]:
-    """The metadata.json of a MONAI bundle; the network as `model.onnx` has it, which has no axis of channels.
+    """The metadata.json of a MONAI bundle, for the network as `model.onnx` holds it: without a channel axis.
 
     https://docs.monai.io/en/stable/mb_specification.html
     """
@@ -316,14 +308,14 @@ def bundle_metadata(card: Card) -> dict[str, Any]:
 
 
 def description(card: Card) -> str:
-    """The card in a few lines of Markdown: figures with intervals, worst subject, baselines, the main limit."""
+    """The card in a few lines of Markdown: metrics with intervals, worst subject, baselines, the main limit."""
     scored = card.scored
     dice, iou = card.figure("test.dice"), card.figure("test.iou")
     by_subject, worst = card.figure("test.dice_by_subject"), card.figure("test.worst_subject")
     return "\n".join(
         [
             f"Dice {_short(dice)}, IoU {_short(iou)} on {scored.frames} {scored.split} frames of {scored.subjects} "
-            f"subjects; in brackets 95 % by resampling subjects; {OF_THE_WORST}.",
+            f"subjects; in brackets {figures.INTERVALS}.",
             "",
             f"- {card.title}",
             f"- {by_subject.name}: {_short(by_subject)}; {worst.name}: {_short(worst)}",
@@ -333,94 +325,59 @@ def description(card: Card) -> str:
     )
 
 
-def markdown_row(name: str, figures: dict[str, Any], key: str) -> str:
-    """A row of a table: a figure of a section of metrics.json, called `name`, and its interval."""
-    return _row(name, figures[key], figures[f"{key}_ci"])
-
-
-def figure(value: float | None) -> str:
-    """A figure of metrics.json as people read it."""
-    return "undefined" if value is None else f"{value:.4f}"
-
-
-def defined_on(test: dict[str, Any], key: str) -> str:
-    """`, on N of M frames` where some have no NSD, HD95 or centroid error; nothing where all have.
-
-    Args:
-        test: the section of metrics.json.
-        key: nsd, hd95 or centroid_error.
-    """
-    left_out = test["presence"]["true_negatives"] if key == "nsd" else test["without_outline"]
-    return f", on {test['frames'] - left_out} of {test['frames']} frames" if left_out else ""
-
-
-def interval(bounds: list[float] | tuple[float, float] | None) -> str:
-    """An interval of metrics.json as people read it; nothing where there is none."""
-    return "" if bounds is None else " to ".join(f"{bound:.4f}" for bound in bounds)
-
-
-def _row(name: str, value: float | None, bounds: list[float] | tuple[float, float] | None) -> str:
-    return f"| {name} | {figure(value)} | {interval(bounds)} |"
+def _row(one: Figure) -> str:
+    return f"| {one.name} | {figures.number(one.value)} | {figures.interval(one.interval)} |"
 
 
 def _short(one: Figure) -> str:
-    if one.value is None:
-        return "undefined"
-    return f"{one.value:.3f}" + (f" ({one.interval[0]:.3f} to {one.interval[1]:.3f})" if one.interval else "")
+    return figures.with_interval(one.value, one.interval, 3)
 
 
 def _with_interval(one: Figure) -> dict[str, Any]:
     return {one.key: one.value, **({f"{one.key}_ci": list(one.interval)} if one.interval else {})}
 
 
-def _figures(metrics: dict[str, Any], names: dict[str, str]) -> list[Figure]:
-    found = []
-    for key, name in names.items():
-        section = metrics
-        *sections, last = key.split(".")
-        for part in sections:
-            section = section[part]
-        if key == "test.worst_subject" and section["worst_subject_name"] is not None:
-            name = f"{name}, {section['worst_subject_name']}"
-        found.append(Figure(key=key, name=name, value=section[last], interval=section.get(f"{last}_ci")))
-    return found
+def _figure(metrics: Metrics, figure: figures.Figure) -> Figure:
+    found = metrics.measured(figure.key)
+    return Figure(key=figure.key, name=metrics.title(figure), value=found.value, interval=found.interval)
 
 
 def _limits(
-    network: ModelSpec, sides: list[Split], shared_subjects: int, scored: Scored, figures: list[Figure]
+    network: ModelSpec, sides: list[Split], shared_subjects: int, scored: Scored, measured: list[Figure]
 ) -> list[str]:
-    """Where the model and its figures end, the heaviest first."""
+    """The limits of the model and its metrics, the most serious first."""
     training = next(one for one in sides if one.name == "train")
-    worst = next(one for one in figures if one.key == "test.worst_subject")
+    worst = next(one for one in measured if one.key == "test.worst_subject")
     limits = []
     if network.members > 1:
         limits.append(
-            f"An ensemble of {network.members} networks of a cross-validation, without unseen frames of its own: each "
-            "frame was trained on by some of them. The figures are those of its members, each on subjects that it had "
-            "not seen; its own, which may be better, are unknown."
+            f"An ensemble of {network.members} networks of a cross-validation, without unseen frames of its own: some "
+            "of them were trained on each frame. The metrics are those of its members, each on subjects that were not "
+            "in its training; those of the ensemble, which may be better, are unknown."
         )
     if training.with_mask == training.frames:
-        limits.append("Trained on frames with a nerve only: it always predicts one, also where there is none.")
+        limits.append("Trained on frames with a nerve only: it always predicts one, even if there is none.")
     if shared_subjects:
-        limits.append(f"{shared_subjects} subjects are on both sides of the split: the figures flatter it.")
+        limits.append(f"{shared_subjects} subjects are in more than one split: the metrics overestimate the model.")
     if scored.split == "validation":
         kept = (
             "test frames exist and were not scored"
             if "test" in {one.name for one in sides}
-            else "none were kept aside for testing"
+            else "none were held out for testing"
         )
         limits.append(f"Scored on validation frames; {kept}.")
-    few = ", fewer than intervals by resampling need: they are too narrow" if scored.subjects < _FEW_SUBJECTS else ""
+    few = ", too few: the intervals are too narrow" if scored.subjects < _FEW_SUBJECTS else ""
     limits.append(
-        f"Scored on {scored.subjects} subjects{few}. The figures say little of other scanners, settings and body parts."
+        f"Scored on {scored.subjects} subjects{few}. The metrics say little about other scanners, settings and "
+        "body parts."
     )
     if worst.value is None:
-        limits.append("No subject has enough frames to be called the worst.")
+        limits.append("No subject has enough frames to be ranked as the worst.")
     else:
-        limits.append(f"{worst.name}: {worst.value:.4f}. A new person may fare no better.")
+        limits.append(f"{worst.name}: {figures.number(worst.value)}. A new subject may score no better.")
     limits.append(
-        f"Frames are squashed to {network.height}x{network.width} pixels before the network sees them, so that fine "
-        "borders are interpolated."
+        f"Frames are resized to {network.height}x{network.width} pixels for the network, so fine borders are "
+        "interpolated."
     )
     return limits
 
@@ -432,7 +389,7 @@ def _front_matter(card: Card) -> str:
         EvalResult(
             task_type="image-segmentation",
             task_name="Nerve segmentation",
-            dataset_type="custom",  # it is not on the hub
+            dataset_type="custom",  # not on the hub
             dataset_name=card.dataset.rpartition("/")[2],
             dataset_split=card.scored.split,
             metric_type=one.key.removeprefix("test.").replace(".", "_"),

@@ -1,4 +1,4 @@
-"""What goes with a model's weights: how the frames look that it was trained on, and a few frames with its masks."""
+"""Evidence stored with a model's weights: statistics of its training frames, and a few frames with its masks."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from nerveseg.model.inference import Segmenter
 from nerveseg.modelcard.smoke import Pair
 from nerveseg.prediction import drift
 
-_REFERENCE_FRAMES = 512  # training frames at most that a batch is compared with; more would hardly move the shares
+_REFERENCE_FRAMES = 512  # at most; more training frames would hardly change the shares in the bins
 _SMOKE_FRAMES = 4
 
 
 def reference(store: FrameStore, rows: Ints, segmenter: Segmenter) -> dict[str, Any]:
-    """What the training frames look like, to the eye and to the network: the content of `reference.json`.
+    """Statistics of the training frames and of the network's masks on them: the content of `reference.json`.
 
     Args:
         rows: of the training frames, int64.
@@ -38,10 +38,10 @@ def reference(store: FrameStore, rows: Ints, segmenter: Segmenter) -> dict[str, 
 
 
 def smoke_pairs(store: FrameStore, table: pd.DataFrame, segmenter: Segmenter) -> list[Pair]:
-    """The best frames, one a subject, on which something was found, with the network's masks.
+    """The frames with the best Dice on which something is predicted, one per subject, with the network's masks.
 
     Args:
-        table: as that of `Scores`.
+        table: the scored frames, as `Scores` has them.
     """
     best = table[table["predicted_area"] > 0].sort_values("dice", ascending=False, kind="stable")
     frames = [store.frame(row) for row in best.drop_duplicates("subject")["row"].head(_SMOKE_FRAMES)]

@@ -1,4 +1,4 @@
-"""Where a model's figures come from: dataset, split, params, code, weights and figures as one chain of hashes.
+"""Provenance of a model's metrics: dataset, split, params, code, weights and metrics as one chain of hashes.
 
 The chain is not signed: it detects accidents and partial tampering, not someone who can rewrite all of it.
 """
@@ -11,14 +11,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nerveseg import package
 from nerveseg.files import sha256
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # SHA-256
 
 
 class Record(BaseModel):
-    """A frozen record of a file that people may have changed: unknown keys are refused."""
+    """A frozen record of a file that may have been edited by hand: unknown keys are rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,7 +27,7 @@ class Code(Record):
 
     Attributes:
         training: `git_commit` and `git_changed` ("true", "false") of the training; empty outside a git repository.
-        evaluation: the same of the evaluation, which may have come later.
+        evaluation: the same for the evaluation, which may have run later.
         source: `package.source_digest` of the package that evaluated.
     """
 
@@ -37,21 +36,21 @@ class Code(Record):
     source: Digest
 
     @classmethod
-    def of(cls, training: Mapping[str, str], evaluation: Mapping[str, str]) -> Self:
-        """By the tags of a training's run and those of this process, which evaluates."""
-        return cls(training=_of_git(training), evaluation=_of_git(evaluation), source=package.running())
+    def of(cls, training: Mapping[str, str], evaluation: Mapping[str, str], source: str) -> Self:
+        """From the tags of a training's run and those of this process, which evaluates."""
+        return cls(training=_of_git(training), evaluation=_of_git(evaluation), source=source)
 
 
 class Origins(Record):
-    """What the links of the chain are hashes of, in their order.
+    """The data that the links of the chain hash, in their order.
 
     Attributes:
         dataset: SHA-256 of the dataset zip.
-        split: `FrameStore.digest`: frames (by the hash of each), masks, and the division.
+        split: `FrameStore.digest`: frames (by the hash of each), masks, and the split.
         params: dotted names to values: what the training recorded, and the section `evaluate`.
         code: of training and evaluation.
         weights: file names to SHA-256, of the model.
-        figures: file names to SHA-256, of the figures.
+        figures: file names to SHA-256, of the metrics.
     """
 
     dataset: Digest
@@ -67,10 +66,10 @@ class Link(Record):
 
     Attributes:
         link: its name, a field of `Origins`.
-        what: its subject in words.
-        sha256: of what it stands for, 64 hexadecimal digits.
-        chain: SHA-256 of the former link's `chain` and of `sha256`, as text one after the other; of `sha256` alone for
-            the first. So the last one changes with every link.
+        what: a description.
+        sha256: of the data that it stands for, 64 hexadecimal digits.
+        chain: SHA-256 of the previous link's `chain` and this link's `sha256`, concatenated as text; of `sha256` alone
+            for the first link. So the last value changes with every link.
     """
 
     link: str
@@ -81,8 +80,8 @@ class Link(Record):
 
 _WHAT = {
     "dataset": "the dataset zip",
-    "split": "frames, masks and their division",
-    "params": "what the training was given, and the section evaluate",
+    "split": "frames, masks and their split",
+    "params": "the parameters of the training, and the section evaluate",
     "code": "commits of training and evaluation, and the evaluating package's source",
     "weights": "the model's files",
     "figures": "metrics.json and its tables",
@@ -90,7 +89,7 @@ _WHAT = {
 
 
 def chain(origins: Origins) -> list[Link]:
-    """The chain that follows from `origins`. What is no digest itself is hashed as JSON with sorted keys."""
+    """The chain for `origins`. An origin that is not a digest itself is hashed as JSON with sorted keys."""
     links: list[Link] = []
     former = ""
     for name, origin in origins.model_dump().items():
@@ -101,7 +100,7 @@ def chain(origins: Origins) -> list[Link]:
 
 
 def differences(links: list[Link], origins: Origins) -> list[str]:
-    """Every link that does not follow from `origins` and the links before it; none: the chain holds."""
+    """Every link that does not match `origins` and the links before it; none if the chain holds."""
     expected = chain(origins)
     if [link.link for link in links] != [link.link for link in expected]:
         return [f"its links are {', '.join(link.link for link in links)}"]

@@ -1,4 +1,4 @@
-"""A few frames with the masks that the network gave them: whoever has its weights must get the same."""
+"""Smoke frames: a few frames with the network's masks, which its weights must reproduce."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ Pair = tuple[Frame, Mask]  # (H, W) each
 
 
 def write(pairs: Sequence[Pair], path: Path) -> None:
-    """Writes frames and expected masks as `frame_0`, `mask_0`, ... of an .npz file."""
+    """Writes frames and expected masks to an .npz file as `frame_0`, `mask_0`, ..."""
     arrays: dict[str, npt.NDArray[np.uint8]] = {}
     for number, (frame, mask) in enumerate(pairs):
         arrays |= {f"frame_{number}": frame, f"mask_{number}": mask}
@@ -24,7 +24,7 @@ def write(pairs: Sequence[Pair], path: Path) -> None:
 
 
 def read(path: Path) -> list[Pair]:
-    """Frames and expected masks.
+    """Reads frames and expected masks.
 
     Raises:
         NervesegError: the file is missing or damaged.

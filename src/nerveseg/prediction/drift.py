@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from scipy.special import chdtri  # scipy.stats.chi2 is the same and takes a second to import
 
+from nerveseg import legacy
 from nerveseg.arrays import Floats, Frame, Ints
 from nerveseg.data.names import subject_of
 
 LEVELS = 256  # grey levels
 _GREY_BINS = 16
 _QUANTILES = 5
-_FORMER_NAMES = {"atypicality": "mistrust"}  # in reference.json of nerveseg 0.1
 _CHANCE = 0.001  # how often a batch without drift may exceed the limit, for figures with one value per frame
 
 
@@ -97,12 +97,13 @@ def compare(training: dict[str, Any], batch: Figures, threshold: float) -> list[
     """
     if not len(batch.areas):
         return []
+    training = legacy.renamed(training)
     grey = training["intensity"]
     found = [
         Drift("intensity", grey["mean"], _grey_mean(batch.grey), _psi(grey["counts"], _grey_counts(batch)), threshold)
     ]
     for name, values in batch.by_frame().items():
-        expected = training.get(name, training.get(_FORMER_NAMES.get(name, name)))
+        expected = training.get(name)
         if expected is None:
             continue
         bins = len(expected["counts"])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlflow
 import numpy as np
@@ -23,6 +23,7 @@ from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import empty, metrics
 from nerveseg.evaluation.bootstrap import SubjectBootstrap
+from nerveseg.evaluation.results import Metrics
 from nerveseg.params import EmptyRule, EvaluateParams, RegisterParams
 from nerveseg.registry import gate, verification, versions
 from nerveseg.registry.gate import Verdict
@@ -76,7 +77,7 @@ class Candidate:
 def judge(
     client: MlflowClient,
     candidate: Candidate,
-    figures: dict[str, Any],
+    figures: Metrics,
     models: Path,
     evaluate: EvaluateParams,
     register: RegisterParams,
@@ -85,7 +86,7 @@ def judge(
     """The verdict on a candidate: requirements on every model, the logged scorer, and the champion.
 
     Args:
-        figures: the content of its `metrics.json`.
+        figures: its metrics.
         models: contains its `model.safetensors` and `model.json`.
         device: `cpu`, `cuda`, `mps` or `auto`.
 

@@ -6,7 +6,7 @@ A delivery storage holds
     VERSION/                        a bundle: model.onnx, model.safetensors, model.json, reference.json, card.json,
                                     card.md, metadata.json, licences/ and SHA256SUMS, which names them all
                                     (`sha256sum -c SHA256SUMS`); with a key, SHA256SUMS.sig
-    promotions/000001.json ...      the log, a file a promotion, written once and last
+    promotions/000001.json ...      the log, one file per promotion, written once and last
 
 The pointer is the truth. A promotion is complete once its entry is in the log; what comes before, `finish`, can be
 done again as often as one likes.

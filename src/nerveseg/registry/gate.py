@@ -12,7 +12,9 @@ from typing import Any, Literal, Self
 from rich.markup import escape
 from rich.table import Table
 
+from nerveseg.evaluation import figures
 from nerveseg.evaluation.bootstrap import Estimate
+from nerveseg.evaluation.results import Interval, Metrics
 from nerveseg.params import GateMode, RegisterParams
 
 TAG = "gate"  # tag of a version and its run with the verdict; TAG.NAME: a criterion
@@ -143,38 +145,33 @@ def outdated(former: Iterable[str], tags: Mapping[str, str]) -> list[str]:
     return [key for key in former if key.startswith(f"{TAG}.") and key not in tags]
 
 
-def absolute(metrics: dict[str, Any], register: RegisterParams) -> list[Criterion]:
-    """The criteria that apply to every model, whatever else is registered.
-
-    Args:
-        metrics: the content of `reports/metrics.json`.
-    """
-    test, baseline = metrics["test"], metrics["baseline"]
+def absolute(metrics: Metrics, register: RegisterParams) -> list[Criterion]:
+    """What is asked of every model, whatever else is registered."""
+    dice, worst = metrics.measured("test.dice"), metrics.measured("test.worst_subject")
     return [
         _judge(
             "dice_lower_bound",
-            _low(test["dice_ci"]),
+            _low(dice.interval),
             ">=",
             register.min_dice,
-            f"mean Dice {test['dice']:.4f}{_interval(test['dice_ci'])}",
+            f"mean Dice {figures.with_interval(dice.value, dice.interval)}",
             f"register.min_dice {register.min_dice:g}",
         ),
-        _gain("gain_over_nothing", test["dice"], baseline["empty"], ">", 0.0, "for predicting nothing", "0"),
+        _gain("gain_over_nothing", metrics, "empty", ">", 0.0, "0"),
         _gain(
             "gain_over_prior",
-            test["dice"],
-            baseline["prior"],
+            metrics,
+            "prior",
             ">=",
             register.prior_margin,
-            "for the mean training mask",
             f"register.prior_margin {register.prior_margin:g}",
         ),
         _judge(
             "worst_subject",
-            test["worst_subject"],
+            worst.value,
             ">=",
             register.min_worst_subject,
-            f"worst subject {test['worst_subject_name'] or ''}".rstrip(),
+            f"worst subject {metrics.test.worst_subject_name or ''}".rstrip(),
             f"register.min_worst_subject {register.min_worst_subject:g}",
             what="mean Dice",
             undefined="no subject has evaluate.min_frames frames",
@@ -197,7 +194,7 @@ def over_champion(
     bounds = difference.interval
     facts = (
         f"mean Dice {candidate:.4f} against {champion:.4f} for {who}{remark}, "
-        f"difference {difference.value:.4f}{_interval(bounds)}"
+        f"difference {figures.with_interval(difference.value, bounds)}"
     )
     return _beside(_low(bounds), register, facts)
 
@@ -227,12 +224,14 @@ def same_probabilities(difference: float | None, frames: int, trouble: str = "")
     )
 
 
-def _gain(
-    name: str, dice: float, baseline: dict[str, Any], relation: Relation, threshold: float, of: str, demand: str
-) -> Criterion:
-    bounds = baseline["gain_ci"]
-    facts = f"mean Dice {dice:.4f} against {baseline['dice']:.4f} {of}, gain {baseline['gain']:.4f}{_interval(bounds)}"
-    return _judge(name, _low(bounds), relation, threshold, facts, demand)
+def _gain(name: str, metrics: Metrics, baseline: str, relation: Relation, threshold: float, demand: str) -> Criterion:
+    dice, its = (metrics.measured(key).value for key in ("test.dice", f"baseline.{baseline}.dice"))
+    gain = metrics.measured(f"baseline.{baseline}.gain")
+    facts = (
+        f"mean Dice {figures.number(dice)} against {figures.number(its)} of {figures.BASELINES[baseline]}, "
+        f"gain {figures.with_interval(gain.value, gain.interval)}"
+    )
+    return _judge(name, _low(gain.interval), relation, threshold, facts, demand)
 
 
 def _beside(value: float | None, register: RegisterParams, facts: str, **undefined: str) -> Criterion:
@@ -258,9 +257,5 @@ def _judge(
     return Criterion(name, value, relation, threshold, passed, f"{facts}: {what} {value:.4g} {word} {demand}")
 
 
-def _low(bounds: list[float] | None) -> float | None:
+def _low(bounds: Interval | None) -> float | None:
     return None if bounds is None else bounds[0]
-
-
-def _interval(bounds: list[float] | None) -> str:
-    return "" if bounds is None else f" ({bounds[0]:.4f} to {bounds[1]:.4f})"

@@ -11,10 +11,11 @@ from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from nerveseg import paths
+from nerveseg import legacy, paths
 from nerveseg.arrays import Mask
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.evaluation import metrics
+from nerveseg.evaluation.results import Metrics
 from nerveseg.files import read_json, sha256
 from nerveseg.modelcard import card, provenance, smoke
 from nerveseg.modelcard.card import Card
@@ -24,7 +25,14 @@ from nerveseg.registry.gate import Verdict
 from nerveseg.registry.versions import FILES, RECORDED, Model
 
 Stages = dict[str, dict[str, Any]]  # the stages in a dvc.lock, by name
-_OUTS = {"dvc_data": paths.DATASET_ZIP, "dvc_split": paths.PACKED, "dvc_model": paths.MODELS}
+_OUTS = {
+    "dvc_data": paths.DATASET_ZIP,
+    "dvc_split": paths.PACKED,
+    "dvc_model": paths.MODEL_WEIGHTS,
+    "dvc_spec": paths.MODEL_SPEC,
+}
+# Of versions that were registered when train wrote all of models/, one out.
+_FORMER_OUTS = {"dvc_data": paths.DATASET_ZIP, "dvc_split": paths.PACKED, "dvc_model": paths.MODELS}
 _ON_CARD = ("model", "train", "evaluate")  # the sections of params.yaml on a card
 MIN_AGREEMENT = 0.98  # Dice with the masks from the evaluation, which may have run on another device
 MIN_EXPORT_AGREEMENT = 0.998  # Dice with the network's own masks; both compute in fp32
@@ -171,7 +179,7 @@ def _dataset(record: Card, tags: dict[str, str]) -> str:
     if tagged != recorded:
         raise NervesegError(
             f"the card says {recorded}, but the tag dataset_sha256 says {tagged}; if the zip was replaced by one with "
-            "the same frames, `dvc repro -f -s evaluate register` records that"
+            "with the same frames, `dvc repro -f -s register` records that"
         )
     return recorded
 
@@ -181,10 +189,11 @@ def _lineage(tags: dict[str, str], trainings: list[Path]) -> str:
     locks = [read_lock(folder) for folder in trainings]
     for tag, recorded in lineage(locks).items():
         if tags.get(tag) != recorded:
-            raise NervesegError(f"the tag {tag} is {tags.get(tag)}, but its dvc.lock says {recorded} for {_OUTS[tag]}")
+            path = _outs(locks)[tag]
+            raise NervesegError(f"the tag {tag} is {tags.get(tag)}, but its dvc.lock says {recorded} for {path}")
     for stages in locks:
         outs = locked_outs(stages)
-        for name in ("split", "train", "evaluate"):
+        for name in ("split", "train", "calibrate", "evaluate"):  # register was yet to run
             for dep in stages.get(name, {}).get("deps", []):
                 if dep["path"] in outs and dep.get("md5") != outs[dep["path"]]:
                     raise NervesegError(
@@ -203,12 +212,16 @@ def lineage(locks: Sequence[Stages]) -> dict[str, str]:
         NervesegError: a hash is not recorded.
     """
     found = {}
-    for tag, path in _OUTS.items():
+    for tag, path in _outs(locks).items():
         recorded = dict.fromkeys(locked_outs(stages).get(str(path)) for stages in locks)
         if None in recorded:
             raise NervesegError(f"dvc.lock does not record {path}")
         found[tag] = " ".join(map(str, recorded))
     return found
+
+
+def _outs(locks: Sequence[Stages]) -> dict[str, Path]:
+    return _FORMER_OUTS if any(str(paths.MODELS) in locked_outs(stages) for stages in locks) else _OUTS
 
 
 def _params(record: Card, trainings: list[Path]) -> str:
@@ -232,7 +245,8 @@ def _locked_params(stages: Stages) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         phantom = any(dep["path"] == str(paths.PHANTOM_ZIP) for dep in stages["download"]["deps"])
-        for name in (*["phantom"] * phantom, "download", "split", "train", "evaluate"):
+        calibrated = "calibrate" in stages  # older versions: train did it
+        for name in (*["phantom"] * phantom, "download", "split", "train", *["calibrate"] * calibrated, "evaluate"):
             found |= flatten(stages[name]["params"][str(paths.PARAMS)])
     except (KeyError, TypeError, AttributeError) as error:
         raise NervesegError(f"its dvc.lock lacks {error} in the params of the stages") from None
@@ -267,10 +281,11 @@ def _files(recorded: dict[str, str], folder: Path) -> str:
 
 
 def _logged(record: Card, run_metrics: dict[str, float], path: Path) -> str:
-    """Compares metrics.json with the metrics logged in MLflow, and those on the card with metrics.json."""
+    """metrics.json against the metrics that MLflow logged, and those that the card shows."""
     _require(path)
-    figures = {key: value for key, value in flatten(read_json(path)).items() if isinstance(value, int | float)}
-    _require_same(figures, run_metrics, "MLflow")
+    content = flatten(Metrics.read(path).record)
+    figures = {key: value for key, value in content.items() if isinstance(value, int | float)}
+    _require_same(figures, legacy.renamed(run_metrics), "MLflow")
     shown = {one.key: one.value for one in (*record.figures, *record.baselines) if one.value is not None}
     _require_same(shown, figures, path.name)
     return f"{len(figures)} match those logged in MLflow"

@@ -112,7 +112,7 @@ def pixels(curve: pd.DataFrame, title: str) -> Markup:
 
 
 def by_subject(table: pd.DataFrame, worst: str | None, title: str) -> Markup:
-    """The Dice of each frame, a row a subject with its mean as a bar, the subjects by their mean.
+    """The Dice of each frame, one row per subject with its mean as a bar, the subjects by their mean.
 
     Args:
         table: with the columns subject and dice.

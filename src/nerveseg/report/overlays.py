@@ -64,7 +64,7 @@ def choose(table: pd.DataFrame, count: int, seed: int) -> dict[str, pd.Index]:
 
 
 def draw_panels(panels: Sequence[Panel], title: str, path: Path) -> None:
-    """Writes a JPEG with a row a frame: the frame, the truth, the prediction, both."""
+    """Writes a JPEG with one row per frame: the frame, the truth, the prediction, both."""
     shape = panels[0].frame.shape
     figure = Figure(figsize=(12, 0.5 + len(panels) * (3 * shape[0] / shape[1] + 0.3)), layout="constrained")
     figure.suptitle(title)
@@ -81,7 +81,7 @@ def draw_panels(panels: Sequence[Panel], title: str, path: Path) -> None:
 
 
 def draw_conflicts(pairs: Sequence[tuple[Labelled, Labelled, float]], title: str, path: Path) -> None:
-    """Writes a JPEG with a row a pair of near-identical frames: either frame, then both with their true masks.
+    """Writes a JPEG with one row per pair of near-identical frames: either frame, then both with their true masks.
 
     Args:
         pairs: two frames of one size and the Dice of their masks.

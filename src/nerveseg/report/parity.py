@@ -1,8 +1,8 @@
-"""A training with the settings of the published run that nerveseg follows, beside that run.
+"""Comparison of a training with the published run whose settings it has.
 
-Hydrogen Torch 1.2, use case 70 of its public catalogue: frames with a nerve, fold 4 validates, one V100. The profile
-`hydrogen-torch-70` has its settings; they stand here a second time because a stage knows the parameters that a training
-recorded, not the profile that they came from.
+Hydrogen Torch 1.2, use case 70 of its public catalogue: frames with a nerve, fold 4 for validation, one V100. The
+profile `hydrogen-torch-70` has its settings; they are repeated here because a stage knows the parameters recorded with
+a training, not the profile that set them.
 """
 
 from collections.abc import Mapping
@@ -33,12 +33,11 @@ LOSS = (0.6776, 0.4069, 0.3623, 0.3532, 0.3514)
 FRAMES = {"train": 1896, "validation": 427}
 EPOCH_SECONDS, IMAGES_PER_SECOND, SECONDS, OUTSIDE = 16.5, 114.0, 138.0, 0.36  # OUTSIDE: a share of the epoch loop
 
-TITLE = "Beside the published run"
+TITLE = "Comparison with the published run"
 COLUMNS = ("", "ours", "published", "difference")
 NOTE = (
-    "Published: Hydrogen Torch 1.2, use case 70, on one V100. Seconds say something of the hardware too. An epoch's "
-    "seconds are those of its training steps and of waiting for their data; outside them are validation, checkpoints "
-    "and tracking."
+    "Published: Hydrogen Torch 1.2, use case 70, on one V100. Times also depend on the hardware. An epoch's time "
+    "covers its training steps and waiting for their data, but not validation, checkpoints and tracking."
 )
 
 
@@ -52,12 +51,12 @@ def applies(record: Mapping[str, Any]) -> bool:
 
 
 def rows(record: Mapping[str, Any], curve: pd.DataFrame, timings: Mapping[str, float]) -> list[tuple[str, ...]]:
-    """The table: what it is, our figure, the published one, ours less theirs; COLUMNS are its heads.
+    """The rows of the table: quantity, ours, published, ours minus published; COLUMNS are the column titles.
 
     Args:
         record: as for `applies`.
         curve: the content of `models/curve.csv`.
-        timings: the content of `models/timings.json`; it counts the process that finished the training.
+        timings: the content of `models/timings.json`, of the process that finished the training.
     """
     figures = [
         *((f"validation IoU, epoch {n + 1}", curve["validation_iou"][n], each, ".4f") for n, each in enumerate(IOU)),
@@ -66,13 +65,13 @@ def rows(record: Mapping[str, Any], curve: pd.DataFrame, timings: Mapping[str, f
     ]
     images = record["frames.train"] // record["train.batch_size"] * record["train.batch_size"]
     training = images / curve["images_per_second"]
-    # Where a training was resumed, one epoch holds the time that it lay still: hence the median.
+    # The median, because the epoch in which a training was resumed includes the time of the interruption.
     epoch = curve["time"].diff().median()
     figures += [
-        ("seconds of training an epoch", training.mean(), EPOCH_SECONDS, ".1f"),
-        ("images a second", curve["images_per_second"].mean(), IMAGES_PER_SECOND, ".1f"),
+        ("training seconds per epoch", training.mean(), EPOCH_SECONDS, ".1f"),
+        ("images per second", curve["images_per_second"].mean(), IMAGES_PER_SECOND, ".1f"),
         ("share of the epoch outside training", 1 - training.median() / epoch, OUTSIDE, ".2f"),
-        ("seconds in all", sum(timings.values()), SECONDS, ".1f"),
+        ("seconds in total", sum(timings.values()), SECONDS, ".1f"),
     ]
     return [_row(name, float(ours), published, form) for name, ours, published, form in figures]
 

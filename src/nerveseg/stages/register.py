@@ -1,39 +1,42 @@
-"""register: the evaluated model becomes a version in the registry, or a receipt says why not."""
+"""register: the evaluated model gets its card and becomes a version in the registry, or a receipt says why not."""
 
 from pathlib import Path
+from typing import Any
 
 from nerveseg import paths, tracking
-from nerveseg.data.frame_store import FrameStore
+from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation.scores import Scores
-from nerveseg.files import read_json, replacing, write_json
-from nerveseg.modelcard import card
-from nerveseg.params import Params, flatten
+from nerveseg.evaluation.results import Metrics
+from nerveseg.files import read_json, write_json
+from nerveseg.model.spec import read_spec
+from nerveseg.modelcard import card, provenance
+from nerveseg.modelcard.card import Card
+from nerveseg.params import EvaluateParams, Params, flatten
 from nerveseg.registry import comparison, verification, versions
 from nerveseg.registry.comparison import Candidate
-from nerveseg.report import sections as report
 from nerveseg.settings import settings
 from nerveseg.stages import main
 
 
 def run(params: Params) -> None:
-    """Asks the gate and registers `models/`; writes `reports/registration.json` and, with its verdict, the report.
+    """Writes the model's card, asks the gate and registers `models/`; `reports/registration.json` says what came of it.
 
-    On a tracking server that lacks the training's run, the run is made there first.
+    On a tracking server that lacks the model's run, the run is made there first.
 
     Raises:
         NervesegError: missing inputs, scored subjects that were trained on, no lineage in dvc.lock, a champion that
             cannot be loaded, or a tracking server that failed.
     """
-    metrics = read_json(paths.METRICS_JSON)
-    if leaking := metrics["test"]["subjects_in_training"]:
+    metrics = Metrics.read(paths.METRICS_JSON)
+    if leaking := metrics.test.subjects_in_training:
         raise NervesegError(
-            f"Not registered: {leaking} of {metrics['test']['subjects']} scored subjects were trained on, so that its "
+            f"Not registered: {leaking} of {metrics.test.subjects} scored subjects were trained on, so that its "
             "figures are too good. A split by frame (split.by) serves the leakage audit only; set split.by: subject."
         )
-    description = card.description(card.read(paths.CARD_JSON))
-    store, scores = FrameStore.open(paths.PACKED), Scores.read(paths.PREDICTIONS)
-    lineage = _lineage()
+    store, source = FrameStore.open(paths.PACKED), read_json(paths.SOURCE_JSON)
+    record_card = _card(store, source, metrics, params.evaluate)
+    card.write(record_card, paths.CARD_JSON, paths.CARD, paths.METADATA_JSON)
+    lineage = _lineage(source)
     with tracking.reachable("Nothing is lost: once the server answers, `dvc repro` registers."):
         client = tracking.connect()
         record = tracking.ensure_run(paths.MODELS)
@@ -44,8 +47,7 @@ def run(params: Params) -> None:
         )
         tracking.log_evaluation(
             record,
-            flatten(metrics),
-            paths.FIGURES,
+            flatten(metrics.record),
             [
                 *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON),
                 *(paths.CARD_JSON, paths.CARD, paths.METADATA_JSON, paths.REFERENCE_JSON, paths.SMOKE),
@@ -56,17 +58,27 @@ def run(params: Params) -> None:
         client.log_dict(record["run_id"], verdict.record, str(versions.VERDICT))
         # The commit is that of the recorded dvc.lock; the training's own, which may be older, is on the run.
         tags = lineage | versions.hashes(Path(), [Path()])
-        version = versions.settle(client, record, verdict, tags, tracking.git_tags(), description)
+        version = versions.settle(client, record, verdict, tags, tracking.git_tags(), card.description(record_card))
         receipt = versions.receipt(record["run_id"], version, verdict.reasons, verdict.record)
-        page = report.render(receipt, params.evaluate, store, scores, paths.MODELS, paths.REPORT.parent)
-        client.log_text(record["run_id"], page, str(paths.REPORT))
-    with replacing(paths.REPORT) as beside:
-        beside.write_text(page, encoding="utf-8")
     write_json(paths.REGISTRATION_JSON, receipt)
     versions.print_outcome(verdict, version)
 
 
-def _lineage() -> dict[str, str]:
+def _card(store: FrameStore, source: dict[str, Any], metrics: Metrics, evaluate: EvaluateParams) -> Card:
+    recorded, evaluated = tracking.read_record(paths.MODELS), read_json(paths.EVALUATION_JSON)
+    origins = provenance.Origins(
+        dataset=source["sha256"],
+        split=store.digest(),
+        params={**recorded["params"], **flatten({"evaluate": evaluate.model_dump()})},
+        code=provenance.Code.of(recorded["tags"], evaluated["tags"], evaluated["source"]),
+        weights=provenance.hashes((paths.MODEL_WEIGHTS, paths.MODEL_SPEC)),
+        figures=provenance.hashes((paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV)),
+    )
+    shared = int((store.index.groupby("subject")["split"].nunique() > 1).sum())
+    return card.record(read_spec(paths.MODELS), counts(store.index), shared, metrics, source["uri"], origins)
+
+
+def _lineage(source: dict[str, Any]) -> dict[str, str]:
     """Tags that tie a version to its inputs: DVC's hashes of data, split and model, and the dataset's source."""
     try:
         hashes = verification.lineage([verification.read_lock(Path())])
@@ -74,7 +86,7 @@ def _lineage() -> dict[str, str]:
         raise NervesegError(
             "dvc.lock does not record data, split and model: run `dvc repro`, not the stage alone."
         ) from None
-    return hashes | versions.dataset_tags(read_json(paths.SOURCE_JSON))
+    return hashes | versions.dataset_tags(source)
 
 
 if __name__ == "__main__":

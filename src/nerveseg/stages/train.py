@@ -10,30 +10,25 @@ from typing import Any
 
 import pandas as pd
 import psutil
-import torch
 from filelock import FileLock, Timeout
 
 from nerveseg import paths, tracking
-from nerveseg.console import console, progress
+from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore, counts
-from nerveseg.evaluation import calibration, inference
 from nerveseg.files import read_json, replacing_folder, write_json
-from nerveseg.model import network, plausibility
+from nerveseg.model import network
 from nerveseg.model.device import device_name, precision_for
-from nerveseg.model.inference import Segmenter
-from nerveseg.model.spec import ModelSpec, Plausibility
-from nerveseg.params import ModelParams, Params, flatten
+from nerveseg.model.spec import NetworkSpec
+from nerveseg.params import Params, flatten
 from nerveseg.settings import settings
 from nerveseg.stages import main
 from nerveseg.training import trainer
 from nerveseg.training.progress import print_epoch
 from nerveseg.training.timing import Timings
 
-_UNTIL_CHOSEN = 0.5  # the threshold of the curve while model.threshold is yet to be chosen
-
 
 def run(params: Params) -> None:
-    """Trains on `data/packed` and writes `models/`; resumes a training that was cut off.
+    """Trains on `data/packed` and writes `models/`, all but what calibrate adds; resumes a training that was cut off.
 
     Raises:
         NervesegError: bad parameters or inputs, or a tracking server that failed; the training is kept then.
@@ -43,16 +38,24 @@ def run(params: Params) -> None:
     store = FrameStore.open(paths.PACKED)
     device = device_name(settings().device)
     precision = precision_for(device, params.train.precision)
-    checkpoints = settings().checkpoints / trainer.fingerprint(store, params.model, params.train)
+    spec = NetworkSpec(
+        architecture=params.model.architecture,
+        encoder=params.model.encoder,
+        height=params.model.height,
+        width=params.model.width,
+    )
+    encoder_weights = params.model.encoder_weights
+    checkpoints = settings().checkpoints / trainer.fingerprint(store, spec, encoder_weights, params.train)
     lock = _claim(checkpoints)
     _drop_former_trainings(checkpoints)
-    spec = _spec(params.model, _plausibility(store))
     table = counts(store.index)
     frames = table["frames"]
     console.print(f"training on {frames['train']} frames, validating on {frames['validation']}; {device}, {precision}")
     record = {
         "params": {
-            **flatten({"model": params.model.model_dump(), "train": params.train.model_dump()}),
+            **{f"model.{name}": getattr(spec, name) for name in ("architecture", "encoder", "height", "width")},
+            "model.encoder_weights": encoder_weights,
+            **flatten({"train": params.train.model_dump()}),
             **{f"{name}.{split}": count for name, column in table.to_dict().items() for split, count in column.items()},
         },
         # Tags, not params: a training may be resumed on another device.
@@ -71,7 +74,7 @@ def run(params: Params) -> None:
         trained, rows = trainer.fit(
             store,
             spec,
-            params.model,
+            encoder_weights,
             params.train,
             device=device,
             workers=trainer.worker_count(settings().workers),
@@ -79,40 +82,16 @@ def run(params: Params) -> None:
             timings=timings,
             on_epoch=on_epoch,
         )
-        if params.model.threshold == "validation":
-            with timings.measure("validation"):
-                spec = _with_best_threshold(trained, spec, store, device)
-            mlflow_run.add_tag("threshold", f"{spec.threshold:g}")
         with replacing_folder(paths.MODELS) as folder:
-            network.save(trained, spec, folder)
-            pd.DataFrame(rows).to_csv(folder / "curve.csv", index=False)
+            network.save_weights(trained, folder)
+            pd.DataFrame(rows).to_csv(folder / paths.CURVE_CSV.name, index=False)
             with timings.measure("tracking"):
-                write_json(folder / "run.json", mlflow_run.finish(rows, folder))
-            write_json(folder / "timings.json", {part: round(seconds, 3) for part, seconds in timings.items()})
+                write_json(folder / paths.RUN_JSON.name, mlflow_run.finish(rows))
+            timed = {part: round(seconds, 3) for part, seconds in timings.items()}
+            write_json(folder / paths.TIMINGS_JSON.name, timed)
             mlflow_run.log_timings(timings)
     shutil.rmtree(checkpoints)
     lock.release()
-
-
-def _spec(model: ModelParams, masks: Plausibility) -> ModelSpec:
-    threshold = _UNTIL_CHOSEN if model.threshold == "validation" else model.threshold
-    named = model.model_dump(exclude={"encoder_weights", "threshold"})
-    return ModelSpec(**named, threshold=threshold, plausibility=masks)
-
-
-def _plausibility(store: FrameStore) -> Plausibility:
-    """What the masks of the training frames are like, for the atypicality of others."""
-    with progress("masks") as bar:
-        return plausibility.fit(store.mask(row) for row in bar.track(store.rows("train"), description="training masks"))
-
-
-def _with_best_threshold(trained: torch.nn.Module, spec: ModelSpec, store: FrameStore, device: str) -> ModelSpec:
-    """The spec with the threshold of the best mean Dice over the validation frames, by Kaggle's rule."""
-    segmenter = Segmenter(network.assemble([trained], spec), spec, device)
-    histograms = inference.histograms(store, store.rows("validation"), segmenter)
-    threshold, dice = calibration.best(calibration.sweep(histograms, "kaggle"))
-    console.print(f"threshold {threshold:g}, chosen on the validation frames: their mean Dice is {dice:.4f}")
-    return spec.model_copy(update={"threshold": threshold})
 
 
 def _end(*_: Any) -> None:

@@ -10,7 +10,7 @@ from nerveseg.arrays import Ints
 from nerveseg.data.augment import Augmentation
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.model.frames import normalise, resize
-from nerveseg.model.spec import ModelSpec
+from nerveseg.model.spec import NetworkSpec
 
 Item = tuple[int, int]  # index into the dataset's rows, seed of the augmentation
 
@@ -18,7 +18,7 @@ Item = tuple[int, int]  # index into the dataset's rows, seed of the augmentatio
 class FrameDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Frames and masks of some rows of the store at the network's size, float32 (1, height, width) each."""
 
-    def __init__(self, store: FrameStore, rows: Ints, spec: ModelSpec, augmentation: str) -> None:
+    def __init__(self, store: FrameStore, rows: Ints, spec: NetworkSpec, augmentation: str) -> None:
         self._store = store
         self._rows = rows
         self._spec = spec

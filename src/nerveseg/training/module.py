@@ -8,21 +8,20 @@ from lightning.pytorch import LightningModule
 
 from nerveseg.evaluation import metrics
 from nerveseg.model.losses import BceDice
-from nerveseg.model.spec import ModelSpec
 from nerveseg.params import TrainParams
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 MOMENTUM = 0.9  # of SGD, with Nesterov's step as in nnU-Net, whose momentum is 0.99
+_THRESHOLD = 0.5  # of the curve's scores: the model's own is chosen after training
 
 
 class SegmentationModule(LightningModule):
     """Trains `network` on batches of normalised frames and masks, float32 (N, 1, H, W) each."""
 
-    def __init__(self, network: torch.nn.Module, spec: ModelSpec, train: TrainParams) -> None:
+    def __init__(self, network: torch.nn.Module, train: TrainParams) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
         self.loss = BceDice()
-        self._spec = spec
         self._train = train
         # Loss and areas of each batch of the epoch, kept on the device: reading them at every step would stall it.
         self._batches: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"train": [], "validation": []}
@@ -72,7 +71,7 @@ class SegmentationModule(LightningModule):
         frames, masks = batch
         logits = self.network(frames.contiguous(memory_format=torch.channels_last))
         loss: torch.Tensor = self.loss(logits, masks)
-        predicted = (torch.sigmoid(logits.detach().float()) >= self._spec.threshold).flatten(1)
+        predicted = (torch.sigmoid(logits.detach().float()) >= _THRESHOLD).flatten(1)
         true = masks.flatten(1).bool()
         areas = torch.stack([(predicted & true).sum(1), predicted.sum(1), true.sum(1)])
         self._batches[side].append((loss.detach(), areas))

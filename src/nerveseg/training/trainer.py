@@ -20,8 +20,8 @@ from nerveseg.errors import NervesegError
 from nerveseg.files import sha256
 from nerveseg.model.device import precision_for
 from nerveseg.model.network import build
-from nerveseg.model.spec import ModelSpec
-from nerveseg.params import ModelParams, TrainParams
+from nerveseg.model.spec import NetworkSpec
+from nerveseg.params import TrainParams
 from nerveseg.training.dataset import FrameDataset, loader
 from nerveseg.training.module import SegmentationModule
 from nerveseg.training.progress import EpochProgress
@@ -38,13 +38,13 @@ def worker_count(wanted: int | None) -> int:
     return min(cpus - 1, 8) if wanted is None else wanted
 
 
-def fingerprint(store: FrameStore, model: ModelParams, train: TrainParams) -> str:
-    """16 hexadecimal digits that change with anything the training depends on."""
+def fingerprint(store: FrameStore, spec: NetworkSpec, encoder_weights: str, train: TrainParams) -> str:
+    """16 hexadecimal digits that change with anything that a training depends on. Arguments as for `fit`."""
     digest = hashlib.sha256()
-    for part in (model.model_dump_json(), train.model_dump_json(), store.digest()):
+    for part in (spec.model_dump_json(), encoder_weights, train.model_dump_json(), store.digest()):
         digest.update(part.encode())
-    if model.encoder_weights not in ("none", "imagenet"):
-        digest.update(sha256(Path(model.encoder_weights)).encode())
+    if encoder_weights not in ("none", "imagenet"):
+        digest.update(sha256(Path(encoder_weights)).encode())
     return digest.hexdigest()[:16]
 
 
@@ -97,8 +97,8 @@ class _TimedCheckpoint(ModelCheckpoint):
 
 def fit(
     store: FrameStore,
-    spec: ModelSpec,
-    model: ModelParams,
+    spec: NetworkSpec,
+    encoder_weights: str,
     train: TrainParams,
     *,
     device: str,
@@ -111,6 +111,7 @@ def fit(
 
     Args:
         store: has frames in the splits `train` and `validation`.
+        encoder_weights: as for `network.build`.
         device: `cpu`, `cuda` or `mps`.
         workers: processes that load frames; 0: this one does. The result does not depend on it.
         checkpoints: folder of this training only; its content must come from the same arguments.
@@ -134,8 +135,8 @@ def fit(
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advertises
     seed_everything(train.seed, verbose=False)
-    network = build(spec, model.encoder_weights)
-    module = SegmentationModule(network, spec, train)
+    network = build(spec, encoder_weights)
+    module = SegmentationModule(network, train)
     history = History(timings, train.batch_size, on_epoch)
     trainer = Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),

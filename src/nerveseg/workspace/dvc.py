@@ -7,7 +7,7 @@ from typing import BinaryIO, Literal, get_args
 from nerveseg.errors import NervesegError
 from nerveseg.workspace import commands
 
-Stage = Literal["download", "split", "train", "evaluate", "register"]
+Stage = Literal["download", "split", "train", "calibrate", "evaluate", "register", "report"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 LOCK = Path(".dvc/tmp/flow.lock")
 
@@ -21,7 +21,7 @@ def restore(root: Path) -> None:
 
 
 def up_to_date(root: Path) -> bool:
-    """Whether no stage from the dataset to the registration is stale."""
+    """Whether DVC finds nothing stale from the dataset to the report."""
     return _succeeds(root, "status", "--quiet", "--with-deps", STAGES[-1])
 
 

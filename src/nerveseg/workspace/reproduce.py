@@ -58,13 +58,17 @@ def reproduce(version: str, target: Path) -> None:
 def _restore_outputs(root: Path, version: str, receipt: dict[str, Any]) -> None:
     lock = YAML(typ="safe", pure=True).load(root / paths.DVC_LOCK)["stages"]
     console.print(f"data, model and reports of {', '.join(lock)}")
-    # register is not in the lock that it recorded: its output is made from the version instead.
-    stages = [name for name in lock if name != "register"]
+    # register records the lock before its own entry and report's are in it: they are made from the version instead.
+    stages = [name for name in lock if name not in ("register", "report")]
     _fetch_outputs(root, stages, version)
     _restore_local_dataset(root)
     write_json(root / paths.REGISTRATION_JSON, receipt)
-    _fetch_report(root, receipt["run_id"])
+    _fetch_from_run(root, receipt["run_id"])
     commands.dvc(root, "commit", "--force", "register")
+    if "report" in YAML(typ="safe", pure=True).load(root / paths.DVC_YAML)["stages"]:
+        # What was cut off between the two stages has no report yet.
+        done = ("commit", "--force") if (root / paths.REPORT).exists() else ("repro", "--single-item")
+        commands.dvc(root, *done, "report")
     if "phantom" not in lock:  # if data.uri is not the phantom, nothing depends on it, and it may never have been made
         commands.dvc(root, "repro", "--single-item", "phantom")
     if _source_moved(root):
@@ -81,12 +85,19 @@ def _restore_outputs(root: Path, version: str, receipt: dict[str, Any]) -> None:
         )
 
 
-def _fetch_report(root: Path, run_id: str) -> None:
-    """Fetches the report from the run; older versions have none."""
-    with tracking.reachable("Nothing was restored."):
+def _fetch_from_run(root: Path, run_id: str) -> None:
+    """The card, the report and its figures as the run has them, where DVC has not restored them.
+
+    Of older versions evaluate made the card and the figures, and register the report, if there is one.
+    """
+    wanted = (paths.CARD_JSON, paths.CARD, paths.METADATA_JSON, paths.REPORT, paths.FIGURES)
+    with tracking.reachable("Nothing was restored."), tempfile.TemporaryDirectory() as folder:
         client = tracking.connect()
-        if any(each.path == str(paths.REPORT) for each in client.list_artifacts(run_id, str(paths.REPORTS))):
-            shutil.move(client.download_artifacts(run_id, str(paths.REPORT), str(root)), root / paths.REPORT)
+        there = {each.path for part in (None, str(paths.REPORTS)) for each in client.list_artifacts(run_id, part)}
+        for path in wanted:
+            artifact = path.name if path == paths.FIGURES else str(path)
+            if artifact in there and not (root / path).exists():
+                shutil.move(client.download_artifacts(run_id, artifact, folder), root / path)
 
 
 def _fetch_outputs(root: Path, stages: list[str], version: str) -> None:

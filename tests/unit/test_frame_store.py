@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_gives_back_frames_of_any_size(folder: Path) -> None:
+def test_returns_frames_of_any_size(folder: Path) -> None:
     store = FrameStore.open(folder)
     assert len(store) == 4
     for row, (frame, mask) in enumerate(frames_and_masks()):
@@ -75,7 +75,7 @@ def test_a_truncated_file_is_a_clear_error(folder: Path, name: str) -> None:
         FrameStore.open(folder)
 
 
-def test_files_of_another_store_are_a_clear_error(folder: Path) -> None:
+def test_files_from_another_store_are_a_clear_error(folder: Path) -> None:
     np.save(folder / "masks.npy", np.zeros(10, np.uint8))
     with pytest.raises(NervesegError, match=r"masks.npy is uint8 \(10,\)"):
         FrameStore.open(folder)
