@@ -36,7 +36,7 @@ from nerveseg.storage import FolderStorage
 from workspace import free_port, wait_for
 
 SPEC = ModelSpec(architecture="Unet", encoder="resnet18", height=64, width=64, threshold=0.5)
-# Version 2 is older there was atypicality.
+# Version 2 was registered before there was atypicality.
 PLAUSIBILITY = {"1": plausibility.fit([np.pad(np.ones((4, side)), 9) for side in (6, 7, 8)]), "2": None}
 MOST = 4096  # pixels of a side; a frame of that size takes a good part of a second
 SEGMENT = "/v1/segment"

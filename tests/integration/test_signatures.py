@@ -138,7 +138,7 @@ def test_what_the_hashes_alone_cannot_tell_the_signature_tells(
 def test_only_what_was_verified_is_signed(
     storage: FolderStorage, verified: Path, key: Ed25519PrivateKey, tmp_path: Path, is_forged: bool
 ) -> None:
-    """A bundle without our signature, older there was a key or forged since, is written anew."""
+    """A bundle without our signature, from before there was a key or forged since, is written again."""
     pointer = deliver(storage, verified, None)
     if is_forged:
         forge(storage, pointer, "model.onnx", "another network")

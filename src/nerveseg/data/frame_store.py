@@ -189,6 +189,8 @@ class FrameStore:
     def findings(self) -> dict[str, Any]:
         """The content of `findings.json`. Raises NervesegError if it is missing or damaged."""
         record: dict[str, Any] = read_json(self._folder / FINDINGS)
+        if "packed_frames" in record:  # what nerveseg 0.1 called it
+            record["frames_used"] = record.pop("packed_frames")
         return record
 
     def digest(self) -> str:
