@@ -25,11 +25,10 @@ def register_again(workspace: Workspace, change_weights: Callable[[dict[str, Any
     replace(record, json.dumps({**json.loads(record.read_text()), "run_id": os.urandom(16).hex()}).encode())
     with contextlib.ExitStack() as stack:
         if change_weights:
-            weights, card = workspace.root / "models" / "model.safetensors", workspace.root / "reports" / "card.json"
+            weights = workspace.root / "models" / "model.safetensors"
             state = load_file(weights)
             change_weights(state)
             stack.enter_context(changed(weights, lambda _: save(state)))
-            stack.enter_context(changed(card, lambda content: forge(content, weights=provenance.hashes([weights]))))
         workspace.stage("register")
     version: str = json.loads((workspace.root / "reports" / "registration.json").read_text())["version"]
     return version

@@ -79,7 +79,7 @@ def test_tampered_or_missing_weights_are_named(client: MlflowClient, weights: Pa
         assert "model.safetensors has SHA-256" in reason(client, VERSION)
     content = weights.read_bytes()
     weights.unlink()
-    assert "missing in MLflow's artifact store" in reason(client, VERSION)
+    assert "missing from MLflow's artifact store" in reason(client, VERSION)
     weights.write_bytes(content)
 
 
@@ -106,7 +106,7 @@ def test_a_version_that_the_pipeline_did_not_register_is_named(client: MlflowCli
         ("reports/metrics.json", b'"dice"', b'"dice" ', {"figures"}),
         ("reports/per_image.csv", b"0.", b"1.", {"figures"}),
         ("reports/card.json", b'"apache-2.0"', b'"other"', {"hash of card.json"}),
-        ("reproduce/dvc.lock", b"path: models\n", b"path: other\n", {"hash of dvc.lock", "lineage"}),
+        ("reproduce/dvc.lock", b"path: models/model.safetensors\n", b"path: other\n", {"hash of dvc.lock", "lineage"}),
         ("reproduce/dvc.lock", b"validation: 0.15", b"validation: 0.25", {"hash of dvc.lock", "params"}),
         ("reproduce/params.yaml", b"epochs: 6", b"epochs: 7", {"hash of params.yaml", "params"}),
         ("reproduce/params.yaml", b"prior_margin: 0.0", b"prior_margin: 0.1", {"hash of params.yaml"}),
