@@ -36,7 +36,7 @@ def crossed(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tup
     meanwhile, and that one is its champion now."""
     workspace = trained.copy(tmp_path_factory.mktemp("crossval") / "project")
     workspace.set(**{"split.by": "fold", "split.validation_fold": 0, "split.test_fold": 1})
-    workspace.set(**{"train.epochs": 2, "evaluate.overlays": 1, "evaluate.resamples": 200, "register.gate": "report"})
+    workspace.set(**{"train.epochs": 5, "evaluate.overlays": 1, "evaluate.resamples": 200, "register.gate": "report"})
     before = state(workspace)
     log = workspace.root.parent / "killed.log"
     with log.open("w") as output:
@@ -204,7 +204,7 @@ def test_an_ensemble_is_verified_but_not_reproduced(crossed: tuple[Workspace, st
     client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
     verified = " ".join(workspace.run("nerveseg", "verify", "1").split())
     assert "FAILED" not in verified
-    assert "of each of 3 folds" in verified
+    assert "for each of 3 folds" in verified
     assert "not compared" in verified, "there is no split of all folds here"
     refused = " ".join(workspace.run("nerveseg", "reproduce", "1", ok=False).split())
     assert "Version 1 is an ensemble of 3 networks" in refused

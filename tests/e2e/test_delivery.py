@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from fcntl import LOCK_EX, flock
@@ -305,7 +306,7 @@ def test_a_model_that_segments_nothing_is_refused(
 
 
 def start(workspace: Workspace, log_file: Path) -> subprocess.Popen[str]:
-    command = ("python", "-m", "flows.deliver")
+    command = (sys.executable, "-m", "flows.deliver")  # a plain start: a fork outlives its killed launcher by a moment
     with log_file.open("a") as file:
         return subprocess.Popen(command, cwd=workspace.root, env=workspace.env, stdout=file, stderr=file, text=True)
 

@@ -270,7 +270,7 @@ def test_an_experiment_runs_train_and_later_only(workspace: Workspace) -> None:
     assert "train.learning_rate" in workspace.run("dvc", "params", "diff")
     assert "test.dice" in workspace.run("dvc", "metrics", "diff", "--all")
     assert "index.html" in workspace.run("dvc", "plots", "diff")
-    assert report(workspace, "reports/registration.json")["version"] == "2"
+    assert report(workspace, "reports/registration.json")["version"] == "3"
     workspace.git("checkout", "--quiet", ".")
     workspace.run("dvc", "checkout")
 

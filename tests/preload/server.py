@@ -9,6 +9,7 @@ import atexit
 import gc
 import importlib
 import importlib.util
+import logging
 import marshal
 import os
 import random
@@ -151,6 +152,8 @@ def run(
 
         coverage.process_startup()
     module = arguments[1]
+    if not module.startswith(("flows", "prefect")):
+        logging.root.handlers.clear()  # Prefect's, which would show DVC's and others' tracebacks
     if module == "nerveseg":  # the console script
         sys.argv = [str(Path(executable).with_name("nerveseg")), *arguments[2:]]
         importlib.import_module("nerveseg.cli").app()

@@ -76,7 +76,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         413: "The upload is too large, or the frame has too many pixels.",
         415: "The request is no multipart/form-data.",
         422: "The form lacks the frame, or the file is no frame: no PNG, JPEG, TIFF or BMP, damaged, of several "
-        "pages or of more than 8 bits a sample.",
+        "pages or of more than 8 bits per sample.",
         429: "Too many frames are waiting; Retry-After says when to try again.",
         503: "No version is loaded yet, or the frame was not scored in time.",
     }.items()
@@ -101,7 +101,7 @@ _FORM = {
                         FIELD: {
                             "type": "string",
                             "format": "binary",
-                            "description": "a grey frame: PNG, JPEG, TIFF or BMP, 8 bits a sample, any size up to "
+                            "description": "a grey frame: PNG, JPEG, TIFF or BMP, 8 bits per sample, any size up to "
                             "16777216 pixels; colours become grey",
                         }
                     },

@@ -33,6 +33,7 @@ def reproduce(version: str, target: Path) -> None:
         raise NervesegError(f"There is no {paths.DVC_YAML} in {Path.cwd()}: run from the root of the repository.")
     if target.exists():
         raise NervesegError(f"{target} exists: choose a new folder.")
+    clones.keep_outside(Path.cwd())  # stages that run in the clone find the version's run
     beside = target.with_name(f".{target.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.parent.mkdir(parents=True, exist_ok=True)
