@@ -1,5 +1,6 @@
 import multiprocessing
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,8 @@ def test_arrays_are_ordinary_npy_files(folder: Path) -> None:
 def test_pickles_without_its_pixels_and_reopens_in_another_process(folder: Path) -> None:
     store = FrameStore.open(folder)
     assert len(pickle.dumps(store)) < 1000
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        np.testing.assert_array_equal(pool.apply(store.frame, (1,)), store.frame(1))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        np.testing.assert_array_equal(pool.submit(store.frame, 1).result(60), store.frame(1))
 
 
 @pytest.mark.parametrize("name", ["frames.npy", "masks.npy", "index.parquet"])

@@ -99,5 +99,5 @@ def test_a_network_that_has_diverged_is_a_clear_error(segmenter: Segmenter, tmp_
         for frame in frames(2):
             writer.append(f"{frame.shape[1]}.png", "1", None, frame, np.zeros_like(frame))
         writer.write_index(pd.Series(["test"] * 2), np.arange(2))
-    with pytest.raises(NervesegError, match=r"The network gives NaN on 64\.png.*Lower train\.learning_rate"):
+    with pytest.raises(NervesegError, match=r"The network returns NaN on 64\.png.*Lower train\.learning_rate"):
         inference.histograms(FrameStore.open(tmp_path), np.arange(2), Segmenter(diverged, segmenter.spec))

@@ -10,11 +10,9 @@ from lightning.pytorch import Callback, Trainer
 
 from nerveseg import params
 from nerveseg.model.losses import BceDice
-from nerveseg.model.spec import ModelSpec
 from nerveseg.training.module import SegmentationModule
 
 ROOT = Path(__file__).parents[2]
-SPEC = ModelSpec(architecture="Unet", encoder="resnet18", height=32, width=32, threshold=0.5)
 STEPS, RATE = 6, 0.01
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a .validation_step.")
 
@@ -45,7 +43,7 @@ def train(**changes: Any) -> tuple[torch.Tensor, list[float]]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(SegmentationModule(network, SPEC, wanted), torch.utils.data.DataLoader([batch] * 3, batch_size=None))
+    trainer.fit(SegmentationModule(network, wanted), torch.utils.data.DataLoader([batch] * 3, batch_size=None))
     return network.weight.detach().flatten(), rates.seen
 
 

@@ -252,7 +252,7 @@ def test_choosing_the_threshold_is_advised_only_if_it_was_not_chosen() -> None:
     assert f"by the rule nnunet for empty masks, a threshold of {best:g} has the best Dice" in given
     assert "With model.threshold: validation" in given
     assert "model.threshold" not in chosen
-    assert "which train chose by the rule kaggle" in chosen
+    assert "which calibrate chose by the rule kaggle" in chosen
     undefined = Validation(best_threshold=None, dice_at_best_threshold=None)
     assert headline.better_threshold(found.model_copy(update={"validation": undefined}), 0.5, False) == ""
 

@@ -228,7 +228,7 @@ def _gain(name: str, metrics: Metrics, baseline: str, relation: Relation, thresh
     dice, its = (metrics.measured(key).value for key in ("test.dice", f"baseline.{baseline}.dice"))
     gain = metrics.measured(f"baseline.{baseline}.gain")
     facts = (
-        f"mean Dice {figures.number(dice)} against {figures.number(its)} of {figures.BASELINES[baseline]}, "
+        f"mean Dice {figures.number(dice)} against {figures.number(its)} for {figures.BASELINES[baseline]}, "
         f"gain {figures.with_interval(gain.value, gain.interval)}"
     )
     return _judge(name, _low(gain.interval), relation, threshold, facts, demand)
