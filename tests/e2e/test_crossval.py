@@ -36,7 +36,7 @@ def crossed(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tup
     meanwhile, and that one is its champion now."""
     workspace = trained.copy(tmp_path_factory.mktemp("crossval") / "project")
     workspace.set(**{"split.by": "fold", "split.validation_fold": 0, "split.test_fold": 1})
-    workspace.set(**{"train.epochs": 5, "evaluate.overlays": 1, "evaluate.resamples": 200, "register.gate": "report"})
+    workspace.set(**{"train.epochs": 12, "evaluate.overlays": 1, "evaluate.resamples": 200, "register.gate": "report"})
     before = state(workspace)
     log = workspace.root.parent / "killed.log"
     with log.open("w") as output:

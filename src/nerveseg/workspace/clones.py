@@ -79,6 +79,7 @@ def keep_outside(here: Path) -> None:
     if embedded != settings().tracking_uri:
         os.environ["MLFLOW_TRACKING_URI"] = f"{_EMBEDDED}{here / embedded}"
     os.environ["NERVESEG_CHECKPOINTS"] = str(here / settings().checkpoints)
+    settings.cache_clear()  # else MLflow's client would hand the relative address on to the stages
 
 
 @contextmanager
