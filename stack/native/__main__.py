@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -57,6 +57,12 @@ _ADDRESSES = (  # shown once everything is up
     ("PREFECT_PORT", "Prefect: deployments, flow runs", "admin:PREFECT_PASSWORD, in one line"),
     ("PREDICTOR_PORT", "Predictor: drop a frame", "predictor"),
 )
+
+
+def with_local_addresses(text: str, services: Iterable[str]) -> str:
+    """The text with 127.0.0.1 in place of each service's name before a port; user:password is no address."""
+    names = "|".join(map(re.escape, services))
+    return re.sub(rf"(?<![\w.-])(?:{names})(?=:\d{{1,5}}(?!\w))", "127.0.0.1", text)
 
 
 class Stack:
@@ -101,8 +107,7 @@ class Stack:
 
     def here(self, service: Service, text: str) -> str:
         """An argument or variable with the addresses and paths of this machine."""
-        names = "|".join(map(re.escape, self.services))
-        text = re.sub(rf"(?<![\w.-])(?:{names})(?=:\d)", "127.0.0.1", text).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
+        text = with_local_addresses(text, self.services).replace("0.0.0.0", "127.0.0.1")  # noqa: S104
         places = {mount.target: self._source(mount) for mount in service.mounts}
         places["/tmp"] = self._folder("tmp", service.name)  # noqa: S108  the container's
         targets = "|".join(re.escape(target) for target in sorted(places, key=len, reverse=True))

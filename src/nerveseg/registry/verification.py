@@ -179,7 +179,7 @@ def _dataset(record: Card, tags: dict[str, str]) -> str:
     if tagged != recorded:
         raise NervesegError(
             f"the card says {recorded}, but the tag dataset_sha256 says {tagged}; if the zip was replaced by one with "
-            "with the same frames, `dvc repro -f -s register` records that"
+            "the same frames, `dvc repro -f -s register` records that"
         )
     return recorded
 
