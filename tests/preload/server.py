@@ -45,7 +45,7 @@ class Fork:
 
     def signal(self, number: int) -> None:
         with suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+            os.killpg(self.pid, number)  # as a plain process shares the group of what it starts with its own starter
 
 
 def serve(listener: socket.socket) -> tuple | None:
@@ -74,6 +74,8 @@ def serve(listener: socket.socket) -> tuple | None:
                     return request
                 for stream in streams:
                     os.close(stream)
+                with suppress(OSError):
+                    os.setpgid(pid, pid)  # as `become` does, which may come later than a signal
                 forks[pid] = fork = Fork(pid, launcher)
                 selector.register(fork.ended, selectors.EVENT_READ, fork)
                 selector.register(launcher, selectors.EVENT_READ, fork)
