@@ -10,6 +10,7 @@ TODAY = {
     "mistrust_dice_correlation": "atypicality_dice_correlation",
     "abstaining_gain": "selective_gain",
     "abstaining_gain_ci": "selective_gain_ci",
+    "packed_frames": "frames_used",
 }
 
 

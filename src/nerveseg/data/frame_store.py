@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from nerveseg import legacy
 from nerveseg.arrays import Frame, Ints, Mask
 from nerveseg.errors import NervesegError
 from nerveseg.files import read_json
@@ -188,10 +189,7 @@ class FrameStore:
 
     def findings(self) -> dict[str, Any]:
         """The content of `findings.json`. Raises NervesegError if it is missing or damaged."""
-        record: dict[str, Any] = read_json(self._folder / FINDINGS)
-        if "packed_frames" in record:  # what nerveseg 0.1 called it
-            record["frames_used"] = record.pop("packed_frames")
-        return record
+        return legacy.renamed(read_json(self._folder / FINDINGS))
 
     def digest(self) -> str:
         """64 hexadecimal digits that change with any frame, mask or row of the index."""
