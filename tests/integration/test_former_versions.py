@@ -63,6 +63,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def project(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """This process is in the workspace and has its environment."""
     monkeypatch.chdir(workspace.root)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # MLflow puts the former code on it
     for name, value in workspace.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
