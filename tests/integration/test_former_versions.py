@@ -66,7 +66,8 @@ def project(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     monkeypatch.setattr(sys, "path", [*sys.path])  # MLflow puts the former code on it
     for name, value in workspace.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # MLflow keeps one store per URI, so a relative one could be that of another test's folder.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.root}/mlflow.db")
     settings.cache_clear()
     tracking.connect()
     yield workspace.root

@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 
 LIBRARIES = (
-    *("albumentations", "boto3", "cv2", "dvc.cli", "dvc_s3", "dvc.repo", "dvc.stage", "dvc.output", "filelock"),
+    *("albumentations", "boto3", "coverage", "cv2", "dvc.cli", "dvc_s3", "dvc.repo", "dvc.stage", "dvc.output", "filelock"),
     *("dvc.commands.status", "dvc.commands.checkout", "dvc.commands.config", "dvc.commands.repro", "jinja2"),
     *("lightning.pytorch", "matplotlib.pyplot", "mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
     *("onnx", "openvino", "pandas", "PIL.Image", "prefect", "prefect.flow_engine", "prefect.runner"),
@@ -149,11 +149,10 @@ def run(
     sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     importlib.invalidate_caches()
     sys.modules["prefect.context"].refresh_global_settings_context()  # it read the environment when it was imported
-    if "COVERAGE_PROCESS_CONFIG" in environment:
-        import coverage
-
-        coverage.process_startup()
     module = arguments[1]
+    Path("/proc/self/comm").write_text(module.removeprefix("nerveseg."))  # what `ps` and `top` show
+    if "COVERAGE_PROCESS_CONFIG" in environment and module != "dvc":  # it runs none of the measured code
+        sys.modules["coverage"].process_startup()
     if not module.startswith(("flows", "prefect")):
         logging.root.handlers.clear()  # Prefect's, which would show DVC's and others' tracebacks
     if module == "nerveseg":  # the console script
