@@ -12,6 +12,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import pytest
 from ruamel.yaml import YAML
 
 from preload import VARIABLE
@@ -81,6 +82,11 @@ class Workspace:
         self.env.pop("MLFLOW_TRACKING_URI", None)
         self.env |= {"NERVESEG_WORKERS": "0", "NERVESEG_DEVICE": "cpu", **(variables or {})}
 
+    @property
+    def store(self) -> str:
+        """The URI of the MLflow store in its folder."""
+        return f"sqlite:///{self.root}/mlflow.db"
+
     def git(self, *arguments: str) -> str:
         identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
         done = subprocess.run(
@@ -119,6 +125,22 @@ class Workspace:
         return subprocess.Popen(command, cwd=self.root, env=self.env, stdout=log, stderr=log, text=True)
 
 
+@contextmanager
+def entered(workspace: Workspace) -> Iterator[pytest.MonkeyPatch]:
+    """This process is in the workspace and has its environment; yields what undoes further changes with these."""
+    from nerveseg.settings import settings
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workspace.root)
+        for name, value in workspace.env.items():
+            patch.setenv(name, value)
+        # MLflow keeps one store per URI, so that of a relative one could be another workspace's.
+        patch.setenv("MLFLOW_TRACKING_URI", workspace.env.get("MLFLOW_TRACKING_URI", workspace.store))
+        settings.cache_clear()
+        yield patch
+    settings.cache_clear()
+
+
 def wait_for(what: str, condition: Any, process: subprocess.Popen[str], seconds: float = 120) -> None:
     """Waits until `condition()` holds; fails when the process ends before or the time is up."""
     end = time.monotonic() + seconds
@@ -155,7 +177,7 @@ def _serving(folder: Path, command: tuple[str, ...], health: str, variables: Map
     folder.mkdir(exist_ok=True)
     with (folder / "server.log").open("a") as log:
         server = subprocess.Popen(
-            (sys.executable, "-m", *command),
+            (f"{os.environ[VARIABLE]}/python", "-m", *command),
             env=os.environ | dict(variables),
             stdout=log,
             stderr=log,

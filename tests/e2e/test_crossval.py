@@ -36,7 +36,7 @@ def crossed(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tup
     meanwhile, and that one is its champion now."""
     workspace = trained.copy(tmp_path_factory.mktemp("crossval") / "project")
     workspace.set(**{"split.by": "fold", "split.validation_fold": 0, "split.test_fold": 1})
-    workspace.set(**{"train.epochs": 12, "evaluate.overlays": 1, "evaluate.resamples": 200, "register.gate": "report"})
+    workspace.set(**{"train.epochs": 4, "evaluate.overlays": 1, "evaluate.resamples": 200, "register.gate": "report"})
     before = state(workspace)
     log = workspace.root.parent / "killed.log"
     with log.open("w") as output:
@@ -48,7 +48,7 @@ def crossed(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tup
     first = workspace.run(*COMMAND)
     assert state(workspace) == before, "the checkout stays as it is"
     assert not workspace.git("stash", "list")
-    client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    client = mlflow.MlflowClient(workspace.store)
     client.set_registered_model_alias(NAME, "champion", "1")
     workspace.stage("register")
     client.set_registered_model_alias(NAME, "champion", "2")
@@ -67,7 +67,7 @@ def test_a_killed_fold_goes_on_and_finished_ones_are_restored(crossed: tuple[Wor
     assert [how for how, _ in ends[0]] == ["trained"] * 3
     assert [how for how, _ in ends[1]] == ["restored"] * 3 + ["trained"] * 3
     assert "epoch   1" not in both[0].partition("fold 1 of 3 by subject")[2].partition("fold 2 of 3")[0]
-    client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    client = mlflow.MlflowClient(workspace.store)
     experiment = client.get_experiment_by_name("nerveseg")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
@@ -118,7 +118,7 @@ def test_folds_are_experiments_and_the_whole_is_a_run(crossed: tuple[Workspace, 
     folds = pd.read_csv(workspace.root / "crossval/folds.csv")
     listed = workspace.run("dvc", "exp", "list", "--name-only")
     assert sorted(folds["experiment"]) == sorted(listed.split())
-    client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    client = mlflow.MlflowClient(workspace.store)
     run = client.get_run(re.findall(r"the MLflow run (\w{32})", said)[0])
     assert run.data.metrics["test.dice"] == pytest.approx(metrics(workspace)["test"]["dice"])
     assert run.data.tags["subject_fold_0"] == folds["run_id"][0]
@@ -138,7 +138,7 @@ def test_the_networks_of_the_folds_are_one_version(crossed: tuple[Workspace, str
     from nerveseg.model.inference import Segmenter  # it imports torch
 
     workspace, first, second = crossed
-    client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    client = mlflow.MlflowClient(workspace.store)
     assert f"registered {NAME} version 1, alias challenger" in first
     assert all(criterion in first for criterion in ("dice_lower_bound", "worst_subject", "scorer"))
     assert "not registered: mean Dice" in second, "the gate of the second call enforces what none reaches"
@@ -192,7 +192,7 @@ def test_the_page_shows_the_verdict_on_the_ensemble(crossed: tuple[Workspace, st
     refused = json.loads(receipt)
     assert not refused["registered"]
     assert f"Not registered: {refused['reasons'][0]}" in page
-    client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    client = mlflow.MlflowClient(workspace.store)
     version = client.get_model_version(NAME, "1")
     assert refused["run_id"] == version.run_id
     (logged,) = workspace.root.glob(f"mlruns/*/{version.run_id}/artifacts/reports/index.html")
@@ -201,7 +201,7 @@ def test_the_page_shows_the_verdict_on_the_ensemble(crossed: tuple[Workspace, st
 
 def test_an_ensemble_is_verified_but_not_reproduced(crossed: tuple[Workspace, str, str]) -> None:
     workspace, *_ = crossed
-    client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    client = mlflow.MlflowClient(workspace.store)
     verified = " ".join(workspace.run("nerveseg", "verify", "1").split())
     assert "FAILED" not in verified
     assert "for each of 3 folds" in verified

@@ -19,7 +19,7 @@ from conftest import Bucket, aws_variables
 from nerveseg.files import sha256
 from nerveseg.settings import settings
 from tampering import register_again, replace, tag
-from workspace import Workspace, free_port, mlflow_server, wait_for
+from workspace import Workspace, entered, free_port, mlflow_server, wait_for
 
 NAME = "nerve-segmentation"
 GOOD, NEXT = "1", "2"
@@ -60,16 +60,7 @@ def client(workspace: Workspace) -> mlflow.MlflowClient:
 
 
 @pytest.fixture
-def inside(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process is in the workspace and has its environment."""
-    monkeypatch.chdir(workspace.root)
-    for name, value in workspace.env.items():
-        monkeypatch.setenv(name, value)
-    settings.cache_clear()
-
-
-@pytest.fixture
-def deliver(workspace: Workspace, inside: None) -> Callable[[], tuple[str, str]]:
+def deliver(workspace: Workspace) -> Iterator[Callable[[], tuple[str, str]]]:
     """Runs the flow in this process, in the workspace; returns name and message of its state."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -80,7 +71,8 @@ def deliver(workspace: Workspace, inside: None) -> Callable[[], tuple[str, str]]
             state = flow(return_state=True)
         return state.name, state.message
 
-    return run
+    with entered(workspace):
+        yield run
 
 
 def promote(client: mlflow.MlflowClient, version: str) -> None:

@@ -26,7 +26,7 @@ from nerveseg.model.inference import Segmenter
 from nerveseg.model.spec import read_spec
 from nerveseg.params import load
 from nerveseg.phantom import dataset as phantom
-from workspace import Workspace, free_port, wait_for
+from workspace import Workspace, entered, free_port, wait_for
 
 COLUMNS = ["image", "rle_mask", "area", "confidence", "atypicality", "height", "width", "model_version"]
 Predict = Callable[..., tuple[str, str]]
@@ -59,24 +59,19 @@ def frames(workspace: Workspace, folder: Path) -> Path:
 
 
 @pytest.fixture
-def predict(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Predict:
+def predict(workspace: Workspace) -> Iterator[Predict]:
     """Runs the flow in this process, in the workspace; returns name and message of its state."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.predict import predict as flow
-    from nerveseg.settings import settings
-
-    monkeypatch.chdir(workspace.root)
-    for name, value in workspace.env.items():
-        monkeypatch.setenv(name, value)
-    settings.cache_clear()
 
     def run(**parameters: Any) -> tuple[str, str]:
         with temporary_settings({PREFECT_API_URL: workspace.env["PREFECT_API_URL"]}):
             state = flow(**parameters, return_state=True)
         return state.name, state.message
 
-    return run
+    with entered(workspace):
+        yield run
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +85,7 @@ def expected(workspace: Workspace, frames: Path) -> dict[str, np.ndarray]:
 
 
 def client_of(workspace: Workspace) -> mlflow.MlflowClient:
-    return mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    return mlflow.MlflowClient(workspace.store)
 
 
 def index_of(output: Path) -> Any:

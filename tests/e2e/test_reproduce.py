@@ -35,7 +35,7 @@ def workspace(
 
 
 def client_of(workspace: Workspace) -> mlflow.MlflowClient:
-    return mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    return mlflow.MlflowClient(workspace.store)
 
 
 def at(workspace: Workspace, root: Path) -> Workspace:

@@ -162,7 +162,7 @@ def test_pyfunc_predicts_frames_of_another_size_without_the_project(workspace: W
         "one = model.predict(np.load('frames.npy')[:1])\n"
         "assert np.allclose(one['probability'], out['probability'][:1], atol=1e-5)\n"
     )
-    env = {**workspace.env, "MLFLOW_TRACKING_URI": f"sqlite:///{workspace.root}/mlflow.db"}
+    env = {**workspace.env, "MLFLOW_TRACKING_URI": workspace.store}
     env["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     done = subprocess.run((sys.executable, "-c", program), cwd=workspace.root, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -257,7 +257,7 @@ def test_push_and_pull_recompute_nothing(workspace: Workspace, bucket: Bucket, t
     workspace.git("clone", "--quiet", str(workspace.root), str(tmp_path / "clone"))
     clone = Workspace.__new__(Workspace)
     clone.root = tmp_path / "clone"
-    clone.env = {**workspace.env, "MLFLOW_TRACKING_URI": f"sqlite:///{workspace.root}/mlflow.db"}
+    clone.env = {**workspace.env, "MLFLOW_TRACKING_URI": workspace.store}
     clone.run("dvc", "pull")
     assert stages_run(clone.run("dvc", "repro")) == []
     clone.run("dvc", "repro", "-f", "-s", "register")

@@ -33,10 +33,9 @@ from nerveseg.prediction import batch as batches
 from nerveseg.prediction import drift, files, inputs
 from nerveseg.prediction.batch import Batch
 from nerveseg.registry import bundle, delivery
-from nerveseg.settings import settings
 from nerveseg.stages import calibrate, evaluate, register, report
 from nerveseg.storage import FolderStorage
-from workspace import Workspace, free_port, wait_for
+from workspace import Workspace, entered, free_port, wait_for
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "registered_by_0_1.tar.xz"
 FOLDER = "/FOLDER"  # stands in the archive for the folder that it was made in
@@ -60,18 +59,12 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(autouse=True)
-def project(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(workspace: Workspace) -> Iterator[Path]:
     """This process is in the workspace and has its environment."""
-    monkeypatch.chdir(workspace.root)
-    monkeypatch.setattr(sys, "path", [*sys.path])  # MLflow puts the former code on it
-    for name, value in workspace.env.items():
-        monkeypatch.setenv(name, value)
-    # MLflow keeps one store per URI, so a relative one could be that of another test's folder.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.root}/mlflow.db")
-    settings.cache_clear()
-    tracking.connect()
-    yield workspace.root
-    settings.cache_clear()
+    with entered(workspace) as patch:
+        patch.setattr(sys, "path", [*sys.path])  # MLflow puts the former code on it
+        tracking.connect()
+        yield workspace.root
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ from nerveseg import params
 from nerveseg.errors import NervesegError
 from nerveseg.registry import verification
 from nerveseg.registry.verification import Check
-from nerveseg.settings import settings
 from nerveseg.stages import evaluate, register
-from workspace import Workspace
+from workspace import Workspace, entered
 
 NAME = "nerve-segmentation"
 ABSOLUTE = ["dice_lower_bound", "gain_over_nothing", "gain_over_prior", "worst_subject", "scorer"]
@@ -26,20 +25,14 @@ ABSOLUTE = ["dice_lower_bound", "gain_over_nothing", "gain_over_prior", "worst_s
 def workspace(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """A trained workspace, the current folder, with an empty MLflow store of its own; version 1 is champion."""
     workspace = trained.copy(tmp_path_factory.mktemp("gate") / "project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(workspace.root)
-        for name, value in workspace.env.items():
-            patch.setenv(name, value)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.root}/mlflow.db")
-        settings.cache_clear()
+    with entered(workspace):
         workspace.set(**{"register.gate": "enforce", "register.champion_margin": 0.01})
         yield workspace
-    settings.cache_clear()
 
 
 @pytest.fixture
 def client(workspace: Workspace) -> mlflow.MlflowClient:
-    return mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    return mlflow.MlflowClient(workspace.store)
 
 
 def ask(gate: str = "enforce") -> Any:

@@ -54,7 +54,7 @@ def weights(workspace: Workspace) -> str:
 
 
 def runs(workspace: Workspace, uri: str | None = None) -> list[mlflow.entities.Run]:
-    client = mlflow.MlflowClient(uri or f"sqlite:///{workspace.root}/mlflow.db")
+    client = mlflow.MlflowClient(uri or workspace.store)
     experiment = client.get_experiment_by_name("nerveseg")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id]))
@@ -82,7 +82,7 @@ def test_a_killed_training_resumes_as_if_it_had_not_been(workspace: Workspace, s
 
     (run,) = runs(workspace)
     assert run.info.status == "FINISHED"
-    client = mlflow.MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    client = mlflow.MlflowClient(workspace.store)
     history = client.get_metric_history(run.info.run_id, "validation_dice")
     assert [point.step for point in history] == list(range(1, EPOCHS + 1))
     assert not (workspace.root / "checkpoints").exists() or not checkpointed(workspace)

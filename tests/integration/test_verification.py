@@ -12,10 +12,9 @@ from nerveseg import params, tracking
 from nerveseg.modelcard.card import Card
 from nerveseg.registry.verification import failures, of_record
 from nerveseg.registry.verify import of_repository
-from nerveseg.settings import settings
 from nerveseg.stages import register
 from tampering import NAME, changed, forge, tag
-from workspace import Workspace
+from workspace import Workspace, entered
 
 VERSION = "1"
 Found = Callable[[], set[str]]
@@ -25,15 +24,9 @@ Found = Callable[[], set[str]]
 def workspace(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """A trained workspace, the current folder, with a version in an MLflow store of its own."""
     workspace = trained.copy(tmp_path_factory.mktemp("verification") / "project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(workspace.root)
-        for name, value in workspace.env.items():
-            patch.setenv(name, value)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.root}/mlflow.db")
-        settings.cache_clear()
+    with entered(workspace):
         register.run(params.load())
         yield workspace
-    settings.cache_clear()
 
 
 @pytest.fixture

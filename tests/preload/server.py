@@ -25,10 +25,11 @@ from contextlib import suppress
 from pathlib import Path
 
 LIBRARIES = (
-    *("albumentations", "boto3", "coverage", "cv2", "dvc.cli", "dvc_s3", "dvc.repo", "dvc.stage", "dvc.output", "filelock"),
-    *("dvc.commands.status", "dvc.commands.checkout", "dvc.commands.config", "dvc.commands.repro", "jinja2"),
-    *("lightning.pytorch", "matplotlib.pyplot", "mlflow", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store"),
-    *("onnx", "openvino", "pandas", "PIL.Image", "prefect", "prefect.flow_engine", "prefect.runner"),
+    *("albumentations", "boto3", "coverage", "cv2", "dvc.cli", "dvc_s3", "dvc.repo", "dvc.stage", "dvc.output"),
+    *("dvc.commands.status", "dvc.commands.checkout", "dvc.commands.config", "dvc.commands.repro", "filelock"),
+    *("jinja2", "lightning.pytorch", "matplotlib.pyplot", "mlflow", "mlflow.cli", "mlflow.pyfunc"),
+    *("mlflow.store.tracking.sqlalchemy_store", "onnx", "openvino", "pandas", "PIL.Image"),
+    *("prefect", "prefect.cli.server", "prefect.cli.worker", "prefect.flow_engine", "prefect.runner"),
     *("prefect.task_runners", "prefect.workers.process", "prefect_dask", "psutil", "pyarrow.parquet", "requests"),
     *("pydantic_settings", "rich.progress", "rich.table", "rich.traceback", "ruamel.yaml", "s3fs", "scipy.ndimage"),
     *("safetensors.torch", "scipy.optimize", "scipy.spatial", "scipy.stats", "segmentation_models_pytorch", "typer"),
@@ -151,7 +152,8 @@ def run(
     sys.modules["prefect.context"].refresh_global_settings_context()  # it read the environment when it was imported
     module = arguments[1]
     Path("/proc/self/comm").write_text(module.removeprefix("nerveseg."))  # what `ps` and `top` show
-    if "COVERAGE_PROCESS_CONFIG" in environment and module != "dvc":  # it runs none of the measured code
+    measured = module.startswith(("nerveseg", "flows")) or module == "prefect.engine"
+    if "COVERAGE_PROCESS_CONFIG" in environment and measured:
         sys.modules["coverage"].process_startup()
     if not module.startswith(("flows", "prefect")):
         logging.root.handlers.clear()  # Prefect's, which would show DVC's and others' tracebacks

@@ -20,7 +20,7 @@ _QUALITY = 70  # of WebP, to 100
 
 
 @dataclass(frozen=True)
-class Figure:
+class Tile:
     """A headline figure as text: its name, its value, its 95 % interval ("" where it has none), what to hold it to."""
 
     name: str
@@ -30,11 +30,11 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Tiles:
     """Headline figures side by side."""
 
-    figures: Sequence[Figure]
-    kind: str = "figures"
+    tiles: Sequence[Tile]
+    kind: str = "tiles"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Note:
     kind: str = "note"
 
 
-Block = Figures | Table | Charts | Pictures | Note
+Block = Tiles | Table | Charts | Pictures | Note
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from nerveseg.evaluation.scores import Scores, per_subject
 from nerveseg.files import read_json
 from nerveseg.params import EvaluateParams, Params
 from nerveseg.report import charts, overlays, page, parity
-from nerveseg.report.page import Block, Charts, Figure, Figures, Note, Pictures, Section, Table
+from nerveseg.report.page import Block, Charts, Note, Pictures, Section, Table, Tile, Tiles
 
 _EXAMPLES = 10  # rows of a table that could be long
 _PAIRS = 4  # of conflicting frames that are shown
@@ -154,7 +154,7 @@ def summary(metrics: Metrics, evaluate: EvaluateParams) -> Section:
         "Summary",
         text,
         [
-            Figures([_tile(metrics, figure) for figure in figures.shown("report")]),
+            Tiles([_tile(metrics, figure) for figure in figures.shown("report")]),
             Table(("Dice of", "value", "95 % interval", "this model's gain"), rows, words=frozenset({0})),
         ],
     )
@@ -311,7 +311,7 @@ def leakage(metrics: Metrics) -> Section:
         )
     ]
     columns = ("", "Dice", "95 % interval", "IoU", "95 % interval")
-    return Section("Leakage audit", text, [Figures(tiles), Table(columns, rows)])
+    return Section("Leakage audit", text, [Tiles(tiles), Table(columns, rows)])
 
 
 def subjects(table: pd.DataFrame, metrics: Metrics) -> Section:
@@ -409,7 +409,7 @@ def reliability(scored: Scores, metrics: Metrics) -> Section:
     )
     tiles = [_tile(metrics, figures.get(f"test.{name}")) for name in ("ece", "brier", "confidence_dice_correlation")]
     drawn = [charts.reliability(curve, "Reliability"), charts.pixels(curve, "Pixels at each probability")]
-    return Section("Calibration", text, [Figures(tiles), Charts(drawn)])
+    return Section("Calibration", text, [Tiles(tiles), Charts(drawn)])
 
 
 def thresholds(sweep: pd.DataFrame, threshold: float | str, metrics: Metrics) -> Section:
@@ -464,7 +464,7 @@ def selective_prediction(table: pd.DataFrame, metrics: Metrics) -> Section:
         unit=False,
         marks={f"{selective.KEPT:.0%} kept": selective.KEPT},
     )
-    return Section("Selective prediction", text, [Figures(tiles), Charts([drawn])])
+    return Section("Selective prediction", text, [Tiles(tiles), Charts([drawn])])
 
 
 def frames(store: FrameStore, table: pd.DataFrame, chosen: Mapping[str, Sequence[int]]) -> Section:
@@ -514,7 +514,7 @@ def empty_rules(metrics: Metrics) -> Section:
                 marked=frozenset(),
                 caption=f"The same predictions by four rules; this report uses {used}",
             ),
-            Figures([_tile(metrics, figure) for figure in figures.in_section("test.presence")]),
+            Tiles([_tile(metrics, figure) for figure in figures.in_section("test.presence")]),
             Table(("frames", "something predicted", "nothing predicted"), counts),
         ],
     )
@@ -536,14 +536,14 @@ def label_conflicts(store: FrameStore, pairs: pd.DataFrame, metrics: Metrics) ->
     )
     tiles = [
         _tile(metrics, figures.get("ceiling.dice")),
-        Figure("Conflicting pairs", str(ceiling.conflicting_pairs), note="of all frames of the dataset"),
-        Figure(
+        Tile("Conflicting pairs", str(ceiling.conflicting_pairs), note="of all frames of the dataset"),
+        Tile(
             "Near-duplicate frames",
             str(ceiling.near_identical_frames),
             note=f"of {metrics.test.frames} scored frames have a near-duplicate among them",
         ),
     ]
-    blocks: list[Block] = [Figures(tiles)]
+    blocks: list[Block] = [Tiles(tiles)]
     if not len(pairs):
         blocks.append(Note("No two near-duplicate frames have contradictory masks.", "good"))
         return Section("Label conflicts", text, blocks)
@@ -608,11 +608,11 @@ def _scored_picture(store: FrameStore, score: pd.Series) -> page.Picture:
     return page.picture(frame, truth, rle.decode(score["rle_mask"], *frame.shape), str(score["image"]), caption)
 
 
-def _tile(metrics: Metrics, figure: figures.Figure) -> Figure:
+def _tile(metrics: Metrics, figure: figures.Figure) -> Tile:
     """A figure of the registry with its interval, its sentence and its direction."""
     value, between = _cells(metrics.measured(figure.key), figure.digits)
     better = f"; {figure.better} is better" if figure.better else ""
-    return Figure(metrics.title(figure), value, between, f"{figure.meaning}{better}")
+    return Tile(metrics.title(figure), value, between, f"{figure.meaning}{better}")
 
 
 def _cells(found: Measured, digits: int = 3) -> tuple[str, str]:

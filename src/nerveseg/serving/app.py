@@ -41,28 +41,28 @@ Format = Literal["json", "mask", "overlay"]
 class Segmentation(BaseModel):
     """What was found on a frame."""
 
-    image: str = Field(description="name of the file, as it was sent")
-    rle_mask: str = Field(description="run lengths, 'start length ...', from 1 down the columns; empty: no nerve")
+    image: str = Field(description="file name, as uploaded")
+    rle_mask: str = Field(description="run lengths, 'start length ...', down the columns from 1; empty: no nerve")
     area: int = Field(description="pixels of the mask")
     confidence: float | None = Field(description="mean probability within the mask; null: no nerve")
     atypicality: float | None = Field(
         description="how unlike the training masks this one is, in [0, 1]; above 0.5, it is more atypical than 95 % of "
-        "them; null: a version registered before there was atypicality"
+        "them; null: the version predates this field"
     )
-    height: int = Field(description="of the frame, in pixels")
-    width: int = Field(description="of the frame, in pixels")
-    model_version: str = Field(description="the version that answered")
+    height: int = Field(description="height of the frame in pixels")
+    width: int = Field(description="width of the frame in pixels")
+    model_version: str = Field(description="version of the model that segmented the frame")
 
 
 class Readiness(BaseModel):
-    """Whether frames can be scored."""
+    """Whether the predictor can segment frames."""
 
-    version: str | None = Field(description="the version that answers")
-    problem: str | None = Field(description="why what is delivered is not loaded")
+    version: str | None = Field(description="version of the model that is loaded")
+    problem: str | None = Field(description="why the delivered version is not loaded")
 
 
 class Problem(BaseModel):
-    """Why there is no answer."""
+    """Why the request failed."""
 
     detail: str
 
@@ -70,15 +70,15 @@ class Problem(BaseModel):
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": description}
     for status, description in {
-        400: "The form is damaged or was cut off.",
+        400: "The form is damaged or incomplete.",
         401: "Credentials are needed.",
         408: "The upload took too long.",
         413: "The upload is too large, or the frame has too many pixels.",
-        415: "The request is no multipart/form-data.",
-        422: "The form lacks the frame, or the file is no frame: no PNG, JPEG, TIFF or BMP, damaged, of several "
-        "pages or of more than 8 bits per sample.",
+        415: "The request is not multipart/form-data.",
+        422: "The form has no frame, or the file is not one: not a PNG, JPEG, TIFF or BMP, damaged, or with several "
+        "pages or more than 8 bits per sample.",
         429: "Too many frames are waiting; Retry-After says when to try again.",
-        503: "No version is loaded yet, or the frame was not scored in time.",
+        503: "No version is loaded yet, or the frame was not segmented in time.",
     }.items()
 }
 _ANSWER: dict[int | str, dict[str, Any]] = {
@@ -149,12 +149,12 @@ def create_app(follower: Follower, metrics: Metrics, settings: Settings) -> Fast
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Whether the process lives. Needs no credentials."""
+        """Whether the process is running. Needs no credentials."""
         return {"status": "alive"}
 
     @app.get("/readyz", responses={503: {"model": Readiness, "description": "No version is loaded yet."}})
     async def readyz(response: Response) -> Readiness:
-        """Which version answers, and what keeps a newer one from it. Needs no credentials."""
+        """Which version is loaded, and why a newer one is not. Needs no credentials."""
         champion = follower.champion
         if champion is None:
             response.status_code = 503
@@ -177,7 +177,7 @@ def create_app(follower: Follower, metrics: Metrics, settings: Settings) -> Fast
 
 
 def _segment(follower: Follower, name: str, content: bytes, format: Format) -> Response:
-    """The answer for a file, by the version that is champion when it comes to scoring."""
+    """The response to an uploaded file, from the version that is loaded when its turn comes."""
     try:
         frame, _ = decode_grey(content)
     except UnfitImageError as error:
@@ -206,7 +206,7 @@ def _loaded(follower: Follower) -> Champion:
 
 
 async def _one_sentence(_request: Request, error: Exception) -> JSONResponse:
-    """What is wrong with the parameters, in the form of all other answers."""
+    """Invalid query parameters, reported like any other error."""
     assert isinstance(error, RequestValidationError)
     wrong = (f"{detail['loc'][-1]}: {detail['msg']}" for detail in error.errors())
     return JSONResponse({"detail": "; ".join(wrong)}, 422)

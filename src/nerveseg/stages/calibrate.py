@@ -1,4 +1,4 @@
-"""calibrate: how the trained network is asked: its threshold, its flips, and what its masks should be like."""
+"""calibrate: the trained network's threshold, its flips, and the statistics of the training masks."""
 
 from nerveseg import paths, tracking
 from nerveseg.console import console, progress
@@ -15,7 +15,7 @@ from nerveseg.stages import main
 
 
 def run(params: Params) -> None:
-    """Adds `model.json` to `models/` and logs the model, which is whole now, to MLflow.
+    """Adds `model.json` to `models/`, which completes the model, and logs the model to MLflow.
 
     Raises:
         NervesegError: missing or damaged inputs, no validation frames to choose a threshold on, or a tracking server
@@ -39,7 +39,7 @@ def run(params: Params) -> None:
 
 
 def _plausibility(store: FrameStore) -> Plausibility:
-    """What the masks of the training frames are like, for the atypicality of others."""
+    """Statistics of the training masks, from which atypicality is computed."""
     with progress("masks") as bar:
         return plausibility.fit(store.mask(row) for row in bar.track(store.rows("train"), description="training masks"))
 

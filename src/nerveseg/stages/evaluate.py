@@ -19,9 +19,9 @@ from nerveseg.stages import main
 
 
 def run(params: Params) -> None:
-    """Scores `models/` on `data/packed`, writes what `reports/` shows and adds its figures to the model's run.
+    """Scores `models/` on `data/packed`, writes the figures that the report shows, and logs them to the model's run.
 
-    The run of a registered version stays as its card says until register renews both.
+    The run of a registered version does not change here: register updates it together with the card.
 
     Raises:
         NervesegError: missing or damaged inputs, no frames to score, or a tracking server that failed.

@@ -28,10 +28,10 @@ from nerveseg.training.timing import Timings
 
 
 def run(params: Params) -> None:
-    """Trains on `data/packed` and writes `models/`, all but what calibrate adds; resumes a training that was cut off.
+    """Trains on `data/packed` and writes `models/`, except for what calibrate adds. Resumes an interrupted training.
 
     Raises:
-        NervesegError: bad parameters or inputs, or a tracking server that failed; the training is kept then.
+        NervesegError: bad parameters or inputs, or a tracking server that failed, in which case the training is kept.
     """
     signal.signal(signal.SIGTERM, _end)
     timings = Timings()
@@ -106,19 +106,19 @@ def _lock_of(checkpoints: Path) -> FileLock:
 
 
 def _claim(checkpoints: Path) -> FileLock:
-    """Makes this process the only one that trains in that folder; waits for another one to end."""
+    """Locks the folder for this process; waits until another one that trains in it has ended."""
     checkpoints.parent.mkdir(parents=True, exist_ok=True)
     lock = _lock_of(checkpoints)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        console.print("the very same training is running in another process: waiting for it to end")
+        console.print("the same training is running in another process: waiting for it to end")
         lock.acquire()
     return lock
 
 
 def _drop_former_trainings(current: Path) -> None:
-    """Removes checkpoints of trainings with other data or parameters that nobody runs; ends their MLflow runs."""
+    """Removes checkpoints of trainings with other data or parameters that are not running; ends their MLflow runs."""
     for folder in current.parent.iterdir():
         if folder == current or not folder.is_dir():
             continue
