@@ -12,6 +12,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -80,6 +81,8 @@ class Workspace:
         path = f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.env = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
         self.env.pop("MLFLOW_TRACKING_URI", None)
+        if plain:  # all that it runs is measured elsewhere, and measuring takes time
+            self.env.pop("COVERAGE_PROCESS_CONFIG", None)
         self.env |= {"NERVESEG_WORKERS": "0", "NERVESEG_DEVICE": "cpu", **(variables or {})}
 
     @property
@@ -123,6 +126,14 @@ class Workspace:
         log = (self.root / f"{name}.log").open("a")
         command = ("python", "-m", f"nerveseg.stages.{name}")
         return subprocess.Popen(command, cwd=self.root, env=self.env, stdout=log, stderr=log, text=True)
+
+
+def kill(process: subprocess.Popen[str], folder: Path) -> None:
+    """Sends SIGKILL, and waits for the end of what the preloaded process runs for it in `folder`."""
+    running = [one for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == str(folder)]
+    process.kill()
+    process.wait()
+    psutil.wait_procs(running, timeout=10)
 
 
 @contextmanager

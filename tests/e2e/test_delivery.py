@@ -3,7 +3,6 @@
 import hashlib
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from fcntl import LOCK_EX, flock
@@ -19,7 +18,7 @@ from conftest import Bucket, aws_variables
 from nerveseg.files import sha256
 from nerveseg.settings import settings
 from tampering import register_again, replace, tag
-from workspace import Workspace, entered, free_port, mlflow_server, wait_for
+from workspace import Workspace, entered, free_port, kill, mlflow_server, wait_for
 
 NAME = "nerve-segmentation"
 GOOD, NEXT = "1", "2"
@@ -298,8 +297,8 @@ def test_a_model_that_segments_nothing_is_refused(
 
 
 def start(workspace: Workspace, log_file: Path) -> subprocess.Popen[str]:
-    command = (sys.executable, "-m", "flows.deliver")  # a plain start: a fork outlives its killed launcher by a moment
     with log_file.open("a") as file:
+        command = ("python", "-m", "flows.deliver")
         return subprocess.Popen(command, cwd=workspace.root, env=workspace.env, stdout=file, stderr=file, text=True)
 
 
@@ -328,8 +327,7 @@ def test_a_delivery_that_is_killed_is_completed_by_the_next(
             time.sleep(2)  # it reads the bundle back and comes to the pointer
         else:
             wait_for("the alias", lambda: "previous" in aliases(client), process)
-        process.kill()
-        process.wait()
+        kill(process, workspace.root)
     moved = json.loads((bundles / "current.json").read_text())["version"] == GOOD
     if moved:  # as if it had been killed between pointer and alias
         client.delete_registered_model_alias(NAME, "previous")

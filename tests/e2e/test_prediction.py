@@ -188,7 +188,7 @@ def dask_cluster(workspace: Workspace, log: Path) -> Iterator[str]:
     with log.open("w") as file:
         processes = [
             subprocess.Popen(
-                (sys.executable, "-m", f"distributed.cli.{name}", *arguments),
+                ("python", "-m", f"distributed.cli.{name}", *arguments),
                 cwd=log.parent,
                 env=workspace.env | {"PYTHONPATH": path},
                 stdout=file,

@@ -27,7 +27,8 @@ from pathlib import Path
 LIBRARIES = (
     *("albumentations", "boto3", "coverage", "cv2", "dvc.cli", "dvc_s3", "dvc.repo", "dvc.stage", "dvc.output"),
     *("dvc.commands.status", "dvc.commands.checkout", "dvc.commands.config", "dvc.commands.repro", "filelock"),
-    *("jinja2", "lightning.pytorch", "matplotlib.pyplot", "mlflow", "mlflow.cli", "mlflow.pyfunc"),
+    *("apprise", "dulwich.porcelain", "dvc.scm", "git", "jinja2", "lightning.pytorch", "matplotlib.pyplot"),
+    *("mlflow", "mlflow.cli", "mlflow.pyfunc", "omegaconf"),
     *("mlflow.store.tracking.sqlalchemy_store", "onnx", "openvino", "pandas", "PIL.Image"),
     *("prefect", "prefect.cli.server", "prefect.cli.worker", "prefect.flow_engine", "prefect.runner"),
     *("prefect.task_runners", "prefect.workers.process", "prefect_dask", "psutil", "pyarrow.parquet", "requests"),
