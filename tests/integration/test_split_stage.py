@@ -20,6 +20,7 @@ from nerveseg.files import read_json, sha256
 from nerveseg.stages import split
 
 REPOSITORY = Path(__file__).parents[2]
+OWN_PATTERN = "(?P<subject>[0-9]+)_[0-9]+"
 REAL_DATA = REPOSITORY.parent / "shared/data"
 
 
@@ -28,12 +29,15 @@ def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def run(members: dict[str, bytes] | None = None, frames: str = "all", **changes: Any) -> FrameStore:
+def run(
+    members: dict[str, bytes] | None = None, frames: str = "all", subject: str = OWN_PATTERN, **changes: Any
+) -> FrameStore:
     """Runs the stage on a zip of these members with params.yaml's own values but for these changes."""
     if members is not None:
         write_zip(paths.DATASET_ZIP, members)
     content = params.read_yaml(REPOSITORY / paths.PARAMS)
-    content["data"]["frames"] = frames
+    # A pattern of our own: the shipped one would be doubted where each subject has one frame.
+    content["data"] |= {"frames": frames, "subject": subject}
     content["split"] |= changes
     split.run(params.parse(content, "params"))
     return FrameStore.open(paths.PACKED)
@@ -70,6 +74,9 @@ def test_packs_kaggle_pairs_exactly() -> None:
         "layout": "kaggle",
         "frames": 12,
         "subjects": 6,
+        "subjects_known": True,
+        "subjects_read": f"Subjects were read from the file names by data.subject, {OWN_PATTERN}.",
+        "subject_rule": OWN_PATTERN,
         "frames_with_mask": 6,
         "frames_used": 12,
         "errors": 0,
