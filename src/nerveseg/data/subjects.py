@@ -109,26 +109,27 @@ def _doubts(records: Sequence[Record]) -> Iterator[Finding]:
     """What makes the shipped pattern's reading doubtful, each with names and what was read."""
     read = [record for record in records if record.subject]
     subjects = list(dict.fromkeys(record.subject for record in read))
-    first = [next(record for record in read if record.subject == subject) for subject in subjects[:_SHOWN]]
     long = [record for record in read if len(_SEPARATORS.split(PurePosixPath(record.image).stem)) > 2]
     if long:
         yield _doubt(f"{len(long)} of {len(records)} names have more than two parts", long)
     if len(subjects) == 1 and len(read) > 1:
         yield _doubt(f"all {len(read)} frames are of one subject", read)
     elif len(subjects) in _FEW and not any(re.search("[0-9]", subject) for subject in subjects):
-        yield _doubt(f"the only subjects are {', '.join(subjects)}, which could be classes", first)
+        yield _doubt(f"the only subjects are {', '.join(subjects)}, which could be classes", read)
     elif len(subjects) > 1 and len(subjects) >= _MANY * len(read):
-        yield _doubt(f"there are {len(subjects)} subjects for {len(read)} frames", first)
+        yield _doubt(f"there are {len(subjects)} subjects for {len(read)} frames", read)
 
 
-def _doubt(why: str, examples: Sequence[Record]) -> Finding:
-    read = ", ".join(f"{record.subject} from {record.image}" for record in examples[:_SHOWN])
+def _doubt(why: str, concerned: Sequence[Record]) -> Finding:
+    first = {record.subject: record for record in reversed(concerned)}
+    examples = sorted(concerned, key=lambda record: first[record.subject] is not record)[:_SHOWN]  # different subjects
+    read = ", ".join(f"{record.subject} from {record.image}" for record in examples)
     detail = (
         f"{why}. Read as subject: {read}. If that is not the person scanned, one person may be on two sides of the "
-        "split and scores too good: set data.subject to a pattern with the group subject, to column, or to none. If it "
-        "is, a pattern of your own confirms it"
+        "split and scores too good: set data.subject to a pattern that fits these names, to column, or to none. If it "
+        "is, a pattern written for these names ends this warning"
     )
-    return Finding("warning", "doubtful subjects", examples[0].image, detail)
+    return Finding("warning", "doubtful subjects", concerned[0].image, detail)
 
 
 def _similar(records: Sequence[Record]) -> Iterator[Finding]:
