@@ -188,12 +188,3 @@ def test_a_champion_that_has_learnt_from_all_frames_is_held_by_what_is_recorded_
     table.write_text(table.read_text().replace("0.", "0.9"))
     with pytest.raises(NervesegError, match=r"The champion, version 1, cannot be loaded.*per_image.csv has SHA-256"):
         ask("report")
-
-
-def test_a_split_by_frame_of_unknown_subjects_is_refused(workspace: Workspace) -> None:
-    """With every subject unknown, no scored one is in training, so only the split tells that frames leak."""
-    metrics = json.loads(Path("reports/metrics.json").read_text())
-    rewrite(Path("reports/metrics.json"), test={**metrics["test"], "subjects_known": False})
-    workspace.set(**{"split.by": "frame"})
-    with pytest.raises(NervesegError, match=r"Not registered: split\.by is frame and the subjects are unknown"):
-        register.run(params.load())
