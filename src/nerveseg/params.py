@@ -36,6 +36,11 @@ def _s3_or_folder(uri: str | None) -> str | None:
     return uri
 
 
+def whole_name(pattern: str) -> str:
+    """A pattern that matches a text if `pattern` matches all of it."""
+    return f"^(?s:{pattern})$"
+
+
 class Section(BaseModel):
     """A section of params.yaml: frozen, strictly typed, without unknown keys."""
 
@@ -81,7 +86,8 @@ class DataParams(Section):
         from pyarrow.compute import extract_regex
 
         try:  # RE2 takes linear time whatever the pattern, so no pattern can hang the stage
-            groups = [field.name for field in extract_regex(pa.array([], pa.string()), subject).type]
+            for pattern in (subject, whole_name(subject)):  # alone, it may not close a group that it did not open
+                groups = [field.name for field in extract_regex(pa.array([], pa.string()), pattern).type]
         except pa.ArrowInvalid as error:
             raise ValueError(
                 f"not a pattern in the syntax of RE2 ({str(error).removeprefix('Invalid regular expression: ')}); use "

@@ -7,6 +7,8 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 from pyarrow.compute import extract_regex
 
+from nerveseg.params import whole_name
+
 # What params.yaml ships as data.subject, and how versions before that parameter read every name.
 FIRST_PART = "(?P<subject>[^_]+)_.+"
 
@@ -19,7 +21,7 @@ def matched(names: Sequence[str], pattern: str) -> list[dict[str, str]]:
         pattern: matches the whole of a name, in the syntax of RE2 (https://github.com/google/re2/wiki/Syntax).
     """
     stems = pa.array([PurePosixPath(name).stem for name in names], pa.string())
-    return [found or {} for found in extract_regex(stems, f"^(?s:{pattern})$").to_pylist()]
+    return [found or {} for found in extract_regex(stems, whole_name(pattern)).to_pylist()]
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
