@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from flows import summary
 from nerveseg import params, paths
 from nerveseg.crossval.run import crossval
 from nerveseg.errors import NervesegError
@@ -74,6 +76,12 @@ def test_sites_are_in_the_index_the_scores_and_the_page(workspace: Workspace) ->
     for site, name in (("ulm", "ulm"), ("", "unknown")):
         size, mean = by_site.loc[site]
         assert f"{name} {size:.0f} unknown {mean:.3f}" in page
+
+
+def test_the_page_of_a_flow_says_it_too(workspace: Workspace) -> None:
+    page = summary.markdown(workspace.root, {}, "registered version 1", time.time())
+    assert "frames of unknown subjects" in page
+    assert content(paths.REGISTRATION_JSON)["gate"]["note"] in page
 
 
 def test_drift_counts_every_frame_of_a_batch(workspace: Workspace) -> None:
