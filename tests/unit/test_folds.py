@@ -268,3 +268,5 @@ def test_unknown_subjects_are_a_warning_of_the_leak_check() -> None:
     assert (finding.severity, finding.kind, finding.image) == ("warning", "unknown subjects", "1_0.png")
     assert "a person may be on two sides" in finding.detail
     assert "too narrow" in finding.detail
+    _, on_purpose = folds.check_leaks(frames.assign(split="train"), on_purpose=True, subjects_known=False)
+    assert "an unknown number of subjects are on two sides" in on_purpose.detail

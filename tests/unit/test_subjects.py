@@ -114,6 +114,8 @@ def test_a_column_that_may_name_the_subject_is_not_ignored_in_silence(column: st
     found = assign(dataset(many("{}_{}.png"), "t.pq", **{column: ["p"] * 30}))
     assert kinds(found) == [("warning", "unread column", "t.pq")]
     assert column in found.findings[0].detail
+    stated = assign(dataset(many("{}_{}.png"), "t.pq", subject=["1"] * 30, **{column: ["p"] * 30}))
+    assert kinds(stated) == []
 
 
 @pytest.mark.parametrize(

@@ -196,8 +196,9 @@ def check_leaks(index: pd.DataFrame, on_purpose: bool = False, subjects_known: b
         )
         findings.append(Finding("warning", "unknown subjects", index["image"].iloc[0], detail))
     if on_purpose:
+        shared = f"{len(leaks)} of {len(sides)}" if subjects_known else "an unknown number of"
         detail = (
-            f"split.by is frame: {len(leaks)} of {len(sides)} subjects are on two sides, so scores are too good. "
+            f"split.by is frame: {shared} subjects are on two sides, so scores are too good. "
             "It is only for the leakage audit; such a model is not registered"
         )
         findings.append(Finding("warning", "the split leaks", index["image"].iloc[0], detail))

@@ -98,7 +98,7 @@ def _unread(dataset: Dataset, held: str) -> Iterator[Finding]:
     for column in dataset.columns:
         if column in SUBJECT_COLUMNS and held == NONE:
             detail = f"its column {column} is not read, because data.subject is none; set it to column to read it"
-        elif column not in SUBJECT_COLUMNS and re.search("subject|patient", column, re.IGNORECASE):
+        elif not dataset.subject_column and re.search("subject|patient", column, re.IGNORECASE):
             detail = f"its column {column} is not read; if it names the person scanned, call it subject or patient_id"
         else:
             continue
