@@ -134,7 +134,7 @@ def _doubt(why: str, concerned: Sequence[Record]) -> Finding:
 
 def _similar(records: Sequence[Record]) -> Iterator[Finding]:
     """Subjects that differ only in case or leading zeros."""
-    alike: defaultdict[tuple[str | int, ...], dict[str, str]] = defaultdict(dict)
+    alike: defaultdict[tuple[object, ...], dict[str, str]] = defaultdict(dict)
     for record in records:
         if record.subject:
             alike[tuple(natural_key(record.subject.casefold())[0])].setdefault(record.subject, record.image)
