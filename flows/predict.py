@@ -63,9 +63,9 @@ def fetch(wanted: str, folder: Path) -> Model:
 
 
 @retrying_task
-def merge(batch: Batch, shards: list[tuple[Entry, ...]]) -> Summary:
+def merge(batch: Batch, shards: list[tuple[Entry, ...]], training: dict[str, Any]) -> Summary:
     """Writes predictions.parquet."""
-    return batches.merge(batch, shards)
+    return batches.merge(batch, shards, training)
 
 
 @flow(persist_result=False, on_running=[lost.sign], task_runner=_task_runner())
@@ -106,9 +106,10 @@ def predict(
             return Completed(message=f"nothing to do: all {len(entries)} frames have been predicted in {batch.output}")
         shards = batches.divide(entries, shard)
         _predict_missing(_shared(batch, folder), shards)
-        summary = merge.with_options(task_run_name="merge")(batch, shards)
+        training = read_json(folder / "reference.json")
+        summary = merge.with_options(task_run_name="merge")(batch, shards, training)
         summary.unreadable[:0] = refused
-        return _report(uri, chosen, batch, entries, summary, folder, settled.drift, begun)
+        return _report(uri, chosen, batch, entries, summary, training, settled.drift, begun)
 
 
 def _predict_missing(batch: Batch, shards: list[tuple[Entry, ...]]) -> None:
@@ -152,7 +153,7 @@ def _report(
     batch: Batch,
     entries: list[Entry],
     summary: Summary,
-    folder: Path,
+    training: dict[str, Any],
     threshold: float,
     begun: float,
 ) -> State:
@@ -162,7 +163,7 @@ def _report(
         raise NervesegError(
             f"None of the {len(entries)} frames can be read; the first: {' '.join(summary.unreadable[0])}."
         )
-    drifts = drift.compare(read_json(folder / "reference.json"), figures, threshold)
+    drifts = drift.compare(training, figures, threshold)
     index: dict[str, Any] = {
         "input": uri,
         "model": {"name": versions.NAME, "version": model.version, "run_id": model.run_id, "weights": batch.weights},
@@ -198,7 +199,8 @@ def _page(message: str, drifts: list[drift.Drift], summary: Summary, seconds: fl
         "",
         message,
         "",
-        f"{seconds:.0f} s; {summary.figures.subjects} people, by the names of the frames.",
+        f"{seconds:.0f} s; {summary.figures.subjects} people, by the names of the frames; one whose name has no "
+        "subject counts as one.",
         "",
         "| figure | training set | this batch | PSI | limit | |",
         "|---|---:|---:|---:|---:|---|",

@@ -36,7 +36,7 @@ def markdown(root: Path, states: dict[str, str], message: str, begun: float) -> 
     lines = [
         f"# {message}",
         "",
-        f"{test.frames} {test.split} frames of {test.subjects} subjects, {time.time() - begun:.0f} s.",
+        f"{test.frames} {test.split} frames {test.of_subjects}, {time.time() - begun:.0f} s.",
         "",
         "| metric | value | 95 % interval |",
         "|---|---:|---:|",
@@ -60,9 +60,10 @@ def markdown(root: Path, states: dict[str, str], message: str, begun: float) -> 
 def _gate(verdict: dict[str, Any]) -> list[str]:
     """The gate's verdict and its criteria as a table."""
     if verdict["mode"] == "off":
-        return ["**Gate:** off"]
+        return ["**Gate:** off", *_note(verdict)]
     return [
         f"**Gate** (`register.gate: {verdict['mode']}`): {_outcome(verdict['passed'])}",
+        *_note(verdict),
         "",
         "| criterion | | found |",
         "|---|---|---|",
@@ -71,6 +72,10 @@ def _gate(verdict: dict[str, Any]) -> list[str]:
             for one in verdict["criteria"]
         ),
     ]
+
+
+def _note(verdict: dict[str, Any]) -> list[str]:
+    return ["", verdict["note"]] if verdict["note"] else []
 
 
 def _outcome(passed: bool) -> str:

@@ -36,6 +36,11 @@ def _s3_or_folder(uri: str | None) -> str | None:
     return uri
 
 
+def whole_name(pattern: str) -> str:
+    """A pattern that matches a text if `pattern` matches all of it."""
+    return f"^(?s:{pattern})$"
+
+
 class Section(BaseModel):
     """A section of params.yaml: frozen, strictly typed, without unknown keys."""
 
@@ -57,6 +62,10 @@ class DataParams(Section):
     version_id: str | None = Field(description="pins one version of an S3 object")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(description="rejects any other content")
     frames: Literal["nonempty", "all"] = Field(description="only frames with a mask, or all frames")
+    subject: str = Field(
+        description="a pattern of file names with the group subject and optionally site; column: only from the table; "
+        "none: unknown, each frame is its own"
+    )
 
     @field_validator("uri")
     @classmethod
@@ -67,6 +76,29 @@ class DataParams(Section):
         if scheme == "s3" and separator and not all(rest.partition("/")[::2]):
             raise ValueError("an S3 URI needs a bucket and a key: s3://bucket/key")
         return uri
+
+    @field_validator("subject")
+    @classmethod
+    def _pattern_names_a_subject(cls, subject: str) -> str:
+        if subject in ("column", "none"):
+            return subject
+        import pyarrow as pa  # a tenth of a second, which no command needs that reads no parameters
+        from pyarrow.compute import extract_regex
+
+        try:  # RE2 takes linear time whatever the pattern, so no pattern can hang the stage
+            for pattern in (subject, whole_name(subject)):  # alone, it may not close a group that it did not open
+                groups = [field.name for field in extract_regex(pa.array([], pa.string()), pattern).type]
+        except pa.ArrowInvalid as error:
+            raise ValueError(
+                f"not a pattern in the syntax of RE2 ({str(error).removeprefix('Invalid regular expression: ')}); use "
+                "column, none or a pattern such as (?P<subject>[^_]+)_.+, with (?:...) for groups without a name"
+            ) from None
+        if groups.count("subject") != 1 or not set(groups) <= {"subject", "site"} or groups.count("site") > 1:
+            raise ValueError(
+                f"a pattern has one group (?P<subject>...), may have one group (?P<site>...), and has no others, but "
+                f"this one has {', '.join(groups) or 'none'}; use such a pattern, column or none"
+            )
+        return subject
 
     @model_validator(mode="after")
     def _version_needs_s3(self) -> Self:

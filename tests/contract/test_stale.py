@@ -34,6 +34,7 @@ EDITS: dict[str, tuple[str | tuple[str, object], list[str]]] = {
     "Dice, which the curve shows": ("evaluation/metrics.py", TRAIN),
     "augmentation": ("data/augment.py", TRAIN),
     "loss": ("model/losses.py", TRAIN),
+    "how subjects are read": (("data.subject", "none"), ["split", *TRAIN]),
     "a console message": ("console.py", []),
 }
 

@@ -143,7 +143,7 @@ def test_the_champion_predicts_a_batch_and_drift_is_measured(recorded: list[smok
     batch = Batch(str(frames), str(tmp_path / "output"), str(model), chosen.label, weights, overlays=False)
     entries, _ = inputs.select(inputs.open_frames(str(frames)).entries(), str(frames))
     batches.predict_shard(batch, entries, threads=1)
-    summary = batches.merge(batch, [tuple(entries)])
+    summary = batches.merge(batch, [tuple(entries)], read_json(model / "reference.json"))
     areas = np.array([mask.mean() for _, mask in recorded])
     assert summary.figures.areas == pytest.approx(areas, abs=0.02)
     drifts = drift.compare(read_json(model / "reference.json"), summary.figures, threshold=0.25)

@@ -20,6 +20,7 @@ from nerveseg.files import read_json, sha256
 from nerveseg.stages import split
 
 REPOSITORY = Path(__file__).parents[2]
+OWN_PATTERN = "(?P<subject>[0-9]+)_[0-9]+"
 REAL_DATA = REPOSITORY.parent / "shared/data"
 
 
@@ -28,12 +29,15 @@ def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def run(members: dict[str, bytes] | None = None, frames: str = "all", **changes: Any) -> FrameStore:
+def run(
+    members: dict[str, bytes] | None = None, frames: str = "all", subject: str = OWN_PATTERN, **changes: Any
+) -> FrameStore:
     """Runs the stage on a zip of these members with params.yaml's own values but for these changes."""
     if members is not None:
         write_zip(paths.DATASET_ZIP, members)
     content = params.read_yaml(REPOSITORY / paths.PARAMS)
-    content["data"]["frames"] = frames
+    # A pattern of our own: the shipped one would be doubted where each subject has one frame.
+    content["data"] |= {"frames": frames, "subject": subject}
     content["split"] |= changes
     split.run(params.parse(content, "params"))
     return FrameStore.open(paths.PACKED)
@@ -70,6 +74,9 @@ def test_packs_kaggle_pairs_exactly() -> None:
         "layout": "kaggle",
         "frames": 12,
         "subjects": 6,
+        "subjects_known": True,
+        "subjects_read": f"Subjects were read from the file names by data.subject, {OWN_PATTERN}.",
+        "subject_rule": OWN_PATTERN,
         "frames_with_mask": 6,
         "frames_used": 12,
         "errors": 0,
@@ -349,3 +356,96 @@ def test_real_frames_are_the_same_in_either_layout() -> None:
         stores.append((store.index.drop(columns=["image", "fold"]), sha256(paths.PACKED / "masks.npy")))
     pd.testing.assert_frame_equal(stores[0][0], stores[1][0])
     assert stores[0][1] == stores[1][1]
+
+
+# What a wrong reading of the subjects does, and the parameter that mends it.
+STUDIES = [f"s{visit * 6 + patient}_p{patient}_{n}.png" for visit in (0, 1) for patient in range(6) for n in (0, 1)]
+CLASSES = [f"{kind}_{n}.png" for kind in ("benign", "malignant", "normal") for n in range(8)]
+ONE_PREFIX = [f"IMG_{n:04}.png" for n in range(24)]
+EACH_FRAME = [f"{n:04}_x.png" for n in range(24)]
+
+
+def named(names: list[str], **columns: Any) -> dict[str, bytes]:
+    """Members of a hydrogen-torch zip with frames of these names, each other noise."""
+    images = {f"images/{name}": image(frame(number), "png") for number, name in enumerate(names)}
+    return {"train.pq": parquet(image=names, rle_mask=["1 5"] * len(names), **columns)} | images
+
+
+def patients_on_two_sides(store: FrameStore) -> int:
+    patients = store.index["image"].str.extract("_(p[0-9])_", expand=False)
+    return int((store.index.groupby(patients)["split"].nunique() > 1).sum())
+
+
+def shipped() -> str:
+    return params.load(REPOSITORY / paths.PARAMS).data.subject
+
+
+@pytest.mark.parametrize("names", [STUDIES, CLASSES, EACH_FRAME], ids=["studies", "classes", "each frame"])
+def test_a_planted_leak_that_the_check_cannot_see_is_doubted(names: list[str]) -> None:
+    store = run(named(names), subject=shipped())
+    assert {kind for _, kind, _ in found()} == {"doubtful subjects"}
+    assert names != STUDIES or patients_on_two_sides(store) > 0
+
+
+def test_one_prefix_for_all_frames_stops_the_stage_and_says_how_subjects_were_read() -> None:
+    text = refusal(named(ONE_PREFIX), subject=shipped())
+    assert (
+        f"Subjects were read from the file names by data.subject, {shipped()}. Read so: IMG from IMG_0000.png" in text
+    )
+
+
+def test_a_pattern_or_a_column_puts_each_patient_on_one_side() -> None:
+    pattern = "s[0-9]+_(?P<subject>p[0-9])_[0-9]"
+    by_name = run(named(STUDIES), subject=pattern)
+    people = [name.split("_")[1] for name in STUDIES]
+    sites = ["ulm" if person < "p3" else "bonn" for person in people]
+    by_column = run(named(STUDIES, patient_id=people, site=sites), subject=shipped())
+    for store in (by_name, by_column):
+        assert store.index["subject"].tolist() == people
+        assert patients_on_two_sides(store) == 0
+        assert found() == []
+        assert store.subjects_known()
+    assert by_column.index["site"].tolist() == sites
+    assert "site" not in by_name.index
+
+
+@pytest.mark.parametrize("names", [STUDIES, CLASSES, ONE_PREFIX, EACH_FRAME, [f"{n}.png" for n in range(24)]])
+def test_the_leak_check_says_that_it_cannot_see_unknown_subjects(names: list[str]) -> None:
+    for by in ("subject", "frame"):
+        store = run(named(names), subject="none", by=by)
+        assert store.index["subject"].tolist() == store.index["image"].tolist()
+        assert ("warning", "unknown subjects", names[0]) in found()
+        report = read_json(paths.PACKED / "findings.json")
+        assert (report["subjects_known"], report["subject_rule"]) == (False, "none")
+        assert "unknown" in report["subjects_read"]
+
+
+def test_the_leak_check_is_given_names_that_it_cannot_parse() -> None:
+    """A split by frame needs no subjects; any other stops."""
+    members = named([*STUDIES[:8], "noise.png", "_1.png"])
+    store = run(members, subject=shipped(), by="frame")
+    subjects = store.index.set_index("image")["subject"]
+    assert subjects[["noise.png", "_1.png", "s0_p0_0.png"]].tolist() == ["noise.png", "_1.png", "s0"]
+    assert not store.subjects_known()
+    assert {"unknown subjects", "the split leaks"} <= {kind for _, kind, _ in found()}
+    with pytest.raises(NervesegError, match="2 errors"):
+        run(members, subject=shipped())
+    assert [image for _, kind, image in found() if kind == "unparseable subject"] == ["_1.png", "noise.png"]
+
+
+def test_a_patient_in_two_of_the_datasets_own_folds_stops_the_stage_once_the_subject_is_read() -> None:
+    members = named(STUDIES, fold=[int(name[1 : name.index("_")]) % 4 for name in STUDIES])
+    folds = {"by": "fold", "validation_fold": 0, "test_fold": 1}
+    text = refusal(members, subject="s[0-9]+_(?P<subject>p[0-9])_[0-9]", **folds)
+    assert "The split leaks" in text
+    assert "p0: " in text
+    run(members, subject=shipped(), **folds)
+    assert {kind for _, kind, _ in found()} == {"doubtful subjects"}
+
+
+def test_the_same_pixels_under_unknown_subjects_are_compared_with_their_masks() -> None:
+    members = named([f"{n}.png" for n in range(12)])
+    members["images/5.png"] = members["images/3.png"]
+    run(members, subject="none", seed=3)
+    assert ("warning", "duplicate frame", "5.png") in found()
+    assert not any("across" in kind for _, kind, _ in found())

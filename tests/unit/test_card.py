@@ -54,7 +54,9 @@ SCHEMA = {
 }
 
 
-def metrics(subjects: int = 4, empty: bool = False, split: Literal["test", "validation"] = "test") -> Metrics:
+def metrics(
+    subjects: int = 4, empty: bool = False, split: Literal["test", "validation"] = "test", subjects_known: bool = True
+) -> Metrics:
     """Metrics of ten frames per subject, with Dice decreasing from subject to subject."""
     count = subjects * 10
     dice = np.linspace(0.9, 0.5, count)
@@ -77,7 +79,7 @@ def metrics(subjects: int = 4, empty: bool = False, split: Literal["test", "vali
     )
     histograms = np.ones((count, 4, 20))
     sweep = pd.DataFrame({"threshold": [0.5], "dice": [0.7]})
-    return Metrics.model_validate(scores.summary(scores.Scores(table, histograms), sweep, evaluate))
+    return Metrics.model_validate(scores.summary(scores.Scores(table, histograms), sweep, evaluate, subjects_known))
 
 
 def made(with_mask: int = 60, shared_subjects: int = 0, sides: Sequence[str] = ("test", "train"), **more: Any) -> Card:
@@ -168,3 +170,28 @@ def test_monai_verifies_the_metadata(tmp_path: Path) -> None:
     written.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="copyright"):
         verify_metadata(written, schema)
+
+
+def test_every_form_says_that_subjects_are_unknown_and_what_follows() -> None:
+    known, unknown = made(), made(subjects_known=False)
+    assert unknown.limits[0].startswith("The subjects of the frames are unknown: a person may have frames both")
+    assert "too narrow" in unknown.limits[0]
+    for form in (card.markdown(unknown), card.description(unknown), card.bundle_metadata(unknown)["description"]):
+        assert unknown.limits[0] in form
+    for text in (card.markdown(unknown), card.description(unknown)):
+        assert "40 test frames of unknown subjects" in text
+        assert "by resampling frames, because the subjects are unknown" in text
+        assert "4 subjects" not in text
+        assert "Dice of the worst subject, subjects are unknown" in text
+    text = card.markdown(unknown)
+    assert "| test | 40 | 38 | unknown | 0 |" in text
+    assert "No subject is in more than one" not in text
+    assert not any("unknown" in limit for limit in known.limits)
+    assert "No subject is in more than one of them." in card.markdown(known)
+
+
+def test_a_card_of_a_version_before_unknown_subjects_is_read(tmp_path: Path) -> None:
+    content = made().model_dump(mode="json")
+    del content["scored"]["subjects_known"]
+    (path := tmp_path / "card.json").write_text(json.dumps(content))
+    assert card.read(path) == made()

@@ -98,3 +98,19 @@ def test_a_model_without_atypicality_has_no_row_for_it() -> None:
     silent = replace(figures(50, 10), atypicalities=np.full(50, np.nan))
     assert "atypicality" not in drift.reference(silent)
     assert "atypicality" not in by_name(silent)
+
+
+@pytest.mark.parametrize(
+    ("reference", "people"),
+    [
+        ({}, {"study", "x"}),
+        ({"subject_rule": "[^_]+_(?P<subject>[^_]+)_.+"}, {"7", "8", "x"}),
+        ({"subject_rule": "none"}, {"a/study_7_1.png", "a/study_7_2.png", "b/study_8_1.png", "x"}),
+        ({"subject_rule": "column"}, {"a/study_7_1.png", "a/study_7_2.png", "b/study_8_1.png", "x"}),
+    ],
+)
+def test_people_in_a_batch_are_counted_as_the_training_set_read_its_names(
+    reference: dict[str, str], people: set[str]
+) -> None:
+    names = ["a/study_7_1.png", "a/study_7_2.png", "b/study_8_1.png", "x"]
+    assert drift.people(names, reference) == people

@@ -250,3 +250,23 @@ def test_the_table_counts_frames_subjects_masks_and_distinct_frames() -> None:
     shown = folds.table(frames.assign(split=["train", "train", "train", "test"]))
     cells = list(zip(*(column.cells for column in shown.columns), strict=True))
     assert cells == [("train", "3", "2", "2", "2"), ("validation", "0", "0", "0", "0"), ("test", "1", "1", "1", "1")]
+
+
+def test_too_few_subjects_says_how_they_were_read() -> None:
+    read = "Subjects were read from the file names by data.subject, P."
+    for params in (split(), split(folds=3, fold=0)):
+        with pytest.raises(NervesegError, match="Too few subjects") as error:
+            folds.assign(table(["IMG"] * 3), params, read)
+        assert f"{read} Read so: IMG from IMG_0.png. data.subject changes that." in str(error.value)
+
+
+def test_unknown_subjects_are_a_warning_of_the_leak_check() -> None:
+    """A frame of an unknown subject stands for itself, so nothing else can be on two sides."""
+    frames = table(PEOPLE).assign(cluster=[0, 0, *range(2, 20)])
+    frames["subject"] = frames["image"]
+    (finding,) = folds.check_leaks(frames.assign(split=folds.assign(frames, split())), subjects_known=False)
+    assert (finding.severity, finding.kind, finding.image) == ("warning", "unknown subjects", "1_0.png")
+    assert "a person may be on two sides" in finding.detail
+    assert "too narrow" in finding.detail
+    _, on_purpose = folds.check_leaks(frames.assign(split="train"), on_purpose=True, subjects_known=False)
+    assert "an unknown number of subjects are on two sides" in on_purpose.detail

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
@@ -86,3 +87,22 @@ def test_pickled_objects_are_not_loaded(folder: Path) -> None:
     np.save(folder / "frames.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(NervesegError, match="damaged"):
         FrameStore.open(folder)
+
+
+@pytest.mark.parametrize("sites", [["", "", "", ""], ["ulm", "", "bonn", "ulm"]])
+def test_sites_are_in_the_index_where_any_is_known(tmp_path: Path, sites: list[str]) -> None:
+    """A store without sites is as those of versions that knew none, and keeps their digest."""
+    with Writer(tmp_path) as writer:
+        for (frame, mask), site in zip(frames_and_masks(), sites, strict=True):
+            writer.append(f"{len(frame)}_{site}.png", "1", None, frame, mask, site)
+        written = writer.write_index(pd.Series(SPLITS), np.arange(len(SPLITS)))
+    index = FrameStore.open(tmp_path).index
+    pd.testing.assert_frame_equal(index, written)
+    assert ("site" in index) == any(sites)
+    assert list(index.get("site", sites)) == sites
+
+
+@pytest.mark.parametrize(("content", "known"), [({}, True), ({"subjects_known": False}, False)])
+def test_subjects_are_known_unless_the_findings_deny_it(folder: Path, content: dict[str, bool], known: bool) -> None:
+    (folder / "findings.json").write_text(json.dumps(content))
+    assert FrameStore.open(folder).subjects_known() is known

@@ -31,10 +31,10 @@ def test_kaggle_pairs_are_sorted_naturally_for_any_order_in_the_zip(tmp_path: Pa
     names = ["x/10_1", "x/2_10", "x/2_9"]
     dataset = find(tmp_path, {f"{name}{end}.tif": TIF for name in names for end in ("_mask", "")})
     assert dataset.layout == "kaggle"
-    assert [(r.image, r.subject, r.member, r.mask_member) for r in dataset.records] == [
-        ("2_9.tif", "2", "x/2_9.tif", "x/2_9_mask.tif"),
-        ("2_10.tif", "2", "x/2_10.tif", "x/2_10_mask.tif"),
-        ("10_1.tif", "10", "x/10_1.tif", "x/10_1_mask.tif"),
+    assert [(r.image, r.member, r.mask_member) for r in dataset.records] == [
+        ("2_9.tif", "x/2_9.tif", "x/2_9_mask.tif"),
+        ("2_10.tif", "x/2_10.tif", "x/2_10_mask.tif"),
+        ("10_1.tif", "x/10_1.tif", "x/10_1_mask.tif"),
     ]
     assert dataset.findings == []
 
@@ -55,14 +55,13 @@ def test_kaggle_skips_the_unlabelled_test_folder_with_one_warning(tmp_path: Path
 
 
 def test_kaggle_finds_every_broken_pair_at_once(tmp_path: Path) -> None:
-    members = kaggle() | {"train/7_1.tif": TIF, "train/8_1_mask.tif": TIF, "train/noise.tif": TIF}
-    members |= {"train/noise_mask.tif": TIF, "more/1_1.tif": TIF, "more/1_1_mask.tif": TIF, "train/1_2.png": PNG}
+    members = kaggle() | {"train/7_1.tif": TIF, "train/8_1_mask.tif": TIF}
+    members |= {"more/1_1.tif": TIF, "more/1_1_mask.tif": TIF, "train/1_2.png": PNG}
     dataset = find(tmp_path, members)
     assert sorted(kinds(dataset)) == [
         ("error", "duplicate name", "1_1"),
         ("error", "missing frame", "8_1_mask.tif"),
         ("error", "missing mask", "7_1.tif"),
-        ("error", "unparseable subject", "noise.tif"),
         ("warning", "ignored file", "1_2.png"),
     ]
 
@@ -74,9 +73,7 @@ def test_hydrogen_torch_with_any_image_type_and_folder(tmp_path: Path, suffix: s
     table = parquet(image=[value.format(name)], class_id=["0"], rle_mask=["1 5"])
     dataset = find(tmp_path, {"train.pq": table, f"images/{name}": image(frame(1), suffix)})
     assert dataset.layout == "hydrogen-torch"
-    assert [(r.image, r.subject, r.member, r.runs, r.fold) for r in dataset.records] == [
-        (name, "1", f"images/{name}", ("1 5",), None)
-    ]
+    assert [(r.image, r.member, r.runs, r.fold) for r in dataset.records] == [(name, f"images/{name}", ("1 5",), None)]
 
 
 CSV = b'image,class_id,rle_mask,fold\n1_1.png,0,"1 5",4\n1_1.png,1,"9 2",4\n2_1.png,0,,0\n3_1.png,0,NaN,0.0\n'
@@ -115,22 +112,40 @@ def test_a_null_fold_means_no_fold(tmp_path: Path) -> None:
 
 def test_hydrogen_torch_finds_everything_at_once(tmp_path: Path) -> None:
     table = parquet(
-        image=["1_1.png", "1_1.png", "gone_1.png", "2_1.png", "noise.png", None, "3_1.png"],
-        class_id=[0] * 7,
-        rle_mask=["1 5"] * 7,
-        fold=["0", "1", "0", "0", "0", "0", "first"],
+        image=["1_1.png", "1_1.png", "gone_1.png", "2_1.png", None, "3_1.png"],
+        class_id=[0] * 6,
+        rle_mask=["1 5"] * 6,
+        fold=["0", "1", "0", "0", "0", "first"],
+        patient_id=["p", "q", "p", "p", "p", "p"],
+        site=["x", None, "x", "x", "x", "x"],
     )
-    images = ["a/1_1.png", "a/2_1.png", "b/2_1.png", "a/noise.png", "a/3_1.png", "c/4_1.png", "c/4_2.png"]
+    images = ["a/1_1.png", "a/2_1.png", "b/2_1.png", "a/3_1.png", "c/4_1.png", "c/4_2.png"]
     dataset = find(tmp_path, {"train.pq": table} | dict.fromkeys(images, PNG))
     assert sorted(kinds(dataset)) == [
         ("error", "conflicting folds", "1_1.png"),
+        ("error", "conflicting sites", "1_1.png"),
+        ("error", "conflicting subjects", "1_1.png"),
         ("error", "duplicate name", "2_1.png"),
         ("error", "fold", "3_1.png"),
         ("error", "missing frame", "gone_1.png"),
         ("error", "missing frame", "train.pq"),
-        ("error", "unparseable subject", "noise.png"),
         ("warning", "unlabelled frames", "c/"),
     ]
+    assert "has rows with the subjects p, q" in str(dataset.findings)
+    assert "has rows with the sites x, (empty)" in str(dataset.findings)
+
+
+@pytest.mark.parametrize("column", ["subject", "patient_id"])
+def test_a_table_may_name_subject_and_site(tmp_path: Path, column: str) -> None:
+    table = parquet(image=["a.png", "b.png"], rle_mask=["1 5", None], site=["x", " "], **{column: [7, 8]})
+    dataset = find(tmp_path, {"train.pq": table, "a.png": PNG, "b.png": PNG})
+    assert [(r.subject, r.site) for r in dataset.records] == [("7", "x"), ("8", "")]
+    assert dataset.subject_column == column
+
+
+def test_two_columns_for_the_subject_are_rejected(tmp_path: Path) -> None:
+    table = parquet(image=["1_1.png"], rle_mask=["1 5"], subject=["1"], patient_id=["2"])
+    assert "has the columns subject and patient_id. Keep the one" in refusal(tmp_path, {"t.pq": table, "1_1.png": PNG})
 
 
 def test_neither_layout_lists_what_was_found(tmp_path: Path) -> None:

@@ -249,3 +249,41 @@ def test_a_cross_validation_has_a_page_too(trained: Workspace) -> None:
     assert "Optimism" not in judged
     assert f"Registered as {versions.NAME} version 4." in judged
     assert f"MLflow run {'c' * 32}" in judged
+
+
+def test_unknown_subjects_are_stated_instead_of_a_clean_split(trained: Workspace) -> None:
+    store = FrameStore.open(trained.root / "data" / "packed")
+    scored = Scores.read(trained.root / "reports" / "predictions.parquet")
+    metrics = path_of(trained, "metrics.json")
+    metrics["test"] |= {"subjects_known": False, "worst_subject_name": None}
+    evaluate, unknown = load(trained.root / "params.yaml").evaluate, Metrics.model_validate(metrics)
+    findings = store.findings() | {"subjects_known": False, "subjects_read": "Subjects are unknown (data.subject)."}
+    sections = [
+        report.summary(unknown, evaluate),
+        report.dataset(store.index, findings, "test"),
+        report.subjects(scored.table, unknown),
+        *report.groups(scored, unknown, evaluate),
+    ]
+    text = Parsed(page.render("", "", sections)).text
+    assert f"{unknown.test.frames} test frames of unknown subjects" in text
+    assert "by resampling frames, because the subjects are unknown: too narrow" in text
+    assert "whether a scored person is in the training set cannot be told" in text
+    assert "Subjects are unknown (data.subject)." in text
+    assert "No scored subject has a frame in the training set" not in text
+    assert "Each dot is a frame, each bar the mean of a subject" not in text
+    assert [each.title for each in sections] == ["Summary", "Data", "Distribution"]
+
+
+def test_sites_have_a_table_with_intervals_by_resampling_their_subjects(trained: Workspace) -> None:
+    scored = Scores.read(trained.root / "reports" / "predictions.parquet")
+    metrics = Metrics.model_validate(path_of(trained, "metrics.json"))
+    evaluate = load(trained.root / "params.yaml").evaluate
+    assert [each.title for each in report.groups(scored, metrics, evaluate)] == ["Subjects"]
+    alone = scored.table["subject"] == scored.table["subject"].iloc[0]
+    sited = Scores(scored.table.assign(site=np.where(alone, "", "ulm")), scored.histograms)
+    _, sites = report.groups(sited, metrics, evaluate)
+    text = Parsed(page.render("", "", [sites])).text
+    dice = sited.table.groupby("site")["dice"].mean()
+    assert f"unknown {alone.sum()} 1 {dice['']:.3f}" in text
+    subjects = scored.table.loc[~alone, "subject"].nunique()
+    assert f"ulm {(~alone).sum()} {subjects} {dice['ulm']:.3f}" in text

@@ -62,10 +62,10 @@ def summary(frames: list[tuple[str, np.ndarray, np.ndarray]] = FRAMES, **changes
     return of_scores(scored(frames), **changes)
 
 
-def of_scores(found: Scores, **changes: Any) -> dict[str, Any]:
+def of_scores(found: Scores, subjects_known: bool = True, **changes: Any) -> dict[str, Any]:
     base = {"split": "test", "empty": "kaggle", "nsd_tolerance": 3.0, "min_frames": 2, "resamples": 1000}
     params = EvaluateParams.model_validate({**base, "overlays": 6, "seed": 70} | changes)
-    return scores.summary(found, calibration.sweep(found.histograms, params.empty), params)
+    return scores.summary(found, calibration.sweep(found.histograms, params.empty), params, subjects_known)
 
 
 def dice(frames: list[tuple[str, np.ndarray, np.ndarray]] = FRAMES) -> list[float]:
@@ -302,3 +302,12 @@ def test_a_file_without_scores_is_a_clear_error(tmp_path: Path) -> None:
     scored(FRAMES).table[["image", "rle_mask"]].to_parquet(path)
     with pytest.raises(NervesegError, match=r"predictions\.parquet holds no scores"):
         Scores.read(path)
+
+
+def test_unknown_subjects_have_no_worst_one_even_if_a_frame_is_enough() -> None:
+    table = scored(FRAMES)
+    alone = Scores(table.table.assign(subject=table.table["image"]), table.histograms)
+    test = Metrics.model_validate(of_scores(alone, subjects_known=False, min_frames=1)).test
+    assert (test.subjects_known, test.worst_subject_name, test.subjects_ranked) == (False, None, 0)
+    assert test.measured("worst_subject").value is None
+    assert test.measured("dice").interval is not None

@@ -22,6 +22,7 @@ from nerveseg.console import console
 from nerveseg.crossval import outoffold
 from nerveseg.crossval.ensemble import Member, register
 from nerveseg.data.frame_store import FrameStore
+from nerveseg.data.subjects import NONE
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.evaluation import conflicts, figures, scores
 from nerveseg.evaluation.results import Metrics
@@ -79,11 +80,12 @@ def crossval(folds: int | None, *, leakage: bool, ensemble: bool) -> None:
         NervesegError: this is not the root of a git repository, params.yaml is invalid, or a fold failed.
     """
     here = Path.cwd()
-    _params(Path(), folds)  # report invalid params immediately
+    _refuse_audit(_params(Path(), folds), leakage)  # report invalid params immediately
     _require_repository(here)
     clones.keep_outside(here)
     with commands.alone_in(here / _LOCK, "another cross-validation", console.print) as lock, _clone(here) as root:
         given = _params(root, folds)  # params.yaml may have changed while waiting for the lock
+        _refuse_audit(given, leakage)
         by_subject = _run_folds(root, "subject", given, lock, root / _MEMBERS if ensemble else None)
         by_frame = _run_folds(root, "frame", given, lock) if leakage else []
         store = FrameStore.open(root / paths.PACKED)  # the frames are the same in every fold
@@ -101,6 +103,14 @@ def _params(root: Path, folds: int | None) -> Params:
     content = given.model_dump(by_alias=True)
     content["split"] |= {"by": "subject", "folds": number, "fold": 0}
     return params.parse(content, f"{paths.PARAMS} with {number} folds of subjects")
+
+
+def _refuse_audit(given: Params, leakage: bool) -> None:
+    if leakage and given.data.subject == NONE:
+        raise NervesegError(
+            "data.subject is none, but a leakage audit compares folds of subjects with random folds. Leave out "
+            "--leakage, or set data.subject to column or a pattern."
+        )
 
 
 def _require_repository(here: Path) -> None:
@@ -155,7 +165,7 @@ def _run_fold(root: Path, by: By, number: int, given: Params, lock: BinaryIO, ke
     test, dice, iou = fold.metrics.test, *(fold.metrics.measured(key) for key in ("test.dice", "test.iou"))
     console.print(
         f"[bold]{name}[/]: Dice {figures.number(dice.value)} ({figures.interval(dice.interval) or 'no interval'}), "
-        f"IoU {figures.number(iou.value)} on {test.frames} frames of {test.subjects} subjects; "
+        f"IoU {figures.number(iou.value)} on {test.frames} frames {test.of_subjects}; "
         f"{'trained' if _trained(said) else 'restored'}, run {fold.run_id}",
         soft_wrap=True,
     )
@@ -204,7 +214,7 @@ def _conclude(
     pairs = conflicts.find(store, bits)
     content: dict[str, Any] = {
         "folds": len(by_subject),
-        **scores.summary(pooled, sweep, given.evaluate),
+        **scores.summary(pooled, sweep, given.evaluate, store.subjects_known()),
         "ceiling": conflicts.summary(store, np.arange(len(store)), pairs, given.evaluate, bits),
     }
     leaking = outoffold.pool([fold.scores for fold in by_frame], len(store)) if by_frame else None
@@ -272,9 +282,7 @@ def _table(folds: list[Fold]) -> pd.DataFrame:
 
 def _print(metrics: Metrics) -> None:
     test = metrics.test
-    console.print(
-        headline.table(metrics, f"out of {metrics.folds} folds: all {test.frames} frames of {test.subjects} subjects")
-    )
+    console.print(headline.table(metrics, f"out of {metrics.folds} folds: all {test.frames} frames {test.of_subjects}"))
     if leakage := metrics.leakage:
         dice, iou = (
             f"{figures.number(leakage.by_frame.measured(name).value)}, too high by "

@@ -9,7 +9,7 @@ import numpy as np
 
 from nerveseg.arrays import Frame, Mask
 from nerveseg.console import progress
-from nerveseg.data import rle
+from nerveseg.data import rle, subjects
 from nerveseg.data.archive import Archive, UnfitImageError, decode_grey
 from nerveseg.data.findings import Finding, count
 from nerveseg.data.frame_store import Writer, pixel_digest
@@ -46,8 +46,9 @@ def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -
         keep_empty: whether to append frames whose mask is empty.
 
     Returns:
-        The content of findings.json: layout, frames, subjects, frames_with_mask, frames_used, errors, warnings and
-        findings (a list of all `Finding`s: errors do not stop the checks).
+        The content of findings.json: layout, frames, subjects, subjects_known, subjects_read, subject_rule,
+        frames_with_mask, frames_used, errors, warnings and findings (a list of all `Finding`s: errors do not stop the
+        checks).
     """
     findings = list(dataset.findings)
     duplicates = _Duplicates()
@@ -60,12 +61,17 @@ def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -
         has_mask = bool(pair.mask.any())
         with_mask += has_mask
         if has_mask or keep_empty:
-            writer.append(pair.record.image, pair.record.subject, pair.record.fold, pair.frame, pair.mask)
+            record = pair.record
+            who = record.subject or record.image  # a frame of an unknown subject is a group of its own
+            writer.append(record.image, who, record.fold, pair.frame, pair.mask, record.site)
             used += 1
     return {
         "layout": dataset.layout,
         "frames": len(dataset.records),
-        "subjects": len({record.subject for record in dataset.records}),
+        "subjects": len({record.subject or record.image for record in dataset.records}),
+        "subjects_known": all(record.subject for record in dataset.records),
+        "subjects_read": subjects.described(dataset),
+        "subject_rule": dataset.subject_rule,
         "frames_with_mask": with_mask,
         "frames_used": used,
         "errors": count(findings, "error"),
@@ -160,7 +166,7 @@ class _Duplicates:
         elif earlier:
             subject, (image, _) = next(iter(earlier.items()))
             kind = "duplicate frame across subjects"
-            detail = f"has the same pixels as {image} of subject {subject}"
+            detail = f"has the same pixels as {image} of {f'subject {subject}' if subject else 'an unknown subject'}"
         earlier.setdefault(record.subject, (record.image, mask_digest))
         return [Finding("warning", kind, record.image, detail)] if kind and detail else []
 

@@ -16,7 +16,7 @@ from nerveseg.params import SplitParams
 SPLITS = ("train", "validation", "test")
 
 
-def assign(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
+def assign(frames: pd.DataFrame, split: SplitParams, subjects_read: str = "") -> pd.Series:
     """The split of each frame: "train", "validation" or "test".
 
     By subject, the draw depends only on the seed, the shares and the set of subjects, not on the order or number of
@@ -33,6 +33,7 @@ def assign(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
         frames: one row per frame with the columns image (unique), subject (str), fold (nullable Int64), mask_area and
             cluster (int64).
         split: how to split.
+        subjects_read: a sentence that says how, for the message that there are too few.
 
     Raises:
         NervesegError: there are no frames, too few subjects or frames, or the requested folds do not exist.
@@ -46,10 +47,10 @@ def assign(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
         return _by_fold(frames, split)
     if split.by == "frame":
         return _by_frame(frames, split)
-    return _by_share(frames, split) if split.folds is None else _in_folds(frames, split)
+    return _by_share(frames, split, subjects_read) if split.folds is None else _in_folds(frames, split, subjects_read)
 
 
-def _by_share(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
+def _by_share(frames: pd.DataFrame, split: SplitParams, subjects_read: str) -> pd.Series:
     units = _units(frames)
     number = frames["subject"].nunique()
     wanted = _wanted(number, split)
@@ -62,7 +63,7 @@ def _by_share(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
         raise NervesegError(
             f"Too few subjects: of {number} with frames, {wanted['validation']} would be for validation and "
             f"{wanted['test']} for testing, which leaves none to train on. Lower split.validation or split.test, or "
-            "add more subjects." + _tied(units)
+            "add more subjects." + _tied(units) + _read(frames, subjects_read)
         )
     return frames["subject"].map(side)
 
@@ -73,7 +74,7 @@ def _wanted(number: int, split: SplitParams) -> dict[str, int]:
     return {name: max(1, round(share * number)) if share else 0 for name, share in shares.items()}
 
 
-def _in_folds(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
+def _in_folds(frames: pd.DataFrame, split: SplitParams, subjects_read: str) -> pd.Series:
     from sklearn.model_selection import StratifiedGroupKFold  # takes a second to import, needed only with folds
 
     assert split.folds is not None
@@ -82,7 +83,7 @@ def _in_folds(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
     if units.nunique() < split.folds:
         raise NervesegError(
             f"Too few subjects: {len(units)} cannot be divided into {split.folds} folds. Lower split.folds, or add "
-            "more subjects." + _tied(units)
+            "more subjects." + _tied(units) + _read(frames, subjects_read)
         )
     has_mask = frames["mask_area"].to_numpy() > 0
     if max(has_mask.sum(), (~has_mask).sum()) < split.folds:
@@ -136,6 +137,15 @@ def _tied(units: pd.Series) -> str:
     return f" Near-duplicate frames keep subjects together: {'; '.join(groups)}." if groups else ""
 
 
+def _read(frames: pd.DataFrame, subjects_read: str) -> str:
+    if not subjects_read:
+        return ""
+    first = frames[frames["subject"] != frames["image"]].drop_duplicates("subject").head(3)  # the others are unknown
+    examples = [f"{subject} from {image}" for subject, image in zip(first["subject"], first["image"], strict=True)]
+    shown = f" Read so: {', '.join(examples)}." if examples else ""
+    return f" {subjects_read}{shown} data.subject changes that."
+
+
 def _by_fold(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
     folds = frames["fold"]
     counts = folds.value_counts().sort_index()
@@ -159,14 +169,16 @@ def _by_fold(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
     return folds.map(lambda fold: wanted.get(fold, "train")).astype("str")
 
 
-def check_leaks(index: pd.DataFrame, on_purpose: bool = False) -> list[Finding]:
+def check_leaks(index: pd.DataFrame, on_purpose: bool = False, subjects_known: bool = True) -> list[Finding]:
     """Checks that no subject is on two sides of the split.
 
     Args:
         index: one row per frame with the columns image, subject, split, sha256 and cluster.
         on_purpose: single frames were drawn, so subjects on two sides are only a warning.
+        subjects_known: whether the subject of every frame is known; where not, the check cannot see all leaks.
 
     Returns:
+        A warning if subjects are unknown.
         A warning for each frame whose exact pixels are also on another side, under another subject, and for each
         cluster of near-duplicate frames shared by several subjects.
 
@@ -176,9 +188,17 @@ def check_leaks(index: pd.DataFrame, on_purpose: bool = False) -> list[Finding]:
     sides = index.groupby("subject")["split"].unique()
     leaks = sides[sides.map(len) > 1]
     findings = []
-    if on_purpose:
+    if not subjects_known:
         detail = (
-            f"split.by is frame: {len(leaks)} of {len(sides)} subjects are on two sides, so scores are too good. "
+            "a person may be on two sides of the split, where this check cannot see it, and scores may be too good; "
+            "intervals resample frames instead of subjects and are too narrow. Name the subjects by a pattern in "
+            "data.subject, or by a column subject or patient_id of the table"
+        )
+        findings.append(Finding("warning", "unknown subjects", index["image"].iloc[0], detail))
+    if on_purpose:
+        shared = f"{len(leaks)} of {len(sides)}" if subjects_known else "an unknown number of"
+        detail = (
+            f"split.by is frame: {shared} subjects are on two sides, so scores are too good. "
             "It is only for the leakage audit; such a model is not registered"
         )
         findings.append(Finding("warning", "the split leaks", index["image"].iloc[0], detail))
@@ -196,7 +216,7 @@ def check_leaks(index: pd.DataFrame, on_purpose: bool = False) -> list[Finding]:
         for frame in same[same["split"] != first["split"]].itertuples():
             detail = f"in {frame.split} has the same pixels as {first['image']} in {first['split']}"
             findings.append(Finding("warning", "same pixels on two sides", str(frame.image), detail))
-    for _, alike in index.groupby("cluster"):
+    for _, alike in index.groupby("cluster") if subjects_known else ():
         if alike["subject"].nunique() > 1 and alike["sha256"].nunique() > 1:  # otherwise the checks have reported it
             where = ", ".join(name for name in SPLITS if name in set(alike["split"]))
             people = ", ".join(sorted(alike["subject"].unique(), key=natural_key))

@@ -26,6 +26,7 @@ FINDINGS = "findings.json"
 _DTYPES = {
     "image": "str",
     "subject": "str",
+    "site": "str",
     "split": "str",
     "fold": "Int64",
     "height": "int64",
@@ -37,6 +38,7 @@ _DTYPES = {
     "cluster": "int64",
 }
 _ASSIGNED = ("split", "cluster")  # known only once all frames are there
+SITE = "site"  # the column is left out where no site is known
 _HASH_SIDE = 16
 
 
@@ -80,7 +82,7 @@ class Writer:
         self._write_headers()
         return self
 
-    def append(self, image: str, subject: str, fold: int | None, frame: Frame, mask: Mask) -> None:
+    def append(self, image: str, subject: str, fold: int | None, frame: Frame, mask: Mask, site: str = "") -> None:
         """Adds one frame.
 
         Args:
@@ -89,12 +91,13 @@ class Writer:
             fold: the dataset's own fold, if any.
             frame: uint8 (height, width).
             mask: uint8 0/1 (height, width).
+            site: where it was scanned; empty: unknown.
         """
         for file, pixels in zip(self._files, (frame, mask), strict=True):
             file.write(np.ascontiguousarray(pixels, dtype=np.uint8).data)
         height, width = frame.shape
         area, hashes = int(mask.sum()), (pixel_digest(frame), difference_hash(frame))
-        row = (image, subject, fold, height, width, area, self._pixels, *hashes)
+        row = (image, subject, site, fold, height, width, area, self._pixels, *hashes)
         self._rows.append(dict(zip((name for name in _DTYPES if name not in _ASSIGNED), row, strict=True)))
         self._pixels += frame.size
 
@@ -111,6 +114,8 @@ class Writer:
             cluster: int64, the same number for near-duplicate frames.
         """
         index = self.frames().assign(split=split, cluster=cluster)[list(_DTYPES)].astype(_DTYPES)
+        if (index[SITE] == "").all():
+            index = index.drop(columns=SITE)
         index.to_parquet(self._folder / _INDEX, index=False)
         return index
 
@@ -133,7 +138,8 @@ class FrameStore:
     Attributes:
         index: one row per frame, RangeIndex, with the columns image (file name), subject, split ("train", "validation",
             "test"), fold (nullable Int64), height, width, mask_area (pixels), offset (into both arrays), sha256 (of the
-            frame's pixels), dhash (`difference_hash`), cluster (the same number for near-duplicate frames).
+            frame's pixels), dhash (`difference_hash`), cluster (the same number for near-duplicate frames); and site,
+            empty where unknown, after subject, unless no site is known.
     """
 
     index: pd.DataFrame
@@ -191,6 +197,11 @@ class FrameStore:
         """The content of `findings.json`. Raises NervesegError if it is missing or damaged."""
         return legacy.renamed(read_json(self._folder / FINDINGS))
 
+    def subjects_known(self) -> bool:
+        """Whether the subject of every frame is known; where not, a frame stands for a subject. Older stores: true."""
+        known: bool = self.findings().get("subjects_known", True)
+        return known
+
     def digest(self) -> str:
         """64 hexadecimal digits that change with any frame, mask or row of the index."""
         digest = hashlib.sha256(self.index.to_csv().encode())  # includes the digest of each frame
@@ -203,7 +214,7 @@ class FrameStore:
 
 
 def _inconsistency(index: pd.DataFrame, frames: Frame, masks: Mask) -> str | None:
-    if list(index.columns) != list(_DTYPES):
+    if list(index.columns) not in (list(_DTYPES), [name for name in _DTYPES if name != SITE]):
         return f"{_INDEX} has the columns {', '.join(index.columns)}"
     sizes = (index["height"] * index["width"]).to_numpy()
     if not np.array_equal(index["offset"], np.cumsum(sizes) - sizes):

@@ -2,13 +2,14 @@
 
 kaggle: `<subject>_<frame>.tif` next to `<subject>_<frame>_mask.tif`, in any folder.
 hydrogen-torch: a parquet or CSV table with the columns image, rle_mask and optionally fold (one row per mask; all rows
-of an image, of any class, form one mask), and the images in any folder.
+of an image, of any class, form one mask), and the images in any folder. It may also have the column subject or
+patient_id, and site; without them, `subjects` reads the names of the frames.
 """
 
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from nerveseg.data.archive import Archive
 from nerveseg.data.findings import Finding
-from nerveseg.data.names import natural_key, subject_of
+from nerveseg.data.names import natural_key
 from nerveseg.errors import NervesegError
 
 MAX_TABLE_ROWS = 1_000_000
@@ -27,8 +28,9 @@ _TIF_SUFFIXES = (".tif", ".tiff")
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *_TIF_SUFFIXES)
 _PARQUET_SUFFIXES = (".pq", ".parquet")
 _TABLE_SUFFIXES = (".csv", *_PARQUET_SUFFIXES)
+SUBJECT_COLUMNS = ("subject", "patient_id")
 _REQUIRED = ("image", "rle_mask")
-_READ = (*_REQUIRED, "fold")
+_READ = (*_REQUIRED, "fold", *SUBJECT_COLUMNS, "site")
 _NULLS = ("", "nan", "none", "null", "<na>")
 _MASK_ENDING = "_mask"
 _TABLE_ERRORS = (ValueError, KeyError, NotImplementedError, OSError)  # these include Arrow's own errors
@@ -41,11 +43,12 @@ class Record:
 
     Attributes:
         image: file name of the frame, unique in the dataset.
-        subject: the person scanned; empty if the file name does not name one.
+        subject: the person scanned; empty: unknown.
         member: the frame's name in the zip.
         mask_member: the mask's name in the zip.
         runs: run lengths whose union is the mask.
         fold: the dataset's own fold.
+        site: where it was scanned; empty: unknown.
     """
 
     image: str
@@ -54,6 +57,7 @@ class Record:
     mask_member: str | None = None
     runs: tuple[str, ...] = ()
     fold: int | None = None
+    site: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,17 +67,21 @@ class Dataset:
     Attributes:
         layout: "kaggle" or "hydrogen-torch".
         records: sorted naturally by file name.
+        table: the name of the table in the zip, and its columns; empty: there is none.
+        subject_rule: "column", "none" or the pattern by which the records' subjects were read.
     """
 
     layout: str
     records: list[Record] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    table: str = ""
+    columns: tuple[str, ...] = ()
+    subject_rule: str = ""
 
-    def add(self, record: Record) -> None:
-        """Adds a record, and a finding if its name does not name the subject."""
-        self.records.append(record)
-        if not record.subject:
-            self.error("unparseable subject", record.image, "is not named <subject>_<frame>")
+    @property
+    def subject_column(self) -> str:
+        """The column of the table that names the subject; empty: there is none."""
+        return next((name for name in SUBJECT_COLUMNS if name in self.columns), "")
 
     def error(self, kind: str, image: str, detail: str) -> None:
         self.findings.append(Finding("error", kind, image, detail))
@@ -143,7 +151,7 @@ def _kaggle(archive: Archive) -> Dataset:
         path = PurePosixPath(names[0])
         if not own_masks:
             dataset.error("missing mask", path.name, f"has no {stem}{_MASK_ENDING}{path.suffix} in {path.parent}/")
-        dataset.add(Record(path.name, subject_of(path.name) or "", names[0], own_masks[0] if own_masks else None))
+        dataset.records.append(Record(path.name, "", names[0], own_masks[0] if own_masks else None))
     for (folder, stem), names in masks.items():
         if (folder, stem) not in frames:
             dataset.error("missing frame", PurePosixPath(names[0]).name, f"is a mask without {stem}.tif in {folder}/")
@@ -151,24 +159,29 @@ def _kaggle(archive: Archive) -> Dataset:
 
 
 def _hydrogen_torch(archive: Archive, table: str, columns: list[str]) -> Dataset:
-    dataset = Dataset("hydrogen-torch")
+    if set(SUBJECT_COLUMNS) <= set(columns):
+        raise NervesegError(
+            f"{table} in {archive.path} has the columns {' and '.join(SUBJECT_COLUMNS)}. Keep the one that names the "
+            "person scanned."
+        )
+    dataset = Dataset("hydrogen-torch", table=table, columns=tuple(columns))
     members = defaultdict(list)  # by file name
     for name in archive.names:
         if _has_suffix(name, _IMAGE_SUFFIXES):
             members[PurePosixPath(name).name].append(name)
 
     rows = defaultdict(list)  # by file name
-    for number, (path, text, fold) in enumerate(_rows(archive, table, columns), start=1):
+    for number, (path, text, fold, subject, patient, site) in enumerate(_rows(archive, table, columns), start=1):
         if path is None:
             dataset.error("missing frame", table, f"row {number} names no image")
         else:
-            rows[PureWindowsPath(path).name].append((text, fold))  # accepts both kinds of slash
+            rows[PureWindowsPath(path).name].append((text, fold, subject or patient, site))  # both kinds of slash
     if not rows:
         raise NervesegError(f"{table} in {archive.path} has no rows with an image.")
 
     for image in sorted(rows, key=natural_key):
         names = members.get(image, [])
-        folds = [_fold(dataset, image, fold) for _, fold in rows[image]]
+        folds = [_fold(dataset, image, fold) for _, fold, _, _ in rows[image]]
         if len(set(folds)) > 1:
             dataset.error("conflicting folds", image, f"has rows in the folds {', '.join(map(str, folds))}")
         if not names:
@@ -176,16 +189,18 @@ def _hydrogen_torch(archive: Archive, table: str, columns: list[str]) -> Dataset
         elif len(names) > 1:
             dataset.error("duplicate name", image, f"is in the zip as {', '.join(sorted(names))}")
         else:
-            runs = tuple(text for text, _ in rows[image] if text is not None)
-            dataset.add(Record(image, subject_of(image) or "", names[0], runs=runs, fold=folds[0]))
+            texts, _, subjects, sites = zip(*rows[image], strict=True)
+            runs = tuple(text for text in texts if text is not None)
+            subject, site = _single(dataset, image, "subject", subjects), _single(dataset, image, "site", sites)
+            dataset.records.append(Record(image, subject, names[0], runs=runs, fold=folds[0], site=site))
     unlabelled = [name for image, names in members.items() if image not in rows for name in names]
     if unlabelled:
         _warn_of_unlabelled(dataset, unlabelled, f"{table} does not list them")
     return dataset
 
 
-def _rows(archive: Archive, table: str, columns: list[str]) -> Iterable[tuple[str | None, str | None, str | None]]:
-    """Image, run lengths and fold of each row as text, or None."""
+def _rows(archive: Archive, table: str, columns: list[str]) -> Iterable[tuple[str | None, ...]]:
+    """The columns _READ of each row as text, or None."""
     wanted = [name for name in _READ if name in columns]
     as_text = csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()))
     try:
@@ -231,6 +246,15 @@ def _fold(dataset: Dataset, image: str, text: str | None) -> int | None:
         return int(float(text))
     dataset.error("fold", image, f"has the fold {text[:40]!r}, which is not an integer")
     return None
+
+
+def _single(dataset: Dataset, image: str, column: str, values: Sequence[str | None]) -> str:
+    """The value that all rows of an image have; empty: none."""
+    different = list(dict.fromkeys(value or "" for value in values))
+    if len(different) > 1:
+        shown = ", ".join(value or "(empty)" for value in different)
+        dataset.error(f"conflicting {column}s", image, f"has rows with the {column}s {shown}")
+    return different[0]
 
 
 def _warn_of_unlabelled(dataset: Dataset, names: list[str], reason: str) -> None:

@@ -1,13 +1,27 @@
-"""Frame file names: `<subject>_<frame>.<suffix>`."""
+"""File names of frames: the subject and the site in them, and their natural order."""
 
 import re
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+import pyarrow as pa
+from pyarrow.compute import extract_regex
 
-def subject_of(name: str) -> str | None:
-    """The subject in a frame's file name: the text before the first underscore, or None."""
-    subject, _, frame = PurePosixPath(name).stem.partition("_")
-    return subject if subject and frame else None
+from nerveseg.params import whole_name
+
+# What params.yaml ships as data.subject, and how versions before that parameter read every name.
+FIRST_PART = "(?P<subject>[^_]+)_.+"
+
+
+def matched(names: Sequence[str], pattern: str) -> list[dict[str, str]]:
+    """The named groups of a pattern in each file name; empty where the name does not match.
+
+    Args:
+        names: file names; folders before them and their suffix are left out.
+        pattern: matches the whole of a name, in the syntax of RE2 (https://github.com/google/re2/wiki/Syntax).
+    """
+    stems = pa.array([PurePosixPath(name).stem for name in names], pa.string())
+    return [found or {} for found in extract_regex(stems, whole_name(pattern)).to_pylist()]
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

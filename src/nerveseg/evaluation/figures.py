@@ -35,10 +35,6 @@ BASELINES = {  # by their keys in metrics.json
     "prior_half": "the mean training mask, thresholded at 0.5",
     "ellipse": "the ellipse with the prediction's moments",
 }
-INTERVALS = (
-    "95 % intervals by resampling subjects; the worst subject's interval resamples that subject's clusters of frames, "
-    "and covers that subject's mean, not the ranking"
-)
 _KEPT, _LEFT_OUT = f"{selective.KEPT:.0%}".replace("%", " %"), f"{1 - selective.KEPT:.0%}".replace("%", " %")
 
 
@@ -111,6 +107,16 @@ def get(key: str) -> Figure:
 def shown(place: Place) -> list[Figure]:
     """The figures that stand in a place."""
     return [figure for figure in FIGURES if place in figure.shown]
+
+
+def intervals(subjects_known: bool) -> str:
+    """What the intervals are, as a part of a sentence."""
+    if not subjects_known:
+        return "95 % intervals by resampling frames, because the subjects are unknown: too narrow"
+    return (
+        "95 % intervals by resampling subjects; the worst subject's interval resamples that subject's clusters of "
+        "frames, and covers that subject's mean, not the ranking"
+    )
 
 
 def number(value: float | None, digits: int = EXACT) -> str:
@@ -273,7 +279,10 @@ FIGURES: tuple[Figure, ...] = (
         "subject's clusters and covers that subject's mean, not the ranking",
         shown=_HEADLINE,
         over=_worst_subject,
-        detail=lambda metrics: metrics.test.worst_subject_name or "none has enough frames",
+        detail=lambda metrics: (
+            metrics.test.worst_subject_name
+            or ("none has enough frames" if metrics.test.subjects_known else "subjects are unknown")
+        ),
     ),
     Figure(
         "test.dice_below_half",

@@ -63,7 +63,14 @@ class Test(Section):
 
     split: Annotated[str, Field(description="what was scored: test, validation, or out-of-fold for an ensemble")]
     frames: Annotated[int, Field(description="scored frames")]
-    subjects: Annotated[int, Field(description="subjects of the scored frames")]
+    subjects: Annotated[int, Field(description="subjects of the scored frames; if unknown, the number of frames")]
+    subjects_known: Annotated[
+        bool,
+        Field(
+            description="whether the subject of every frame is known; if not, leaks cannot be seen, and intervals "
+            "resample frames and are too narrow"
+        ),
+    ] = True
     left_out: Annotated[int, Field(description="frames without a Dice by the rule evaluate.empty")] = 0
     without_outline: Annotated[
         int, Field(description="frames with an empty mask, which have no HD95 and no centroid error")
@@ -80,6 +87,11 @@ class Test(Section):
             "refuses the model"
         ),
     ] = 0
+
+    @property
+    def of_subjects(self) -> str:
+        """`of 4 subjects`, or that they are unknown."""
+        return f"of {self.subjects} subjects" if self.subjects_known else "of unknown subjects"
 
 
 class Validation(_Part):

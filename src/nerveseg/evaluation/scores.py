@@ -15,6 +15,7 @@ import pandas as pd
 from nerveseg import legacy
 from nerveseg.arrays import Bools, Floats, Mask, Probability
 from nerveseg.data import rle
+from nerveseg.data.frame_store import SITE
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import baselines, calibration, empty, figures, metrics, selective, surface
 from nerveseg.evaluation.baselines import Priors
@@ -63,16 +64,19 @@ class Sample:
         scores: by the rule `evaluate.empty`.
         bootstrap: resamples the subjects of these frames.
         evaluate: rule, resamples and seed.
+        subjects_known: whether the column subject names people; if not, it has another name for each frame.
     """
 
     scores: "Scores"
     bootstrap: SubjectBootstrap
     evaluate: EvaluateParams
+    subjects_known: bool = True
 
     @classmethod
-    def of(cls, scores: "Scores", evaluate: EvaluateParams, unit: str = "subject") -> Self:
+    def of(cls, scores: "Scores", evaluate: EvaluateParams, unit: str = "subject", subjects_known: bool = True) -> Self:
         """The frames with resamples of a column: whole subjects, or the clusters of one subject."""
-        return cls(scores, SubjectBootstrap(scores.table[unit], evaluate.resamples, evaluate.seed), evaluate)
+        bootstrap = SubjectBootstrap(scores.table[unit], evaluate.resamples, evaluate.seed)
+        return cls(scores, bootstrap, evaluate, subjects_known)
 
     def column(self, name: str) -> Floats:
         """A column of the table: float64 (frames,), NaN where undefined."""
@@ -104,9 +108,10 @@ class Sample:
 
     @cached_property
     def ranked(self) -> pd.Series:
-        """Mean Dice of the subjects with at least `evaluate.min_frames` frames, the lowest first."""
+        """Mean Dice of the known subjects with at least `evaluate.min_frames` frames, the lowest first."""
         subjects = self.scores.table.dropna(subset="dice").groupby("subject", sort=False)["dice"].agg(["size", "mean"])
-        return subjects.loc[subjects["size"] >= self.evaluate.min_frames, "mean"].sort_values(kind="stable")
+        enough = (subjects["size"] >= self.evaluate.min_frames) & self.subjects_known
+        return subjects.loc[enough, "mean"].sort_values(kind="stable")
 
     @cached_property
     def outcomes(self) -> dict[str, Bools]:
@@ -130,8 +135,8 @@ class Scores:
     """Scored frames.
 
     Attributes:
-        table: a row per frame, RangeIndex: row (in the frame store's index), image, subject, cluster, height, width,
-            and the entries of `of_frame`.
+        table: a row per frame, RangeIndex: row (in the frame store's index), image, subject, site (if any is known),
+            cluster, height, width, and the entries of `of_frame`.
         histograms: float64 (frames, 4, BINS), as `calibration.histogram` returns them.
     """
 
@@ -205,26 +210,28 @@ def of_frame(
 def per_image(table: pd.DataFrame) -> pd.DataFrame:
     """What `per_image.csv` holds, of a table as `Scores` has it."""
     columns = [figure.column for figure in figures.of_frames()]
-    return table[["image", "subject", *columns, "atypicality", "confidence", "true_area", "predicted_area"]]
+    site = [SITE] if SITE in table else []
+    return table[["image", "subject", *site, *columns, "atypicality", "confidence", "true_area", "predicted_area"]]
 
 
-def per_subject(table: pd.DataFrame) -> pd.DataFrame:
+def per_subject(table: pd.DataFrame, by: str = "subject") -> pd.DataFrame:
     """What `per_subject.csv` holds: one row a subject.
 
     Args:
         table: as `per_image` returns it, or with more columns.
+        by: the column to group by.
 
     Returns:
-        subject, frames; the means of the figures of frames and of atypicality; the medians of the former as X_median;
-        dice_below_half, the share of the subject's frames; TP, FP, FN and TN of nerve presence in frames as
-        true_positives, ..., with precision and recall. A frame where a figure is undefined is left out of its mean and
-        median; NaN where it is undefined for all frames.
+        subject (or what `by` says), frames; the means of the figures of frames and of atypicality; the medians of the
+        former as X_median; dice_below_half, the share of the subject's frames; TP, FP, FN and TN of nerve presence in
+        frames as true_positives, ..., with precision and recall. A frame where a figure is undefined is left out of its
+        mean and median; NaN where it is undefined for all frames.
     """
     columns = [figure.column for figure in figures.of_frames()]
     below_half = table["dice"].lt(0.5).where(table["dice"].notna())
     outcomes = pd.DataFrame(_outcomes(table)).set_axis(table.index)
     extended = pd.concat([table, below_half.astype(float).rename("dice_below_half"), outcomes], axis=1)
-    grouped = extended.groupby("subject", sort=False)
+    grouped = extended.groupby(by, sort=False)
     counts = grouped[list(outcomes)].sum()
     right = counts["true_positives"]
     parts = [
@@ -254,15 +261,18 @@ def curves(scores: Scores, sweep: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def summary(scores: Scores, sweep: pd.DataFrame, evaluate: EvaluateParams) -> dict[str, Any]:
+def summary(
+    scores: Scores, sweep: pd.DataFrame, evaluate: EvaluateParams, subjects_known: bool = True
+) -> dict[str, Any]:
     """What `metrics.json` holds but for the sections that come from elsewhere, as `results.Metrics` reads it.
 
     Args:
         scores: by Kaggle's rule, as `of_frame` computes them.
         sweep: of the validation frames, as `calibration.sweep` returns it.
         evaluate: rule, resamples and seed.
+        subjects_known: as `Sample` has it.
     """
-    sample = Sample.of(scores.by_rule(evaluate.empty), evaluate)
+    sample = Sample.of(scores.by_rule(evaluate.empty), evaluate, subjects_known=subjects_known)
     table, ranked = sample.scores.table, sample.ranked
     threshold, best_dice = calibration.best(sweep)
     record: dict[str, Any] = {
@@ -270,6 +280,7 @@ def summary(scores: Scores, sweep: pd.DataFrame, evaluate: EvaluateParams) -> di
             "split": evaluate.split,
             "frames": len(table),
             "subjects": table["subject"].nunique(),
+            "subjects_known": subjects_known,
             "left_out": int(table["dice"].isna().sum()),
             "without_outline": int(table["hd95"].isna().sum()),
             "worst_subject_name": None if ranked.empty else ranked.index[0],

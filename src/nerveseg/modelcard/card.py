@@ -70,14 +70,21 @@ class Scored(Record):
     """What was scored: which split, how many frames and subjects, by which rule for empty masks.
 
     Attributes:
+        subjects_known: if not, each frame counts as a subject.
         without_outline: frames with an empty mask, on which HD95 is undefined.
     """
 
     split: str
     frames: int
     subjects: int
+    subjects_known: bool = True
     without_outline: int
     empty_rule: str
+
+    @property
+    def of_subjects(self) -> str:
+        """`of 4 subjects`, or that they are unknown."""
+        return f"of {self.subjects} subjects" if self.subjects_known else "of unknown subjects"
 
 
 class Card(Record):
@@ -145,6 +152,7 @@ def record(
         split=test.split,
         frames=test.frames,
         subjects=test.subjects,
+        subjects_known=test.subjects_known,
         without_outline=test.without_outline,
         empty_rule=metrics.empty_rule,
     )
@@ -209,16 +217,16 @@ def markdown(card: Card) -> str:
         "| split | frames | distinct | subjects | without a nerve |",
         "|---|---:|---:|---:|---:|",
         *(
-            f"| {one.name} | {one.frames} | {one.distinct} | {one.subjects} | {one.frames - one.with_mask} |"
+            f"| {one.name} | {one.frames} | {one.distinct} | {one.subjects if scored.subjects_known else 'unknown'} | "
+            f"{one.frames - one.with_mask} |"
             for one in card.splits
         ),
         "",
-        f"{card.shared_subjects or 'No'} {'subject is' if card.shared_subjects < 2 else 'subjects are'} in more than "
-        "one of them. Near-duplicate frames count as one distinct frame.",
+        f"{_shared(card)} Near-duplicate frames count as one distinct frame.",
         "",
         "## Metrics",
         "",
-        f"On {scored.frames} {scored.split} frames of {scored.subjects} subjects, at the frames' own size. "
+        f"On {scored.frames} {scored.split} frames {scored.of_subjects}, at the frames' own size. "
         f"Empty masks: {scored.empty_rule}.",
         "",
         "| | value | 95 % interval |",
@@ -231,8 +239,8 @@ def markdown(card: Card) -> str:
         "|---|---:|---:|",
         *map(_row, card.baselines),
         "",
-        f"{figures.INTERVALS}. HD95 is undefined on a frame where either mask is empty, NSD where both are; NSD is 0 "
-        "where one is.",
+        f"{figures.intervals(scored.subjects_known)}. HD95 is undefined on a frame where either mask is empty, NSD "
+        "where both are; NSD is 0 where one is.",
         "",
         "## Limits",
         "",
@@ -314,8 +322,8 @@ def description(card: Card) -> str:
     by_subject, worst = card.figure("test.dice_by_subject"), card.figure("test.worst_subject")
     return "\n".join(
         [
-            f"Dice {_short(dice)}, IoU {_short(iou)} on {scored.frames} {scored.split} frames of {scored.subjects} "
-            f"subjects; in brackets {figures.INTERVALS}.",
+            f"Dice {_short(dice)}, IoU {_short(iou)} on {scored.frames} {scored.split} frames {scored.of_subjects}; "
+            f"in brackets {figures.intervals(scored.subjects_known)}.",
             "",
             f"- {card.title}",
             f"- {by_subject.name}: {_short(by_subject)}; {worst.name}: {_short(worst)}",
@@ -323,6 +331,13 @@ def description(card: Card) -> str:
             f"- {card.limits[0]}",
         ]
     )
+
+
+def _shared(card: Card) -> str:
+    if not card.scored.subjects_known:
+        return "The subjects are unknown, and so is whether one is in more than one of them."
+    number = card.shared_subjects
+    return f"{number or 'No'} {'subject is' if number < 2 else 'subjects are'} in more than one of them."
 
 
 def _row(one: Figure) -> str:
@@ -355,6 +370,11 @@ def _limits(
             "of them were trained on each frame. The metrics are those of its members, each on subjects that were not "
             "in its training; those of the ensemble, which may be better, are unknown."
         )
+    if not scored.subjects_known:
+        limits.append(
+            "The subjects of the frames are unknown: a person may have frames both in training and among the scored "
+            "ones, which makes the metrics too good, and intervals that resample frames are too narrow."
+        )
     if training.with_mask == training.frames:
         limits.append("Trained on frames with a nerve only: it always predicts one, even if there is none.")
     if shared_subjects:
@@ -368,10 +388,12 @@ def _limits(
         limits.append(f"Scored on validation frames; {kept}.")
     few = ", too few: the intervals are too narrow" if scored.subjects < _FEW_SUBJECTS else ""
     limits.append(
-        f"Scored on {scored.subjects} subjects{few}. The metrics say little about other scanners, settings and "
-        "body parts."
+        f"Scored on {f'{scored.subjects} subjects{few}' if scored.subjects_known else 'frames of unknown subjects'}. "
+        "The metrics say little about other scanners, settings and body parts."
     )
-    if worst.value is None:
+    if not scored.subjects_known:
+        limits.append("The worst subject is unknown, since the subjects are.")
+    elif worst.value is None:
         limits.append("No subject has enough frames to be ranked as the worst.")
     else:
         limits.append(f"{worst.name}: {figures.number(worst.value)}. A new subject may score no better.")

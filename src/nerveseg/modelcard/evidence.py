@@ -7,6 +7,7 @@ import pandas as pd
 
 from nerveseg.arrays import Ints
 from nerveseg.data.frame_store import FrameStore
+from nerveseg.data.names import FIRST_PART
 from nerveseg.evaluation import inference, metrics
 from nerveseg.model.inference import Segmenter
 from nerveseg.modelcard.smoke import Pair
@@ -32,9 +33,8 @@ def reference(store: FrameStore, rows: Ints, segmenter: Segmenter) -> dict[str, 
         confidences.append(metrics.confidence(probability, mask))
         atypicalities.append(segmenter.atypicality(mask))
     subjects = store.index["subject"].iloc[rows].nunique()
-    return drift.reference(
-        drift.Figures(grey, np.array(areas), np.nan_to_num(confidences), np.array(atypicalities), subjects)
-    )
+    figures = drift.Figures(grey, np.array(areas), np.nan_to_num(confidences), np.array(atypicalities), subjects)
+    return {**drift.reference(figures), "subject_rule": store.findings().get("subject_rule", FIRST_PART)}
 
 
 def smoke_pairs(store: FrameStore, table: pd.DataFrame, segmenter: Segmenter) -> list[Pair]:

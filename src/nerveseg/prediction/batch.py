@@ -183,8 +183,12 @@ def row(name: str, probability: Probability, mask: Mask, atypicality: float, mod
     }
 
 
-def merge(batch: Batch, shards: Sequence[tuple[Entry, ...]]) -> Summary:
-    """Writes `predictions.parquet` from the files of all shards; its bytes do not depend on the size of the shards."""
+def merge(batch: Batch, shards: Sequence[tuple[Entry, ...]], training: dict[str, Any]) -> Summary:
+    """Writes `predictions.parquet` from the files of all shards; its bytes do not depend on the size of the shards.
+
+    Args:
+        training: the content of the model's `reference.json`, which says how names are read.
+    """
     output = open_storage(batch.output)
     grey = np.zeros(drift.LEVELS, np.int64)
     areas: list[Floats] = []
@@ -201,7 +205,7 @@ def merge(batch: Batch, shards: Sequence[tuple[Entry, ...]]) -> Summary:
                 areas.append(table["area"].to_numpy() / pixels)
                 confidences.append(np.nan_to_num(table["confidence"].to_numpy().astype(float)))
                 atypicalities.append(table["atypicality"].to_numpy().astype(float))
-                names |= {drift.subject(name) for name in table["image"].to_pylist()}
+                names |= drift.people(table["image"].to_pylist(), training)
         output.upload(PREDICTIONS, path)
     figures = drift.Figures(
         grey,

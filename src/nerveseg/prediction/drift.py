@@ -5,7 +5,7 @@ PSI = sum((a - e) ln(a / e)) over bins, with the shares e of the training set an
 bin, so that an empty one does not outweigh all others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from scipy.special import chdtri  # scipy.stats.chi2 is the same and takes a sec
 
 from nerveseg import legacy
 from nerveseg.arrays import Floats, Frame, Ints
-from nerveseg.data.names import subject_of
+from nerveseg.data.names import FIRST_PART, matched
 
 LEVELS = 256  # grey levels
 _GREY_BINS = 16
@@ -66,9 +66,18 @@ def grey_levels(frame: Frame) -> Ints:
     return np.bincount(frame.ravel(), minlength=LEVELS)
 
 
-def subject(name: str) -> str:
-    """The person scanned, from the name of a frame; the name itself if it has no subject."""
-    return subject_of(name) or name
+def people(names: Iterable[str], training: dict[str, Any]) -> set[str]:
+    """The people in a batch, by the names of its frames; a frame whose name has no subject counts as one.
+
+    Args:
+        names: with or without folders.
+        training: the content of `reference.json`, whose `subject_rule` says how the training set's names were read; an
+            older one lacks it.
+    """
+    rule, names = training.get("subject_rule", FIRST_PART), list(names)
+    if rule in ("column", "none"):  # a batch has no table
+        return set(names)
+    return {groups.get("subject") or name for name, groups in zip(names, matched(names, rule), strict=True)}
 
 
 def reference(training: Figures) -> dict[str, Any]:

@@ -93,12 +93,13 @@ def judge(
     Raises:
         NervesegError: like `with_champion`.
     """
+    unknown = "" if figures.test.subjects_known else gate.UNKNOWN_SUBJECTS
     if register.gate == "off":
-        return Verdict("off")
+        return Verdict("off", note=unknown)
     beside, note = with_champion(client, candidate, evaluate, register, device)
     scorer = with_logged(client, candidate.model_id, models, candidate.store, candidate.rows)
     criteria = (*gate.absolute(figures, register), scorer)
-    return Verdict(register.gate, (*criteria, beside) if beside else criteria, note)
+    return Verdict(register.gate, (*criteria, beside) if beside else criteria, f"{unknown} {note}".strip())
 
 
 def with_champion(

@@ -18,6 +18,10 @@ from nerveseg.evaluation.results import Interval, Metrics
 from nerveseg.params import GateMode, RegisterParams
 
 TAG = "gate"  # tag of a version and its run with the verdict; TAG.NAME: a criterion
+UNKNOWN_SUBJECTS = (
+    "The subjects are unknown (data.subject): the scored people may be in the training set, and the lower bounds are "
+    "too high, because the intervals resample frames."
+)
 SCORER_TOLERANCE = 1e-4  # probability; both networks compute in fp32 on the CPU
 
 Relation = Literal[">=", ">", "<="]
@@ -67,7 +71,7 @@ class Verdict:
     Attributes:
         mode: `register.gate`.
         criteria: empty if the gate is off.
-        note: why there is no comparison with a champion, or empty.
+        note: that the subjects are unknown, and why there is no comparison with a champion; or empty.
     """
 
     mode: GateMode
@@ -174,7 +178,9 @@ def absolute(metrics: Metrics, register: RegisterParams) -> list[Criterion]:
             f"worst subject {metrics.test.worst_subject_name or ''}".rstrip(),
             f"register.min_worst_subject {register.min_worst_subject:g}",
             what="mean Dice",
-            undefined="no subject has evaluate.min_frames frames",
+            undefined="no subject has evaluate.min_frames frames"
+            if metrics.test.subjects_known
+            else "the subjects are unknown (data.subject)",
         ),
     ]
 

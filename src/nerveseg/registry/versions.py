@@ -98,7 +98,10 @@ def settle(
 
 def print_outcome(verdict: Verdict, version: str | None) -> None:
     """Prints what `settle` did, and why."""
-    console.print("The gate is off: no criteria were checked." if verdict.mode == "off" else gate.table(verdict))
+    if verdict.mode == "off":
+        console.print(f"The gate is off: no criteria were checked. {escape(verdict.note)}".rstrip(), soft_wrap=True)
+    else:
+        console.print(gate.table(verdict))
     if version is None:
         console.print(f"[bold yellow]not registered[/]: {escape('; '.join(verdict.reasons))}", soft_wrap=True)
     else:

@@ -10,7 +10,7 @@ def table(metrics: Metrics, title: str) -> Table:
     """The registry's figures for the terminal, with their intervals."""
     shown = Table(
         title=title,
-        caption=f"{figures.INTERVALS}\n{metrics.empty_rule}",
+        caption=f"{figures.intervals(metrics.test.subjects_known)}\n{metrics.empty_rule}",
         title_justify="left",
         caption_justify="left",
     )

@@ -13,12 +13,12 @@ import pandas as pd
 
 from nerveseg.data import frame_store as store
 from nerveseg.data import rle
-from nerveseg.data.frame_store import FrameStore
+from nerveseg.data.frame_store import SITE, FrameStore
 from nerveseg.evaluation import calibration, figures, selective
 from nerveseg.evaluation.conflicts import CONFLICT
 from nerveseg.evaluation.figures import BASELINES, interval, number, with_interval
 from nerveseg.evaluation.results import Measured, Metrics
-from nerveseg.evaluation.scores import Scores, per_subject
+from nerveseg.evaluation.scores import Sample, Scores, per_subject
 from nerveseg.files import read_json
 from nerveseg.params import EvaluateParams, Params
 from nerveseg.report import charts, overlays, page, parity
@@ -59,7 +59,7 @@ def render(
         sections.append(published(record, curve, timings))
     sections += [
         subjects(scored.table, metrics),
-        subject_table(scored.table, metrics),
+        *groups(scored, metrics, evaluate),
         reliability(scored, metrics),
         thresholds(pd.read_csv(reports / "curves" / "thresholds.csv"), spec["threshold"], metrics),
         selective_prediction(scored.table, metrics),
@@ -72,7 +72,7 @@ def render(
     test = metrics.test
     lead = (
         f"{spec['architecture']} on {spec['encoder']}, {spec['height']}x{spec['width']} pixels, threshold "
-        f"{spec['threshold']:g}. Scored on {test.frames} {test.split} frames of {test.subjects} subjects, at "
+        f"{spec['threshold']:g}. Scored on {test.frames} {test.split} frames {test.of_subjects}, at "
         f"the frames' own size. MLflow run {receipt['run_id']}."
     )
     return page.render(f"How well {receipt['name']} finds nerves", lead, sections)
@@ -107,7 +107,7 @@ def render_crossval(
         fold_table(folds),
         *([leakage(metrics)] if metrics.leakage else []),
         subjects(scored.table, metrics),
-        subject_table(scored.table, metrics),
+        *groups(scored, metrics, params.evaluate),
         reliability(scored, metrics),
         thresholds(sweep, model.threshold, metrics),
         selective_prediction(scored.table, metrics),
@@ -118,8 +118,9 @@ def render_crossval(
     test = metrics.test
     lead = (
         f"{metrics.folds} trainings of {model.architecture} on {model.encoder}, {model.height}x{model.width} "
-        f"pixels: each of {test.frames} frames of {test.subjects} subjects is scored by the one that was not trained "
-        "on its subject, at the frame's own size. The metrics describe the configuration, not a single model."
+        f"pixels: each of {test.frames} frames {test.of_subjects} is scored by the one that was not trained on its "
+        f"{'subject' if test.subjects_known else 'fold'}, at the frame's own size. The metrics describe the "
+        "configuration, not a single model."
     )
     if receipt:
         lead += f" The gate judged the ensemble of the networks by them, MLflow run {receipt['run_id']}."
@@ -143,9 +144,14 @@ def summary(metrics: Metrics, evaluate: EvaluateParams) -> Section:
         if test.split == "validation"
         else ""
     )
+    cover = (
+        "The intervals cover other subjects from the same source."
+        if test.subjects_known
+        else "A person may be in the training set and among the scored frames, and then the metrics are too good."
+    )
     text = (
-        f"Metrics on {test.frames} {test.split} frames of {test.subjects} subjects.{validation} Brackets hold "
-        f"{figures.INTERVALS}. The intervals cover other subjects from the same source. They do not cover other "
+        f"Metrics on {test.frames} {test.split} frames {test.of_subjects}.{validation} Brackets hold "
+        f"{figures.intervals(test.subjects_known)}. {cover} The intervals do not cover other "
         "scanners, hospitals or body parts, nor another training run. NSD has a tolerance of "
         f"{evaluate.nsd_tolerance:g} pixels. A model has to beat the baselines, which need no network; the ellipse of "
         "a prediction shows how far its area, position and orientation alone explain its score."
@@ -206,18 +212,23 @@ def dataset(index: pd.DataFrame, findings: Mapping[str, Any], split: str) -> Sec
         findings: the content of `findings.json`.
         split: which frames are scored.
     """
-    counts = store.counts(index).reindex(_SPLITS, fill_value=0)
+    known = findings.get("subjects_known", True)  # findings of older versions do not say
+    counts = store.counts(index).reindex(_SPLITS, fill_value=0).astype(str)
+    if not known:
+        counts["subjects"] = "unknown"
     table = Table(
         ("split", "frames", "subjects", "with a nerve", "distinct frames"),
-        [(name, *map(str, row)) for name, row in zip(counts.index, counts.to_numpy().tolist(), strict=True)],
+        [(str(name), *row) for name, row in zip(counts.index, counts.to_numpy().tolist(), strict=True)],
     )
     subjects = {name: set(part["subject"]) for name, part in index.groupby("split")}
     shared = len(subjects.get(split, set()) & subjects.get("train", set()))
-    note = (
-        Note(f"{shared} of the scored subjects have frames in the training set too: the metrics are too good.", "bad")
-        if shared
-        else Note("No scored subject has a frame in the training set.", "good")
-    )
+    if shared:
+        leak = f"{shared} of the scored subjects have frames in the training set too: the metrics are too good."
+    elif not known:
+        leak = "Subjects are unknown: whether a scored person is in the training set cannot be told."
+    else:
+        leak = "No scored subject has a frame in the training set."
+    note = Note(leak, "bad" if shared or not known else "good")
     kinds = Counter((each["severity"], each["kind"]) for each in findings["findings"])
     examples = {(each["severity"], each["kind"]): each for each in reversed(findings["findings"])}
     found: Block = (
@@ -234,8 +245,9 @@ def dataset(index: pd.DataFrame, findings: Mapping[str, Any], split: str) -> Sec
         else Note("The dataset checks found no problems.", "good")
     )
     text = (
-        f"The dataset holds {findings['frames']} frames of {findings['subjects']} subjects, "
-        f"{findings['frames_with_mask']} of them with a nerve; {findings['frames_used']} are used. Near-duplicate "
+        f"The dataset holds {findings['frames']} frames of {findings['subjects'] if known else 'unknown'} subjects, "
+        f"{findings['frames_with_mask']} of them with a nerve; {findings['frames_used']} are used. "
+        f"{findings.get('subjects_read', '')} Near-duplicate "
         "frames count as one distinct frame: a split with few distinct frames holds less than its size suggests."
     )
     return Section("Data", text, [table, note, found])
@@ -320,6 +332,10 @@ def subjects(table: pd.DataFrame, metrics: Metrics) -> Section:
     Args:
         table: the scored frames, as `Scores` has them.
     """
+    overall = charts.histogram(table["dice"].to_numpy(), "Dice of all frames", "Dice")
+    if not metrics.test.subjects_known:
+        text = "The subjects are unknown, so that a subject on whom the model fails would go unnoticed."
+        return Section("Distribution", text, [Charts([overall]), _distribution(table, metrics)])
     count = table.dropna(subset="dice")["subject"].nunique()
     cut = f" Only the {charts.SHOWN} subjects with the lowest mean are drawn." if count > charts.SHOWN else ""
     text = (
@@ -334,7 +350,7 @@ def subjects(table: pd.DataFrame, metrics: Metrics) -> Section:
             Charts(
                 [
                     charts.by_subject(table, metrics.test.worst_subject_name, "Dice by subject"),
-                    charts.histogram(table["dice"].to_numpy(), "Dice of all frames", "Dice"),
+                    overall,
                 ]
             ),
             _distribution(table, metrics),
@@ -368,6 +384,14 @@ def _distribution(table: pd.DataFrame, metrics: Metrics) -> Table:
     )
 
 
+def groups(scored: Scores, metrics: Metrics, evaluate: EvaluateParams) -> list[Section]:
+    """The metrics by subject and by site, each where any is known."""
+    return [
+        *([subject_table(scored.table, metrics)] if metrics.test.subjects_known else []),
+        *([site_table(scored, metrics, evaluate)] if SITE in scored.table else []),
+    ]
+
+
 def subject_table(table: pd.DataFrame, metrics: Metrics) -> Section:
     """The metrics of each subject.
 
@@ -397,6 +421,37 @@ def subject_table(table: pd.DataFrame, metrics: Metrics) -> Section:
         marked=frozenset(np.flatnonzero(rows["subject"] == metrics.test.worst_subject_name).tolist()),
     )
     return Section("Subjects", text, [shown])
+
+
+def site_table(scored: Scores, metrics: Metrics, evaluate: EvaluateParams) -> Section:
+    """The metrics of each site.
+
+    Args:
+        scored: with the column site; empty there: unknown.
+    """
+    known = metrics.test.subjects_known
+    others = [figure for figure in figures.of_frames() if figure.column != "dice"]
+    rows = []
+    for row in per_subject(scored.table, by=SITE).sort_values("dice", kind="stable").to_dict("records"):
+        own = (scored.table[SITE] == row[SITE]).to_numpy()
+        part = Scores(scored.table[own], scored.histograms[own])
+        dice = Sample.of(part, evaluate, subjects_known=known).mean("dice")
+        rows.append(
+            (
+                row[SITE] or "unknown",
+                str(row["frames"]),
+                str(part.table["subject"].nunique()) if known else "unknown",
+                *_cells(Measured(dice.value, dice.interval)),
+                *(number(row[figure.column], figure.digits) for figure in others),
+                number(row["atypicality"], 2),
+            )
+        )
+    text = (
+        "Means over each site's scored frames, sorted by mean Dice, which has "
+        f"{figures.intervals(known).partition(';')[0]}. Sites with few subjects differ by chance."
+    )
+    columns = ("site", "frames", "subjects", "Dice", "95 % interval", *(each.label for each in others), "atypicality")
+    return Section("Sites", text, [Table(columns, rows)])
 
 
 def reliability(scored: Scores, metrics: Metrics) -> Section:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from nerveseg import package, paths, tracking
-from nerveseg.data.frame_store import FrameStore
+from nerveseg.data.frame_store import SITE, FrameStore
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import baselines, calibration, conflicts, inference, scores
 from nerveseg.evaluation.results import Metrics
@@ -45,7 +45,7 @@ def run(params: Params) -> None:
     )
     sweep = calibration.sweep(histograms, params.evaluate.empty)
     contradictions = conflicts.find(store, params.split.near_duplicate)
-    summary = scores.summary(by_kaggle, sweep, params.evaluate)
+    summary = scores.summary(by_kaggle, sweep, params.evaluate, store.subjects_known())
     seen = set(store.index["subject"].iloc[store.rows("train")])
     summary["test"]["subjects_in_training"] = len(seen & set(scored.table["subject"]))
     summary["ceiling"] = conflicts.summary(store, rows, contradictions, params.evaluate, params.split.near_duplicate)
@@ -71,7 +71,8 @@ def _score(store: FrameStore, rows: np.ndarray, segmenter: Segmenter, evaluate: 
     found, histograms = [], []
     for row, probability in inference.probabilities(store, rows, segmenter, "scoring"):
         truth = store.mask(row)
-        frame = store.index.loc[row, ["image", "subject", "cluster", "height", "width"]].to_dict()
+        columns = store.index.columns.intersection(["image", "subject", SITE, "cluster", "height", "width"])
+        frame = store.index.loc[row, columns].to_dict()
         mask = segmenter.mask(probability)
         training = segmenter.spec.plausibility
         figures = scores.of_frame(probability, mask, truth, priors, training, evaluate.nsd_tolerance)

@@ -24,10 +24,16 @@ def run(params: Params) -> None:
     On a tracking server that lacks the model's run, the run is made there first.
 
     Raises:
-        NervesegError: missing inputs, scored subjects that were trained on, no lineage in dvc.lock, a champion that
-            cannot be loaded, or a tracking server that failed.
+        NervesegError: missing inputs, scored subjects that were trained on, unknown subjects and a split by frame, no
+            lineage in dvc.lock, a champion that cannot be loaded, or a tracking server that failed.
     """
     metrics = Metrics.read(paths.METRICS_JSON)
+    if params.split.by == "frame" and not metrics.test.subjects_known:
+        raise NervesegError(
+            "Not registered: split.by is frame and the subjects are unknown, so that near-duplicates of scored frames "
+            "may have been trained on. Set split.by: subject; with data.subject: none, it draws frames, too, but "
+            "keeps near-duplicates together."
+        )
     if leaking := metrics.test.subjects_in_training:
         raise NervesegError(
             f"Not registered: {leaking} of {metrics.test.subjects} scored subjects were trained on, so that its "

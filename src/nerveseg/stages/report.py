@@ -42,7 +42,7 @@ def run(params: Params) -> None:
 
 def _print(metrics: Metrics, record: dict[str, Any]) -> None:
     test = metrics.test
-    console.print(headline.table(metrics, f"{test.frames} {test.split} frames of {test.subjects} subjects"))
+    console.print(headline.table(metrics, f"{test.frames} {test.split} frames {test.of_subjects}"))
     chosen = record["model.threshold"] == "validation"
     if remark := headline.better_threshold(metrics, read_spec(paths.MODELS).threshold, chosen):
         console.print(remark, soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nerveseg import paths
 from nerveseg.console import console
-from nerveseg.data import checks, clusters, findings, folds, layouts
+from nerveseg.data import checks, clusters, findings, folds, layouts, subjects
 from nerveseg.data import frame_store as store
 from nerveseg.data.archive import Archive
 from nerveseg.errors import NervesegError
@@ -24,7 +24,7 @@ def run(params: Params) -> None:
     """
     paths.FINDINGS_JSON.unlink(missing_ok=True)
     with replacing_folder(paths.PACKED) as folder, Archive(paths.DATASET_ZIP) as archive:
-        dataset = layouts.find(archive)
+        dataset = subjects.assign(layouts.find(archive), params.data.subject, required=params.split.by != "frame")
         with store.Writer(folder) as writer:
             report = checks.pack(archive, dataset, writer, keep_empty=params.data.frames == "all")
         if report["errors"]:
@@ -32,13 +32,15 @@ def run(params: Params) -> None:
         findings.show(report["findings"], paths.PACKED / store.FINDINGS)
         frames = writer.frames()
         frames["cluster"] = clusters.near_identical(frames["dhash"].tolist(), params.split.near_duplicate)
-        index = writer.write_index(folds.assign(frames, params.split), frames["cluster"].to_numpy())
-        leaks = folds.check_leaks(index, on_purpose=params.split.by == "frame")
+        side = folds.assign(frames, params.split, report["subjects_read"])
+        index = writer.write_index(side, frames["cluster"].to_numpy())
+        leaks = folds.check_leaks(index, params.split.by == "frame", report["subjects_known"])
         findings.show(leaks, paths.PACKED / store.FINDINGS)
         report["findings"] += leaks
         report["warnings"] += len(leaks)
         _write(folder / store.FINDINGS, report)
     console.print(folds.table(index))
+    console.print(report["subjects_read"], soft_wrap=True, markup=False)
 
 
 def _refuse(report: dict[str, Any]) -> None:
