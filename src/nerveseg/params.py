@@ -57,6 +57,18 @@ class DataParams(Section):
     version_id: str | None = Field(description="pins one version of an S3 object")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(description="rejects any other content")
     frames: Literal["nonempty", "all"] = Field(description="only frames with a mask, or all frames")
+    classes: Annotated[list[int | str], Field(min_length=1)] | None = Field(
+        description="the values of the table's class_id that are nerve; null: there is only one"
+    )
+
+    @field_validator("classes", mode="wrap")
+    @classmethod
+    def _values_of_class_id(cls, classes: Any, check: ValidatorFunctionWrapHandler) -> list[int | str] | None:
+        try:
+            checked: list[int | str] | None = check(classes)
+            return checked
+        except ValidationError:  # it has a line for each alternative of each value
+            raise ValueError("use null, or a list of values of class_id, such as [0]") from None
 
     @field_validator("uri")
     @classmethod

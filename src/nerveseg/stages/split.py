@@ -24,7 +24,7 @@ def run(params: Params) -> None:
     """
     paths.FINDINGS_JSON.unlink(missing_ok=True)
     with replacing_folder(paths.PACKED) as folder, Archive(paths.DATASET_ZIP) as archive:
-        dataset = layouts.find(archive)
+        dataset = layouts.find(archive, params.data.classes)
         with store.Writer(folder) as writer:
             report = checks.pack(archive, dataset, writer, keep_empty=params.data.frames == "all")
         if report["errors"]:
