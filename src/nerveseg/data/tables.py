@@ -72,23 +72,24 @@ def rows(archive: Archive, table: str, wanted: Sequence[str]) -> Iterator[tuple[
 
 
 def _parquet(content: bytes, wanted: list[str]) -> Iterator[pa.RecordBatch]:
-    metadata = _parquet_file(content).metadata
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
-    chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in wanted]
-    size = sum(chunk.total_uncompressed_size for chunk in chunks)
-    if size > MAX_TEXT_BYTES:
-        raise ValueError(f"its columns {', '.join(wanted)} unpack to {size} bytes; the limit is {MAX_TEXT_BYTES}")
-    # As dictionaries, values that repeat are not unpacked here. Arrow cannot do so with shared prefixes: there, no
-    # value is longer than all that is stored, which bounds a batch.
-    shared = any(_PREFIXES in chunk.encodings for chunk in chunks)
-    file = _parquet_file(content, [] if shared else wanted)
+    file = _parquet_file(content)
     for name in wanted:
         kind = file.schema_arrow.field(name).type
         if not _is_scalar(kind.value_type if types.is_dictionary(kind) else kind):
             raise ValueError(
                 f"its column {name} has the type {kind}; write it as text, run lengths as 'start length start length'"
             )
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema in wanted]
+    size = sum(chunk.total_uncompressed_size for chunk in chunks)
+    if size > MAX_TEXT_BYTES:
+        raise ValueError(f"its columns {', '.join(wanted)} unpack to {size} bytes; the limit is {MAX_TEXT_BYTES}")
+    # Read as dictionaries, values that repeat are not unpacked here. Arrow cannot do so with shared prefixes: there, no
+    # value is longer than all that is stored, which bounds a batch.
+    shared = any(_PREFIXES in chunk.encodings for chunk in chunks)
+    if not shared:
+        file = _parquet_file(content, wanted)
     batch = min(_BATCH, max(1, MAX_TEXT_BYTES // max(1, size))) if shared else _BATCH
     yield from file.iter_batches(batch, columns=wanted, use_threads=False)
 
