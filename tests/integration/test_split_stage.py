@@ -216,7 +216,7 @@ def test_every_finding_of_kaggle_pairs_is_reported_at_once(capsys: pytest.Captur
         "11_4": (image(frame(3)), smeared_mask()),
         "11_5": (image(frame(4)), None),
         "11_6": (None, good),
-        "11_7": (image(frame(5, 31, 50)), image(mask(5, 31, 50))),
+        "11_7": (image(frame(5, 31, 50)), image(mask(5, 31, 50) * 255)),
         "11_8": (image(frame(6).astype(np.uint16)), good),
         "11_9": (two_pages(), good),
         "noise": (image(frame(7)), good),
