@@ -6,8 +6,9 @@ import pytest
 from PIL import ExifTags, Image
 
 from dataset_zips import HEIGHT, WIDTH, image, mask
+from nerveseg.arrays import Mask
 from nerveseg.data import masks
-from nerveseg.data.archive import UnfitImageError
+from nerveseg.data.archive import UnfitImageError, open_image
 
 TRUTH = mask(30)
 TWO_CLASSES = np.maximum(TRUTH, np.roll(TRUTH, 99) * 2)
@@ -26,9 +27,14 @@ def palette(indices: np.ndarray, colours: list[tuple[int, int, int]], suffix: st
     return buffer.getvalue()
 
 
+def read(content: bytes) -> tuple[Mask, str | None]:
+    with open_image(content) as (picture, _):
+        return masks.read(picture)
+
+
 def refusal(content: bytes) -> str:
     with pytest.raises(UnfitImageError) as error:
-        masks.decode(content)
+        read(content)
     assert error.value.kind == "mask values"
     return str(error.value)
 
@@ -54,7 +60,7 @@ def refusal(content: bytes) -> str:
     ],
 )
 def test_reads_a_background_and_one_other_value(content: bytes, value: str) -> None:
-    found, found_value = masks.decode(content)
+    found, found_value = read(content)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, TRUTH)
     assert found_value == value
@@ -70,7 +76,7 @@ def test_reads_a_background_and_one_other_value(content: bytes, value: str) -> N
     ],
 )
 def test_nothing_but_background_is_an_empty_mask(content: bytes) -> None:
-    found, value = masks.decode(content)
+    found, value = read(content)
     assert found.shape == (HEIGHT, WIDTH)
     assert not found.any()
     assert value is None
@@ -102,7 +108,7 @@ def test_is_turned_as_a_frame_is() -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     for suffix in ("png", "tif"):
-        found, _ = masks.decode(image(np.ascontiguousarray(np.rot90(TRUTH * 255)), suffix, exif=exif))
+        found, _ = read(image(np.ascontiguousarray(np.rot90(TRUTH * 255)), suffix, exif=exif))
         np.testing.assert_array_equal(found, TRUTH)
 
 

@@ -153,8 +153,10 @@ def _reason_to_refuse(name: str, info: zipfile.ZipInfo) -> str | None:
 
 
 @contextmanager
-def open_image(content: bytes) -> Iterator[Image.Image]:
-    """Opens a PNG, JPEG, TIFF or BMP file, loads it, and turns it as its orientation (EXIF, or TIFF's tag) says.
+def open_image(content: bytes) -> Iterator[tuple[Image.Image, int]]:
+    """A PNG, JPEG, TIFF or BMP file, decoded and turned as its orientation says, and that orientation.
+
+    The orientation is EXIF's: 1 (upright) to 8; also 1 where the file has none.
 
     Raises:
         UnfitImageError: it cannot be read, has more than 4096 x 4096 pixels or more than 8 bits per sample, has signed
@@ -164,8 +166,9 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             _refuse_unfit(image, content)
-            ImageOps.exif_transpose(image, in_place=True)  # Pillow turns a TIFF while loading it, others only here
-            yield image
+            turned = _orientation(image)
+            ImageOps.exif_transpose(image, in_place=True)
+            yield image, turned
     except UnfitImageError:
         raise
     except UnidentifiedImageError:
@@ -174,25 +177,36 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
         raise UnfitImageError("unreadable", f"is damaged: {error}") from None
 
 
-def orientation(content: bytes) -> int:
-    """The orientation that an image file asks for: 1 (upright) to 8; 1 where it names none or another."""
-    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return value if value in range(1, 9) else 1
-
-
 def decode_grey(content: bytes) -> tuple[Frame, bool]:
-    """Decodes a PNG, JPEG, TIFF or BMP file, turned as its orientation says.
-
-    Returns:
-        uint8 (height, width), and whether the file has colours, which are converted to greyscale by ITU-R 601 luma.
-        An alpha channel is ignored.
+    """Decodes a PNG, JPEG, TIFF or BMP file to greyscale, turned as its orientation says. As `grey`.
 
     Raises:
         UnfitImageError: as by `open_image`.
     """
-    with open_image(content) as image:
-        return _grey(image)
+    with open_image(content) as (image, _):
+        return grey(image)
+
+
+def grey(image: Image.Image) -> tuple[Frame, bool]:
+    """An image in greyscale.
+
+    Returns:
+        uint8 (height, width), and whether the image has colours, which are converted by ITU-R 601 luma. An alpha
+        channel is ignored.
+    """
+    if image.mode in ("1", "L", "LA"):
+        return np.asarray(image.convert("L")), False
+    colours = image.convert("RGB")
+    red, green, blue = (np.asarray(channel) for channel in colours.split())
+    is_coloured = not (np.array_equal(red, green) and np.array_equal(green, blue))
+    return np.asarray(colours.convert("L")), is_coloured
+
+
+def _orientation(image: Image.Image) -> int:
+    if not isinstance(image, TiffImageFile):
+        image.load()  # a PNG may have it after the pixels; Pillow turns a TIFF while loading, and forgets it
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if value in range(1, 9) else 1
 
 
 def _refuse_unfit(image: Image.Image, content: bytes) -> None:
@@ -213,12 +227,3 @@ def _refuse_unfit(image: Image.Image, content: bytes) -> None:
         )
     if bits > 8:
         raise UnfitImageError("bit depth", f"has {bits} bits per sample; save it with 8, scaled as you see fit")
-
-
-def _grey(image: Image.Image) -> tuple[Frame, bool]:
-    if image.mode in ("1", "L", "LA"):
-        return np.asarray(image.convert("L")), False
-    colours = image.convert("RGB")
-    red, green, blue = (np.asarray(channel) for channel in colours.split())
-    is_coloured = not (np.array_equal(red, green) and np.array_equal(green, blue))
-    return np.asarray(colours.convert("L")), is_coloured

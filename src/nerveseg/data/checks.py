@@ -3,15 +3,17 @@
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from PIL import Image
+
 from nerveseg.arrays import Frame, Mask
 from nerveseg.console import progress
 from nerveseg.data import masks, rle
-from nerveseg.data.archive import MAX_IMAGE_BYTES, Archive, UnfitImageError, decode_grey, orientation
+from nerveseg.data.archive import MAX_IMAGE_BYTES, Archive, UnfitImageError, grey, open_image
 from nerveseg.data.findings import Finding, count
 from nerveseg.data.frame_store import Writer, pixel_digest
 from nerveseg.data.layouts import Dataset, Record
@@ -103,16 +105,13 @@ def _decoded(archive: Archive, records: Sequence[Record]) -> Iterator[_Pair]:
 
 def _decode(archive: Archive, record: Record) -> _Pair:
     pair = _Pair(record)
-    with _unfit_is_an_error(pair, record.member):
-        content = archive.read(record.member, MAX_IMAGE_BYTES)
-        pair.frame, is_coloured = decode_grey(content)
-        pair.turned = orientation(content)
+    with _unfit_is_an_error(pair, record.member), _opened(archive, record.member) as (image, pair.turned):
+        pair.frame, is_coloured = grey(image)
         _check_frame(pair, pair.frame, is_coloured)
     if record.mask_member is not None:
-        with _unfit_is_an_error(pair, record.mask_member):
-            content = archive.read(record.mask_member, MAX_IMAGE_BYTES)
-            pair.mask, pair.mask_value = masks.decode(content)
-            pair.mask_turned = orientation(content)
+        member = record.mask_member
+        with _unfit_is_an_error(pair, member), _opened(archive, member) as (image, pair.mask_turned):
+            pair.mask, pair.mask_value = masks.read(image)
     elif pair.frame is not None:
         pair.mask = _mask_from_runs(pair, pair.frame)
     if pair.frame is None or pair.mask is None:
@@ -125,6 +124,10 @@ def _decode(archive: Archive, record: Record) -> _Pair:
     else:
         _check_mask(pair, pair.mask)
     return pair
+
+
+def _opened(archive: Archive, member: str) -> AbstractContextManager[tuple[Image.Image, int]]:
+    return open_image(archive.read(member, MAX_IMAGE_BYTES))
 
 
 @contextmanager

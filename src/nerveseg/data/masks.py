@@ -1,4 +1,4 @@
-"""Reads a mask from an image file by its values, not by their brightness: distinct colours are distinct values."""
+"""Reads a mask from an image by its values, not by their brightness: distinct colours are distinct values."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from nerveseg.arrays import Mask
-from nerveseg.data.archive import UnfitImageError, open_image
+from nerveseg.data.archive import UnfitImageError
 
 _MOST_COLOURS = 256  # more are not counted: a mask has two
 _SHOWN = 6
@@ -15,8 +15,8 @@ _TRANSPARENT = "transparent"
 _WAY_OUT = "Save it with a black background and the nerve in one colour, without other classes"
 
 
-def decode(content: bytes) -> tuple[Mask, str | None]:
-    """Decodes a mask from a PNG, JPEG, TIFF or BMP file, turned as its orientation says.
+def read(image: Image.Image) -> tuple[Mask, str | None]:
+    """The mask in an image.
 
     Of a palette image, the values are the indices, and the background is index 0. Of any other, they are the colours;
     pixels that are fully transparent have one value, whatever colour they hide. The background is what is transparent,
@@ -26,11 +26,10 @@ def decode(content: bytes) -> tuple[Mask, str | None]:
         uint8 0/1 (height, width), and the value that means nerve, such as "#ffffff" or "index 1"; None: no nerve.
 
     Raises:
-        UnfitImageError: as by `open_image`; or of the kind "mask values": the mask does not consist of the background
-            and at most one other value.
+        UnfitImageError: of the kind "mask values": the image does not consist of the background and at most one other
+            value.
     """
-    with open_image(content) as image:
-        return _by_index(image) if image.mode == "P" else _by_colour(image.convert("RGBA"))
+    return _by_index(image) if image.mode == "P" else _by_colour(image.convert("RGBA"))
 
 
 def pieces(mask: Mask) -> int:
