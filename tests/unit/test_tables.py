@@ -75,9 +75,8 @@ def test_cells_that_repeat_count_each_time(tmp_path: Path) -> None:
 
 def test_a_parquet_of_dictionary_values_stays_within_a_limit_of_memory(tmp_path: Path) -> None:
     """Starts a process, because a limit of memory is that of a process."""
-    content = repeated(900_000, "1 " * 50_000)  # 90 GB
-    path = write_zip(tmp_path / "a.zip", {"train.pq": content})
-    assert path.stat().st_size < 1000
+    path = write_zip(tmp_path / "a.zip", {"train.pq": repeated(900_000, "1 " * 50_000)})
+    assert path.stat().st_size < 1000  # 90 GB, unpacked
     code = (
         "import resource, sys; from pathlib import Path; from nerveseg.data import layouts, archive;"
         "resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30));"

@@ -174,7 +174,7 @@ def open_image(content: bytes) -> Iterator[tuple[Image.Image, int]]:
     except UnidentifiedImageError:
         raise UnfitImageError("unreadable", "is not a PNG, JPEG, TIFF or BMP") from None
     except Exception as error:  # decoders raise many kinds of errors on bad bytes; each becomes a finding
-        raise UnfitImageError("unreadable", f"is damaged: {error}") from None
+        raise UnfitImageError("unreadable", f"is damaged: {error or type(error).__name__}") from None
 
 
 def decode_grey(content: bytes) -> tuple[Frame, bool]:
