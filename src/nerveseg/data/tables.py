@@ -21,7 +21,7 @@ _CELL_BYTES = 64  # what a cell costs beside its text
 _BATCH = 10_000  # rows
 _CSV_BLOCK = 4 * 2**20  # bytes; a longer row cannot be read
 _MOST_PARTS = 10_000  # columns or row groups of a parquet file
-_PREFIXES = "DELTA_BYTE_ARRAY"  # parquet encoding: what a value shares with the one before it is not stored
+_NO_DICTIONARY = "DictAccumulator"  # in Arrow's words on an encoding, DELTA_BYTE_ARRAY, that it cannot read as one
 _NULLS = ("", "nan", "none", "null", "<na>")
 _ERRORS = (pa.ArrowException, csv.Error, ValueError, OSError, MemoryError)
 
@@ -79,19 +79,23 @@ def _parquet(content: bytes, wanted: list[str]) -> Iterator[pa.RecordBatch]:
             raise ValueError(
                 f"its column {name} has the type {kind}; write it as text, run lengths as 'start length start length'"
             )
-    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
-    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
-    chunks = [chunk for chunk in chunks if chunk.path_in_schema in wanted]
-    size = sum(chunk.total_uncompressed_size for chunk in chunks)
-    if size > MAX_TEXT_BYTES:
-        raise ValueError(f"its columns {', '.join(wanted)} unpack to {size} bytes; the limit is {MAX_TEXT_BYTES}")
-    # Read as dictionaries, values that repeat are not unpacked here. Arrow cannot do so with shared prefixes: there, no
-    # value is longer than all that is stored, which bounds a batch.
-    shared = any(_PREFIXES in chunk.encodings for chunk in chunks)
-    if not shared:
-        file = _parquet_file(content, wanted)
-    batch = min(_BATCH, max(1, MAX_TEXT_BYTES // max(1, size))) if shared else _BATCH
-    yield from file.iter_batches(batch, columns=wanted, use_threads=False)
+    done = 0
+    try:
+        # As dictionaries, values that repeat are not unpacked here.
+        for batch in _parquet_file(content, wanted).iter_batches(_BATCH, columns=wanted, use_threads=False):
+            yield batch
+            done += batch.num_rows
+        return
+    except OSError as error:
+        if _NO_DICTIONARY not in str(error):
+            raise
+    # No value is longer than its row group, which bounds a batch. The chunks' metadata would say so more exactly, but
+    # reading them ends the process if they are damaged.
+    longest = max(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+    rows = min(_BATCH, max(1, MAX_TEXT_BYTES // max(1, longest)))
+    for batch in file.iter_batches(rows, columns=wanted, use_threads=False):
+        yield batch.slice(min(done, batch.num_rows))
+        done -= min(done, batch.num_rows)
 
 
 def _csv(content: bytes, wanted: list[str]) -> Iterator[pa.RecordBatch]:
