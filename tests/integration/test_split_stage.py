@@ -315,6 +315,16 @@ def test_colours_in_masks_are_no_finding() -> None:
     np.testing.assert_array_equal(store.mask(0), mask())
 
 
+def test_transparent_frames_are_a_warning() -> None:
+    members = hydrogen_torch()
+    for subject, alpha in ((1, 255), (2, 0)):
+        pixels = np.dstack([frame(10 + subject)] * 4)
+        pixels[..., 3] = alpha
+        members[f"images/{subject}_1.png"] = image(pixels, "png")
+    run(members)
+    assert found() == [("warning", "transparency", "2_1.png")]
+
+
 def test_masks_that_write_the_nerve_in_several_ways_are_an_error() -> None:
     members = kaggle(subjects=3)
     members["train/3_1_mask.tif"] = image(mask() * 2)

@@ -108,6 +108,8 @@ def _decode(archive: Archive, record: Record) -> _Pair:
     with _unfit_is_an_error(pair, record.member), _opened(archive, record.member) as (image, pair.turned):
         pair.frame, is_coloured = grey(image)
         _check_frame(pair, pair.frame, is_coloured)
+        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+            pair.warn("transparency", f"{record.member} has transparent pixels; they were read as if opaque")
     if record.mask_member is not None:
         member = record.mask_member
         with _unfit_is_an_error(pair, member), _opened(archive, member) as (image, pair.mask_turned):
