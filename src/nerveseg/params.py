@@ -66,6 +66,18 @@ class DataParams(Section):
         description="a pattern of file names with the group subject and optionally site; column: only from the table; "
         "none: unknown, each frame is its own"
     )
+    classes: Annotated[list[int | str], Field(min_length=1)] | None = Field(
+        description="the values of the table's class_id that are nerve; null: there is only one"
+    )
+
+    @field_validator("classes", mode="wrap")
+    @classmethod
+    def _values_of_class_id(cls, classes: Any, check: ValidatorFunctionWrapHandler) -> list[int | str] | None:
+        try:
+            checked: list[int | str] | None = check(classes)
+            return checked
+        except ValidationError:  # it has a line for each alternative of each value
+            raise ValueError("use null, or a list of values of class_id, such as [0]") from None
 
     @field_validator("uri")
     @classmethod

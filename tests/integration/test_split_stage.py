@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from dataset_zips import HEIGHT, WIDTH, frame, image, kaggle, mask, parquet, write_zip
 from nerveseg import params, paths
@@ -30,14 +30,18 @@ def _workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(
-    members: dict[str, bytes] | None = None, frames: str = "all", subject: str = OWN_PATTERN, **changes: Any
+    members: dict[str, bytes] | None = None,
+    frames: str = "all",
+    subject: str = OWN_PATTERN,
+    classes: list[int | str] | None = None,
+    **changes: Any,
 ) -> FrameStore:
     """Runs the stage on a zip of these members with params.yaml's own values but for these changes."""
     if members is not None:
         write_zip(paths.DATASET_ZIP, members)
     content = params.read_yaml(REPOSITORY / paths.PARAMS)
     # A pattern of our own: the shipped one would be doubted where each subject has one frame.
-    content["data"] |= {"frames": frames, "subject": subject}
+    content["data"] |= {"frames": frames, "subject": subject, "classes": classes}
     content["split"] |= changes
     split.run(params.parse(content, "params"))
     return FrameStore.open(paths.PACKED)
@@ -110,9 +114,7 @@ def test_packs_frames_of_differing_sizes() -> None:
 def test_rows_of_an_image_unite() -> None:
     members = hydrogen_torch()
     names = [*(f"{subject}_1.png" for subject in range(1, 7)), "3_1.png"]
-    members["train.pq"] = parquet(
-        image=names, class_id=["0"] * 6 + ["1"], rle_mask=[None, "", "1 5", *["1 1"] * 3, "4 9"]
-    )
+    members["train.pq"] = parquet(image=names, class_id="0", rle_mask=[None, "", "1 5", *["1 1"] * 3, "4 9"])
     store = run(members)
     np.testing.assert_array_equal(store.mask(2), rle.decode("1 12", HEIGHT, WIDTH))
     assert store.index["mask_area"].tolist() == [0, 0, 12, 1, 1, 1]
@@ -212,7 +214,7 @@ def smeared_mask() -> bytes:
 
 
 def test_every_finding_of_kaggle_pairs_is_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    good = image(mask())
+    good = image(mask() * 255)
     pairs = {
         "11_1": (b"no image", good),
         "11_2": (image(frame(1)), b"no image"),
@@ -220,15 +222,15 @@ def test_every_finding_of_kaggle_pairs_is_reported_at_once(capsys: pytest.Captur
         "11_4": (image(frame(3)), smeared_mask()),
         "11_5": (image(frame(4)), None),
         "11_6": (None, good),
-        "11_7": (image(frame(5, 31, 50)), image(mask(5, 31, 50))),
+        "11_7": (image(frame(5, 31, 50)), image(mask(5, 31, 50) * 255)),
         "11_8": (image(frame(6).astype(np.uint16)), good),
         "11_9": (two_pages(), good),
         "noise": (image(frame(7)), good),
         "12_1": (image(np.stack([frame(8), frame(9), frame(10)], axis=2)), good),
         "12_2": (image(np.zeros((HEIGHT, WIDTH), np.uint8)), good),
-        "1_3": (image(frame(101)), image(mask(30))),
-        "1_4": (image(frame(101)), image(mask(31))),
-        "13_1": (image(frame(101)), image(mask(30))),
+        "1_3": (image(frame(101)), image(mask(30) * 255)),
+        "1_4": (image(frame(101)), image(mask(31) * 255)),
+        "13_1": (image(frame(101)), image(mask(30) * 255)),
     }
     members = kaggle()
     for name, (pixels, mask_file) in pairs.items():
@@ -239,7 +241,7 @@ def test_every_finding_of_kaggle_pairs_is_reported_at_once(capsys: pytest.Captur
     assert "10 errors" in text
     assert str(paths.FINDINGS_JSON) in text
     assert found() == [
-        ("error", "16-bit", "11_8.tif"),
+        ("error", "bit depth", "11_8.tif"),
         ("error", "frame too small", "11_7.tif"),
         ("error", "mask values", "11_4.tif"),
         ("error", "missing frame", "11_6_mask.tif"),
@@ -275,6 +277,123 @@ def test_every_finding_of_hydrogen_torch_is_reported_at_once() -> None:
         ("error", "run lengths", "4_1.png"),
         ("warning", "unlabelled frames", "images/"),
     ]
+
+
+def disc(height: int = HEIGHT, width: int = WIDTH, radius: int = 12) -> np.ndarray:
+    rows, columns = np.ogrid[:height, :width]
+    return ((rows - height // 2) ** 2 + (columns - width // 2) ** 2 <= radius**2).astype(np.uint8)
+
+
+def turned(pixels: np.ndarray, suffix: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return image(pixels, suffix, exif=exif)
+
+
+def details() -> list[str]:
+    path = paths.FINDINGS_JSON if paths.FINDINGS_JSON.exists() else paths.PACKED / "findings.json"
+    return [finding["detail"] for finding in read_json(path)["findings"]]
+
+
+def test_masks_that_cannot_be_right_are_errors() -> None:
+    members = kaggle(subjects=5)
+    members["train/1_1_mask.tif"] = image((1 - mask()) * 255)  # inverted
+    members["train/2_1_mask.tif"] = image(np.full((HEIGHT, WIDTH), 255, np.uint8))
+    members["train/3_1_mask.tif"] = image(np.full((HEIGHT, WIDTH, 4), 255, np.uint8))  # opaque everywhere
+    members["train/4_1_mask.tif"] = image(np.array([(255, 0, 0), (0, 130, 0)], np.uint8)[mask()])  # of equal luma
+    refusal(members)
+    assert found() == [
+        ("error", "mask over half the frame", "1_1.tif"),
+        ("error", "mask values", "2_1.tif"),
+        ("error", "mask values", "3_1.tif"),
+        ("error", "mask values", "4_1.tif"),
+    ]
+    assert "covers 98% of the frame; if the mask is inverted, swap its values" in details()[0]
+
+
+def test_colours_in_masks_are_no_finding() -> None:
+    members = kaggle(subjects=3, frames=1)
+    for subject in (1, 2, 3):
+        dark = np.array([(0, 0, 0), (0, 0, 4)], np.uint8)[mask()]
+        members[f"train/{subject}_1_mask.tif"] = image(dark)
+    store = run(members)
+    assert found() == []
+    np.testing.assert_array_equal(store.mask(0), mask())
+
+
+def test_transparent_frames_are_a_warning() -> None:
+    members = hydrogen_torch()
+    for subject, alpha in ((1, 255), (2, 0)):
+        pixels = np.dstack([frame(10 + subject)] * 4)
+        pixels[..., 3] = alpha
+        members[f"images/{subject}_1.png"] = image(pixels, "png")
+    run(members)
+    assert found() == [("warning", "transparency", "2_1.png")]
+
+
+def test_masks_that_write_the_nerve_in_several_ways_are_an_error() -> None:
+    members = kaggle(subjects=3)
+    members["train/3_1_mask.tif"] = image(mask() * 2)
+    refusal(members)
+    assert found() == [("error", "several mask values", "3_1.tif")]
+    assert "#ffffff in 2 masks, such as that of 1_1.tif; #020202 in 1 masks, such as that of 3_1.tif" in details()[0]
+
+
+def test_run_lengths_along_rows_are_an_error() -> None:
+    along_rows = rle.encode(disc().T)
+    refusal(hydrogen_torch(rle_mask=[along_rows] + [rle.encode(disc())] * 5))
+    assert found() == [("error", "run lengths", "1_1.png")]
+    assert "down the columns, as they are read, but 1 along the rows" in details()[0]
+
+
+def test_run_lengths_of_half_the_frame_of_many_pieces_and_of_endless_text() -> None:
+    dots = np.zeros((HEIGHT, WIDTH), np.uint8)
+    dots[::4, ::4] = 1
+    runs = [rle.encode(1 - disc()), rle.encode(dots), "1 1 " * 300_000, "-1", rle.encode(disc()), None]
+    refusal(hydrogen_torch(rle_mask=runs))
+    assert found() == [
+        ("error", "mask over half the frame", "1_1.png"),
+        ("error", "run lengths", "3_1.png"),
+        ("error", "run lengths", "4_1.png"),
+        ("warning", "many pieces", "2_1.png"),
+    ]
+    assert "leave the cell empty" in " ".join(details())
+
+
+def test_frames_and_masks_are_turned_by_one_rule() -> None:
+    """A frame with its mask, both turned; and frames whose masks are not, which the frame's size does not reveal."""
+    members = kaggle(subjects=3, frames=1)
+    sideways = np.ascontiguousarray(np.rot90(frame(9))), np.ascontiguousarray(np.rot90(mask() * 255))
+    members["train/4_1.tif"], members["train/4_1_mask.tif"] = (turned(pixels, "tif", 6) for pixels in sideways)
+    members["train/5_1.tif"] = turned(frame(10)[::-1, ::-1].copy(), "tif", 3)
+    members["train/5_1_mask.tif"] = image(mask() * 255)
+    store = run(members)
+    for row, seed in ((3, 9), (4, 10)):
+        np.testing.assert_array_equal(store.frame(row), frame(seed))
+        np.testing.assert_array_equal(store.mask(row), mask())
+    assert found() == [("warning", "orientation", "5_1.tif")]
+
+
+def test_run_lengths_count_the_turned_frame_and_say_so() -> None:
+    members = hydrogen_torch(suffix="jpg")
+    members["images/2_1.jpg"] = turned(np.ascontiguousarray(np.rot90(frame(1))), "jpg", 6)
+    store = run(members)
+    assert store.frame(1).shape == (HEIGHT, WIDTH)
+    np.testing.assert_array_equal(store.mask(1), mask())
+    assert found() == [("warning", "orientation", "2_1.jpg")]
+    assert "read as counted on the turned frame" in details()[0]
+
+
+def test_the_chosen_classes_are_the_mask() -> None:
+    members = hydrogen_torch()
+    table = pd.read_parquet(io.BytesIO(members["train.pq"]))
+    artery = table.assign(class_id="1", rle_mask=rle.encode(disc(radius=5)))
+    members["train.pq"] = pd.concat([table, artery]).to_parquet(index=False)
+    refusal(members)
+    assert found() == [("error", "several classes", "train.pq")]
+    np.testing.assert_array_equal(run(members, classes=[0]).mask(0), mask())
+    np.testing.assert_array_equal(run(members, classes=["1"]).mask(0), disc(radius=5))
+    np.testing.assert_array_equal(run(members, classes=[0, 1]).mask(0), mask() | disc(radius=5))
 
 
 def test_a_member_with_a_bad_crc_is_a_finding() -> None:

@@ -1,5 +1,6 @@
 import io
 import struct
+import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -7,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from dataset_zips import frame, image, write_zip
-from nerveseg.data.archive import Archive, UnfitImageError, decode_grey
+from nerveseg.data.archive import Archive, UnfitImageError, decode_grey, open_image
 from nerveseg.errors import NervesegError
 
 
@@ -69,6 +70,28 @@ def test_rejects_a_name_listed_twice(tmp_path: Path) -> None:
         archive.writestr("1_1.tif", b"x")
         archive.writestr("1_1.tif", b"y")
     assert "contains 1_1.tif twice" in refusal(tmp_path / "a.zip")
+
+
+def test_names_are_composed_as_tables_write_them(tmp_path: Path) -> None:
+    decomposed = unicodedata.normalize("NFD", "1_äé.tif")
+    with Archive(write_zip(tmp_path / "a.zip", {decomposed: b"x"})) as archive:
+        assert archive.names == ["1_äé.tif"]
+        assert archive.read("1_äé.tif") == b"x"
+
+
+def test_utf8_names_without_the_flag_of_utf8(tmp_path: Path) -> None:
+    """As the Archive Utility of macOS writes them."""
+    path = write_zip(tmp_path / "a.zip", {"1_ä.tif": b"x"})
+    for mark, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        at = path.read_bytes().index(mark) + offset
+        patched(path, lambda content, at=at: content[:at] + b"\0\0" + content[at + 2 :])  # type: ignore[misc]
+    with Archive(path) as archive:
+        assert archive.names == ["1_ä.tif"]
+        assert archive.read("1_ä.tif") == b"x"
+
+
+def test_rejects_very_long_names(tmp_path: Path) -> None:
+    assert "longer than 1024" in refusal(write_zip(tmp_path / "a.zip", {f"1_{'1' * 5000}.tif": b"x"}))
 
 
 def test_rejects_encrypted_members(tmp_path: Path) -> None:
@@ -160,6 +183,32 @@ def test_colours_are_converted_by_luma() -> None:
     assert pixels[0, 0] == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize(
+    ("value", "turn"),
+    [
+        (1, lambda upright: upright),
+        (2, np.fliplr),
+        (3, lambda upright: np.rot90(upright, 2)),
+        (4, np.flipud),
+        (5, np.transpose),
+        (6, np.rot90),
+        (7, lambda upright: np.rot90(upright, 2).T),
+        (8, lambda upright: np.rot90(upright, 3)),
+    ],
+)
+def test_every_format_is_turned_upright(suffix: str, value: int, turn: Callable[[np.ndarray], np.ndarray]) -> None:
+    upright = np.zeros((40, 56), np.uint8)
+    upright[:8, :16] = 255  # whole blocks of a JPEG
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = value
+    content = image(np.ascontiguousarray(turn(upright)), suffix, exif=exif)
+    pixels, _ = decode_grey(content)
+    np.testing.assert_array_equal(pixels > 127, upright > 127)
+    with open_image(content) as (_, orientation):
+        assert orientation == value
+
+
 def two_pages() -> bytes:
     pages = [Image.fromarray(frame(seed)) for seed in (1, 2)]
     buffer = io.BytesIO()
@@ -175,14 +224,16 @@ def two_pages() -> bytes:
         (image(frame(1), "png")[:-200], "unreadable"),
         (image(frame(1), "tif")[:-200], "unreadable"),
         (two_pages(), "several pages"),
-        (image(frame(1).astype(np.uint16) * 256, "tif"), "16-bit"),
-        (image(frame(1).astype(np.uint16) * 256, "png"), "16-bit"),
-        (image(frame(1).astype(np.float32), "tif"), "16-bit"),
+        (image(frame(1).astype(np.uint16) * 256, "tif"), "bit depth"),
+        (image(frame(1).astype(np.uint16) * 256, "png"), "bit depth"),
+        (image(frame(1).astype(np.int32), "tif"), "sample format"),
+        (image(frame(1).astype(np.float32), "tif"), "sample format"),
+        (image(frame(1), "tif", tiffinfo={339: 2}), "sample format"),  # signed
         (
             cv2.imencode(".png", np.zeros((40, 50, 3), np.uint16))[1].tobytes(),
-            "16-bit",
+            "bit depth",
         ),  # Pillow reads only 8 bits of it
-        (cv2.imencode(".tif", np.zeros((40, 50, 3), np.uint16))[1].tobytes(), "16-bit"),
+        (cv2.imencode(".tif", np.zeros((40, 50, 3), np.uint16))[1].tobytes(), "bit depth"),
         (image(np.zeros((4097, 4096), np.uint8), "png"), "too large"),
         (
             image(np.zeros((1, 1), np.uint8), "png").replace(struct.pack(">II", 1, 1), b"\x7f\xff\xff\xff" * 2),

@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -6,20 +7,21 @@ import pytest
 from dataset_zips import frame, image, kaggle, parquet, write_zip
 from nerveseg.data import layouts, rle
 from nerveseg.data.archive import Archive
+from nerveseg.data.names import natural_key
 from nerveseg.errors import NervesegError
 
 PNG = image(frame(1), "png")
 TIF = image(frame(1))
 
 
-def find(tmp_path: Path, members: dict[str, bytes]) -> layouts.Dataset:
+def find(tmp_path: Path, members: dict[str, bytes], classes: list[int | str] | None = None) -> layouts.Dataset:
     with Archive(write_zip(tmp_path / "a.zip", members)) as archive:
-        return layouts.find(archive)
+        return layouts.find(archive, classes)
 
 
-def refusal(tmp_path: Path, members: dict[str, bytes]) -> str:
+def refusal(tmp_path: Path, members: dict[str, bytes], classes: list[int | str] | None = None) -> str:
     with pytest.raises(NervesegError) as error:
-        find(tmp_path, members)
+        find(tmp_path, members, classes)
     return str(error.value)
 
 
@@ -76,10 +78,10 @@ def test_hydrogen_torch_with_any_image_type_and_folder(tmp_path: Path, suffix: s
     assert [(r.image, r.member, r.runs, r.fold) for r in dataset.records] == [(name, f"images/{name}", ("1 5",), None)]
 
 
-CSV = b'image,class_id,rle_mask,fold\n1_1.png,0,"1 5",4\n1_1.png,1,"9 2",4\n2_1.png,0,,0\n3_1.png,0,NaN,0.0\n'
+CSV = b'image,class_id,rle_mask,fold\n1_1.png,0,"1 5",4\n1_1.png,0,"9 2",4\n2_1.png,0,,0\n3_1.png,0,NaN,0.0\n'
 COLUMNS = {
     "image": ["1_1.png", "1_1.png", "2_1.png", "3_1.png"],
-    "class_id": [0, 1, 0, 0],
+    "class_id": [0, 0, 0, 0],
     "rle_mask": ["1 5", "9 2", None, "nan"],
 }
 
@@ -102,6 +104,60 @@ def test_rows_of_an_image_merge_and_nulls_are_empty_masks(tmp_path: Path, name: 
         ("3_1.png", (), 0),
     ]
     assert dataset.findings == []
+
+
+SEVERAL = {
+    "image": ["1_1.png", "1_1.png", "2_1.png", "3_1.png"],
+    "rle_mask": ["1 5", "9 2", "3 4", None],
+}
+THREE = dict.fromkeys(["1_1.png", "2_1.png", "3_1.png"], PNG)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1, 0], ["0", "1", "1", "0"], [0.0, 1.0, 1.0, None]])
+def test_several_classes_need_a_choice(tmp_path: Path, labels: list[object]) -> None:
+    members = THREE | {"train.pq": parquet(**SEVERAL, class_id=labels)}
+    dataset = find(tmp_path, members)
+    assert kinds(dataset) == [("error", "several classes", "train.pq")]
+    assert "1 (2 masks), 0 (1 masks). Set data.classes" in dataset.findings[0].detail
+    for classes, runs in (([0], [("1 5",), (), ()]), (["1"], [("9 2",), ("3 4",), ()])):
+        dataset = find(tmp_path, members, classes)
+        assert [record.runs for record in dataset.records] == runs
+        assert dataset.findings == []
+    assert [record.runs for record in find(tmp_path, members, [0, 1]).records] == [("1 5", "9 2"), ("3 4",), ()]
+
+
+def test_a_class_without_masks_is_no_second_class(tmp_path: Path) -> None:
+    members = THREE | {"train.pq": parquet(**SEVERAL, class_id=["nerve", "nerve", "nerve", "none here"])}
+    assert find(tmp_path, members).findings == []
+
+
+def test_a_mask_without_a_class_among_others_is_an_error(tmp_path: Path) -> None:
+    members = THREE | {"train.pq": parquet(**SEVERAL, class_id=["nerve", None, "nerve", None])}
+    assert kinds(find(tmp_path, members)) == [("error", "missing class", "train.pq")]
+    assert kinds(find(tmp_path, members, ["nerve"])) == [("error", "missing class", "train.pq")]
+
+
+def test_unknown_classes_are_refused(tmp_path: Path) -> None:
+    members = THREE | {"train.pq": parquet(**SEVERAL, class_id=["nerve", "artery", "artery", "artery"])}
+    text = refusal(tmp_path, members, ["vein"])
+    assert "data.classes has vein" in text
+    assert "it has artery (2 masks), nerve (1 masks)" in text
+    assert "data.classes: null" in refusal(tmp_path, THREE | {"train.pq": parquet(**SEVERAL)}, [0])
+    assert "data.classes: null" in refusal(tmp_path, kaggle(), [0])
+
+
+def test_names_match_in_either_form_of_unicode(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "1_ä.png") for form in ("NFC", "NFD"))
+    for in_zip, in_table in ((composed, decomposed), (decomposed, composed)):
+        dataset = find(tmp_path, {in_zip: PNG, "t.pq": parquet(image=[in_table], rle_mask=["1 5"])})
+        assert [record.image for record in dataset.records] == [composed]
+        assert dataset.findings == []
+
+
+def test_numbers_in_names_may_have_any_length() -> None:
+    long = "1" * 5000
+    names = [f"{long}_1", f"2{long}_1", "10_1", "9_1", "009_1", "9_01"]
+    assert sorted(names, key=natural_key) == ["009_1", "9_01", "9_1", "10_1", f"{long}_1", f"2{long}_1"]
 
 
 def test_a_null_fold_means_no_fold(tmp_path: Path) -> None:

@@ -210,4 +210,4 @@ class TestSeveralForwardPasses:
         (tmp_path / SPEC_FILE).write_text(json.dumps(record))
         network, spec = load(tmp_path)
         assert spec == LITTLE
-        assert set(network.state_dict()) == set(build(SPEC).state_dict())
+        assert set(network.state_dict()) == set(build(LITTLE).state_dict())

@@ -32,6 +32,11 @@ def test_an_empty_mask_is_an_empty_string() -> None:
     np.testing.assert_array_equal(rle.decode(" ", 3, 4), np.zeros((3, 4)))
 
 
+@pytest.mark.parametrize("number", [1, 127, 128, 40_000])
+def test_any_number_of_masks_unite(number: int) -> None:
+    np.testing.assert_array_equal(rle.union(["2 3"] * number + ["6 1"], 3, 2), [[0, 1], [1, 0], [1, 1]])
+
+
 def test_runs_may_touch_and_be_in_any_order() -> None:
     np.testing.assert_array_equal(rle.decode("5 2 1 2 3 1", 3, 2), [[1, 0], [1, 1], [1, 1]])
 

@@ -2,29 +2,36 @@
 
 import io
 import stat
+import unicodedata
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from nerveseg.arrays import Frame
 from nerveseg.errors import NervesegError
 
-MAX_MEMBER_BYTES = 256 * 2**20  # four times the largest image: 4096 x 4096 pixels of 4 bytes
+MAX_MEMBER_BYTES = 256 * 2**20
 MAX_RATIO = 200  # of unpacked to compressed size: noisy frames hardly shrink
 FREE_RATIO_BYTES = 16 * 2**20  # up to this size any ratio is allowed: an empty uncompressed mask reaches 1000
 MAX_PIXELS = 2**24  # 4096 x 4096
+MAX_IMAGE_BYTES = 5 * MAX_PIXELS  # the largest image, uncompressed, with 4 channels, and its metadata
+MAX_NAME = 1024  # characters
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the ones that zipfile unpacks in bounded chunks
 _ENCRYPTED = 0x1
+_UTF8 = 0x800
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-_BITS_PER_SAMPLE = 258  # TIFF tag
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339  # TIFF tags
+_SAMPLE_FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point", 4: "unsigned"}  # 4: undefined
 _PNG_BIT_DEPTH = 24  # offset of that byte in a PNG file
 
 
@@ -41,7 +48,8 @@ class Archive:
 
     Attributes:
         path: the zip.
-        names: members, sorted, with forward slashes, without folders, `__MACOSX/` and hidden files.
+        names: members, sorted, in Unicode's form NFC, with forward slashes, without folders, `__MACOSX/` and hidden
+            files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,8 +58,8 @@ class Archive:
         Raises:
             NervesegError: it is missing, not a zip, truncated or empty; or a member is encrypted, unpacks to more than
                 256 MiB, or to more than 16 MiB and more than 200 times its compressed size, is compressed by a method
-                other than store or deflate, is listed twice, is a link, or has a name that leads out of the zip or is
-                not printable.
+                other than store or deflate, is listed twice, is a link, or has a name that leads out of the zip, is
+                not printable or is longer than 1024 characters.
         """
         self.path = path
         try:
@@ -62,9 +70,7 @@ class Archive:
             raise NervesegError(
                 f"{path} is not a zip, or is truncated ({error}): upload or download it again."
             ) from None
-        members = [
-            (info.filename.replace("\\", "/"), info) for info in self._zip.infolist()
-        ]  # backslashes from Windows
+        members = [(_name(info), info) for info in self._zip.infolist()]
         members = [(name, info) for name, info in members if not name.endswith("/") and not _is_hidden(name)]
         self._members = dict(members)
         self.names = sorted(self._members)
@@ -82,16 +88,18 @@ class Archive:
         for name, info in self._members.items():
             reason = _reason_to_refuse(name, info)
             if reason:
-                return f"{name!r} {reason}"
+                return f"{name[:MAX_NAME]!r} {reason}"
         return None
 
-    def read(self, name: str) -> bytes:
-        """The content of a member.
+    def read(self, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
+        """The content of a member of at most `limit` bytes.
 
         Raises:
-            ValueError: it is damaged.
+            ValueError: it is damaged, or larger.
         """
         info = self._members[name]
+        if info.file_size > limit:
+            raise ValueError(f"too large: it unpacks to {info.file_size} bytes; the limit is {limit}")
         try:
             with self._zip.open(info) as file:
                 return file.read(info.file_size + 1)  # one byte more, so that the end is reached and the CRC checked
@@ -110,6 +118,15 @@ class Archive:
         self._zip.close()
 
 
+def _name(info: zipfile.ZipInfo) -> str:
+    """A member's name: with slashes for the backslashes of Windows, and NFC for the NFD of macOS."""
+    name = info.filename
+    if not info.flag_bits & _UTF8:  # macOS also writes UTF-8 without this flag, and zipfile then reads code page 437
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return unicodedata.normalize("NFC", name.replace("\\", "/"))
+
+
 def _is_hidden(name: str) -> bool:
     parts = PurePosixPath(name).parts
     return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts)
@@ -120,6 +137,8 @@ def _reason_to_refuse(name: str, info: zipfile.ZipInfo) -> str | None:
         return "has a path that leads out of the zip"
     if not name or not name.isprintable():
         return "is empty or has control characters"
+    if len(name) > MAX_NAME:
+        return f"is longer than {MAX_NAME} characters"
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted; zip the dataset without a password"
     if stat.S_ISLNK(info.external_attr >> 16):
@@ -133,48 +152,78 @@ def _reason_to_refuse(name: str, info: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def decode_grey(content: bytes) -> tuple[Frame, bool]:
-    """Decodes a PNG, JPEG, TIFF or BMP file.
+@contextmanager
+def open_image(content: bytes) -> Iterator[tuple[Image.Image, int]]:
+    """A PNG, JPEG, TIFF or BMP file, decoded and turned as its orientation says, and that orientation.
 
-    Returns:
-        uint8 (height, width), and whether the file has colours, which are converted to greyscale by ITU-R 601 luma.
-        An alpha channel is ignored.
+    The orientation is EXIF's: 1 (upright) to 8; also 1 where the file has none.
 
     Raises:
-        UnfitImageError: it cannot be read, has more than 4096 x 4096 pixels or more than 8 bits per sample, or holds
-            several pages. How to rescale 16 bits, or which page to use, is for someone who knows the data to decide.
+        UnfitImageError: it cannot be read, has more than 4096 x 4096 pixels or more than 8 bits per sample, has signed
+            or floating-point samples, or holds several pages. How to rescale 16 bits, or which page to use, is for
+            someone who knows the data to decide.
     """
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             _refuse_unfit(image, content)
-            return _grey(image)
+            turned = _orientation(image)
+            ImageOps.exif_transpose(image, in_place=True)
+            yield image, turned
     except UnfitImageError:
         raise
     except UnidentifiedImageError:
         raise UnfitImageError("unreadable", "is not a PNG, JPEG, TIFF or BMP") from None
     except Exception as error:  # decoders raise many kinds of errors on bad bytes; each becomes a finding
-        raise UnfitImageError("unreadable", f"is damaged: {error}") from None
+        raise UnfitImageError("unreadable", f"is damaged: {error or type(error).__name__}") from None
 
 
-def _refuse_unfit(image: Image.Image, content: bytes) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise UnfitImageError("too large", f"has {image.width}x{image.height} pixels; the limit is {MAX_PIXELS} pixels")
-    pages = getattr(image, "n_frames", 1)
-    if pages > 1:
-        raise UnfitImageError("several pages", f"holds {pages} pages; save each frame as its own file")
-    bits = 8
-    if isinstance(image, TiffImageFile):
-        bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
-    elif image.format == "PNG":
-        bits = content[_PNG_BIT_DEPTH]
-    if bits > 8:
-        raise UnfitImageError("16-bit", f"has {bits} bits per sample; save it with 8, scaled as you see fit")
+def decode_grey(content: bytes) -> tuple[Frame, bool]:
+    """Decodes a PNG, JPEG, TIFF or BMP file to greyscale, turned as its orientation says. As `grey`.
+
+    Raises:
+        UnfitImageError: as by `open_image`.
+    """
+    with open_image(content) as (image, _):
+        return grey(image)
 
 
-def _grey(image: Image.Image) -> tuple[Frame, bool]:
+def grey(image: Image.Image) -> tuple[Frame, bool]:
+    """An image in greyscale.
+
+    Returns:
+        uint8 (height, width), and whether the image has colours, which are converted by ITU-R 601 luma. An alpha
+        channel is ignored.
+    """
     if image.mode in ("1", "L", "LA"):
         return np.asarray(image.convert("L")), False
     colours = image.convert("RGB")
     red, green, blue = (np.asarray(channel) for channel in colours.split())
     is_coloured = not (np.array_equal(red, green) and np.array_equal(green, blue))
     return np.asarray(colours.convert("L")), is_coloured
+
+
+def _orientation(image: Image.Image) -> int:
+    if not isinstance(image, TiffImageFile):
+        image.load()  # a PNG may have it after the pixels; Pillow turns a TIFF while loading, and forgets it
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if value in range(1, 9) else 1
+
+
+def _refuse_unfit(image: Image.Image, content: bytes) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise UnfitImageError("too large", f"has {image.width}x{image.height} pixels; the limit is {MAX_PIXELS} pixels")
+    with suppress(EOFError):  # counting the pages would cost minutes where there are millions
+        image.seek(1)
+        raise UnfitImageError("several pages", "holds several pages; save each frame as its own file")
+    bits, samples = 8, "unsigned"
+    if isinstance(image, TiffImageFile):
+        bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+        samples = _SAMPLE_FORMATS.get(max(image.tag_v2.get(_SAMPLE_FORMAT, (1,))), "complex")
+    elif image.format == "PNG":
+        bits = content[_PNG_BIT_DEPTH]
+    if samples != "unsigned":
+        raise UnfitImageError(
+            "sample format", f"has {bits}-bit {samples} samples; save it as 8-bit unsigned, scaled as you see fit"
+        )
+    if bits > 8:
+        raise UnfitImageError("bit depth", f"has {bits} bits per sample; save it with 8, scaled as you see fit")

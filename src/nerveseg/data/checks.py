@@ -1,23 +1,32 @@
 """Checks every frame with its mask and stores it; each file is decoded once."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-import numpy as np
+from PIL import Image
 
 from nerveseg.arrays import Frame, Mask
 from nerveseg.console import progress
-from nerveseg.data import rle, subjects
-from nerveseg.data.archive import Archive, UnfitImageError, decode_grey
+from nerveseg.data import masks, rle, subjects
+from nerveseg.data.archive import MAX_IMAGE_BYTES, Archive, UnfitImageError, grey, open_image
 from nerveseg.data.findings import Finding, count
 from nerveseg.data.frame_store import Writer, pixel_digest
 from nerveseg.data.layouts import Dataset, Record
 
 MIN_SIDE = 32  # pixels; anything smaller is a thumbnail or not an ultrasound frame
 
-_AHEAD = 64  # frames decoded ahead of writing: bounds memory
+MAX_AREA = 0.5  # share of a frame; a brachial plexus covers at most 7 %, an inverted mask usually 95 %
+MANY_PIECES = 20  # of a mask; a nerve is one piece, a plexus or the fascicles of a nerve are a few
+MAX_RUNS_TEXT = 2**20  # characters of run lengths; a nerve takes a few thousand, a chequered 400 x 400 frame 700,000
+
+_TORN = 4  # pieces from which run lengths are also tried along the rows: a disc of 41 rows falls into 41
+_THREADS = 4  # each takes up to 0.4 GB for a frame of the largest size
+_AHEAD = 8  # frames decoded ahead of writing, up to 32 MB each with their mask
 
 
 @dataclass
@@ -27,6 +36,9 @@ class _Pair:
     record: Record
     frame: Frame | None = None
     mask: Mask | None = None
+    turned: int = 1  # orientation of the frame's file
+    mask_turned: int = 1
+    mask_value: str | None = None  # that means nerve in the mask's file
     findings: list[Finding] = field(default_factory=list)
 
     def error(self, kind: str, detail: str) -> None:
@@ -52,11 +64,14 @@ def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -
     """
     findings = list(dataset.findings)
     duplicates = _Duplicates()
+    values = defaultdict(list)  # what means nerve in the masks' files -> their frames
     with_mask = used = 0
     for pair in _decoded(archive, dataset.records):
         findings += pair.findings
         if pair.frame is None or pair.mask is None:
             continue
+        if pair.mask_value is not None:
+            values[pair.mask_value].append(pair.record.image)
         findings += duplicates.compare(pair.record, pair.frame, pair.mask)
         has_mask = bool(pair.mask.any())
         with_mask += has_mask
@@ -65,6 +80,7 @@ def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -
             who = record.subject or record.image  # a frame of an unknown subject is a group of its own
             writer.append(record.image, who, record.fold, pair.frame, pair.mask, record.site)
             used += 1
+    findings += _several_values(values)
     return {
         "layout": dataset.layout,
         "frames": len(dataset.records),
@@ -81,72 +97,124 @@ def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -
 
 
 def _decoded(archive: Archive, records: Sequence[Record]) -> Iterator[_Pair]:
-    with progress("frames") as bar, ThreadPoolExecutor() as pool:
+    with progress("frames") as bar, ThreadPoolExecutor(_THREADS) as pool:
         task = bar.add_task("Checking and storing", total=len(records))
-        for first in range(0, len(records), _AHEAD):
-            for pair in pool.map(lambda record: _decode(archive, record), records[first : first + _AHEAD]):
-                yield pair
-                bar.advance(task)
+        ahead: deque[Future[_Pair]] = deque()
+        left = iter(records)
+        while True:
+            ahead += [pool.submit(_decode, archive, record) for record in islice(left, _AHEAD - len(ahead))]
+            if not ahead:
+                return
+            yield ahead.popleft().result()
+            bar.advance(task)
 
 
 def _decode(archive: Archive, record: Record) -> _Pair:
     pair = _Pair(record)
-    pair.frame = _image(archive, pair, record.member)
-    if pair.frame is not None:
-        _check_frame(pair, pair.frame)
+    with _unfit_is_an_error(pair, record.member), _opened(archive, record.member) as (image, pair.turned):
+        pair.frame, is_coloured = grey(image)
+        _check_frame(pair, pair.frame, is_coloured)
+        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+            pair.warn("transparency", f"{record.member} has transparent pixels; they were read as if opaque")
     if record.mask_member is not None:
-        pair.mask = _mask_from_image(archive, pair, record.mask_member)
+        member = record.mask_member
+        with _unfit_is_an_error(pair, member), _opened(archive, member) as (image, pair.mask_turned):
+            pair.mask, pair.mask_value = masks.read(image)
     elif pair.frame is not None:
-        pair.mask = _mask_from_runs(pair, pair.frame.shape)
-    if pair.frame is not None and pair.mask is not None and pair.frame.shape != pair.mask.shape:
+        pair.mask = _mask_from_runs(pair, pair.frame)
+    if pair.frame is None or pair.mask is None:
+        return pair
+    if pair.turned != pair.mask_turned and pair.mask.any():
+        pair.warn("orientation", _turned(pair))
+    if pair.frame.shape != pair.mask.shape:
         pair.error("size mismatch", f"the frame is {_size(pair.frame)}, its mask {_size(pair.mask)} (width x height)")
         pair.mask = None
+    else:
+        _check_mask(pair, pair.mask)
     return pair
 
 
-def _image(archive: Archive, pair: _Pair, member: str) -> Frame | None:
+def _opened(archive: Archive, member: str) -> AbstractContextManager[tuple[Image.Image, int]]:
+    return open_image(archive.read(member, MAX_IMAGE_BYTES))
+
+
+@contextmanager
+def _unfit_is_an_error(pair: _Pair, member: str) -> Iterator[None]:
     try:
-        pixels, is_coloured = decode_grey(archive.read(member))
+        yield
     except UnfitImageError as error:
         pair.error(error.kind, f"{member} {error}")
-        return None
     except ValueError as error:
         pair.error("unreadable", f"{member} is {error}")
-        return None
+
+
+def _check_frame(pair: _Pair, frame: Frame, is_coloured: bool) -> None:
     if is_coloured:
-        pair.warn("colour", f"{member} has colours; they were converted to greyscale by luma")
-    return pixels
-
-
-def _check_frame(pair: _Pair, frame: Frame) -> None:
+        pair.warn("colour", f"{pair.record.member} has colours; they were converted to greyscale by luma")
     if min(frame.shape) < MIN_SIDE:
         pair.error("frame too small", f"is {_size(frame)}; the minimum is {MIN_SIDE} pixels per side")
     if frame.min() == frame.max():
         pair.warn("blank frame", f"all pixels are {frame.min()}")
 
 
-def _mask_from_image(archive: Archive, pair: _Pair, member: str) -> Mask | None:
-    pixels = _image(archive, pair, member)
-    if pixels is None:
-        return None
-    if ((pixels != 0) & (pixels != pixels.max())).any():
-        values = np.unique(pixels).tolist()
-        shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
-        pair.error("mask values", f"{member} has the {len(values)} values {shown}; a mask has 0 and one other")
-        return None
-    return (pixels > 0).astype(np.uint8)
+def _turned(pair: _Pair) -> str:
+    record = pair.record
+    if record.mask_member is None:
+        return (
+            f"{record.member} was turned as its orientation ({pair.turned}) says, and its run lengths were read as "
+            "counted on the turned frame; if they count the pixels as stored, save the frame without the orientation"
+        )
+    return (
+        f"{record.member} has the orientation {pair.turned}, {record.mask_member} {pair.mask_turned}; each was turned "
+        "as its own says. If they do not fit, save both without one"
+    )
 
 
-def _mask_from_runs(pair: _Pair, shape: tuple[int, ...]) -> Mask | None:
-    height, width = shape
-    mask = np.zeros((height, width), np.uint8)
+def _mask_from_runs(pair: _Pair, frame: Frame) -> Mask | None:
+    length = sum(map(len, pair.record.runs))
+    if length > MAX_RUNS_TEXT:
+        pair.error("run lengths", f"have {length} characters; the limit is {MAX_RUNS_TEXT}: this is no nerve")
+        return None
     try:
-        for text in pair.record.runs:
-            mask |= rle.decode(text, height, width)
+        return rle.union(pair.record.runs, *frame.shape)
     except ValueError as error:
         pair.error("run lengths", str(error))
         return None
-    return mask
+
+
+def _check_mask(pair: _Pair, mask: Mask) -> None:
+    share = mask.mean()
+    if share > MAX_AREA:
+        pair.error(
+            "mask over half the frame",
+            f"the nerve covers {share:.0%} of the frame; if the mask is inverted, swap its values, otherwise correct "
+            "it or leave the frame out",
+        )
+    number = masks.pieces(mask)
+    if number >= _TORN and pair.record.runs:
+        height, width = mask.shape
+        along_rows = masks.pieces(rle.union(pair.record.runs, width, height).T)
+        if 2 * along_rows <= number:
+            pair.error(
+                "run lengths",
+                f"give {number} pieces down the columns, as they are read, but {along_rows} along the rows; write them "
+                "down the columns",
+            )
+            return
+    if number > MANY_PIECES:
+        pair.warn("many pieces", f"the mask consists of {number} pieces; check that it is no noise")
+
+
+def _several_values(values: Mapping[str, list[str]]) -> list[Finding]:
+    """An error if not all masks write the nerve in the same way: an artery in another colour would become nerve."""
+    if len(values) < 2:
+        return []
+    common, *others = sorted(values, key=lambda value: -len(values[value]))
+    detail = "; ".join(
+        f"{value} in {len(values[value])} masks, such as that of {values[value][0]}" for value in [common, *others[:4]]
+    )
+    detail = f"the nerve has {len(values)} values in the masks: {detail}. Leave out other classes, or save all masks "
+    return [Finding("error", "several mask values", values[others[0]][0], f"{detail}with one value")]
 
 
 class _Duplicates:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nerveseg.console import console
 
-_TABLE_ROWS = 20
+_EXAMPLES = 3  # of each kind
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,10 @@ def count(findings: Sequence[Finding], severity: str) -> int:
 
 
 def show(findings: Sequence[Finding], everything_in: Path) -> None:
-    """Prints a table of the findings, errors first: each kind with its count and as many examples as fit in 20 rows."""
+    """Prints a table of the kinds of findings, errors first, then by frequency: each with its count and examples."""
     if not findings:
         return
     kinds = Counter((finding.severity, finding.kind) for finding in findings)
-    examples_per_kind = max(1, _TABLE_ROWS // len(kinds))
     table = Table(
         title=f"The dataset has {count(findings, 'error')} errors and {count(findings, 'warning')} warnings",
         caption=f"full list: {everything_in}",
@@ -48,9 +47,9 @@ def show(findings: Sequence[Finding], everything_in: Path) -> None:
     )
     for column in ("severity", "kind", "count", "image", "detail"):
         table.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
-    for severity, kind in sorted(kinds):
+    for severity, kind in sorted(kinds, key=lambda each: (each[0], -kinds[each], each[1])):  # "error" < "warning"
         same = [finding for finding in findings if (finding.severity, finding.kind) == (severity, kind)]
-        for number, finding in enumerate(same[:examples_per_kind]):
+        for number, finding in enumerate(same[:_EXAMPLES]):
             head = (severity, kind, str(len(same))) if number == 0 else ("", "", "")
             table.add_row(*head, Text(finding.image), Text(finding.detail))  # Text: names may look like markup
     console.print(table)

@@ -1,40 +1,34 @@
 """The two layouts of a dataset zip, detected from its contents.
 
 kaggle: `<subject>_<frame>.tif` next to `<subject>_<frame>_mask.tif`, in any folder.
-hydrogen-torch: a parquet or CSV table with the columns image, rle_mask and optionally fold (one row per mask; all rows
-of an image, of any class, form one mask), and the images in any folder. It may also have the column subject or
-patient_id, and site; without them, `subjects` reads the names of the frames.
+hydrogen-torch: a parquet or CSV table with the columns image, rle_mask and optionally fold and class_id (one row per
+mask; all rows of an image, of the chosen classes, form one mask), and the images in any folder. It may also have the
+column subject or patient_id, and site; without them, `subjects` reads the names of the frames.
 """
 
-import io
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 
-import pyarrow as pa
-import pyarrow.csv as csv
-import pyarrow.parquet as pq
-
-from nerveseg.data.archive import Archive
+from nerveseg.data import tables
+from nerveseg.data.archive import MAX_NAME, Archive
 from nerveseg.data.findings import Finding
 from nerveseg.data.names import natural_key
 from nerveseg.errors import NervesegError
 
-MAX_TABLE_ROWS = 1_000_000
-
 _TIF_SUFFIXES = (".tif", ".tiff")
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *_TIF_SUFFIXES)
-_PARQUET_SUFFIXES = (".pq", ".parquet")
-_TABLE_SUFFIXES = (".csv", *_PARQUET_SUFFIXES)
 SUBJECT_COLUMNS = ("subject", "patient_id")
 _REQUIRED = ("image", "rle_mask")
-_READ = (*_REQUIRED, "fold", *SUBJECT_COLUMNS, "site")
-_NULLS = ("", "nan", "none", "null", "<na>")
+_CLASS = "class_id"
+_READ = (*_REQUIRED, "fold", _CLASS, *SUBJECT_COLUMNS, "site")
 _MASK_ENDING = "_mask"
-_TABLE_ERRORS = (ValueError, KeyError, NotImplementedError, OSError)  # these include Arrow's own errors
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}(\.0*)?")  # 4.0 comes from a column of integers with a null
+_WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
+_CLASSES_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -90,14 +84,19 @@ class Dataset:
         self.findings.append(Finding("warning", kind, image, detail))
 
 
-def find(archive: Archive) -> Dataset:
+def find(archive: Archive, classes: Sequence[int | str] | None = None) -> Dataset:
     """Detects the layout and lists the frames, without decoding them.
 
+    Args:
+        archive: the zip.
+        classes: the values of the table's class_id that are nerve; None: there is only one.
+
     Raises:
-        NervesegError: the zip has neither layout, both, or several possible tables; or the table is damaged.
+        NervesegError: the zip has neither layout, both, or several possible tables; the table is damaged; or it does
+            not have the `classes`.
     """
-    tables = {name: _columns(archive, name) for name in archive.names if _has_suffix(name, _TABLE_SUFFIXES)}
-    candidates = [name for name, columns in tables.items() if set(_REQUIRED) <= set(columns)]
+    found = {name: tables.columns(archive, name) for name in archive.names if tables.is_table(name)}
+    candidates = [name for name, columns in found.items() if set(_REQUIRED) <= set(columns)]
     masks = [name for name in archive.names if _has_suffix(name, _TIF_SUFFIXES) and _is_mask(name)]
     if candidates and masks:
         raise NervesegError(
@@ -110,13 +109,18 @@ def find(archive: Archive) -> Dataset:
             f"{', '.join(candidates)}. Keep one of them."
         )
     if candidates:
-        return _hydrogen_torch(archive, candidates[0], tables[candidates[0]])
+        return _hydrogen_torch(archive, candidates[0], found[candidates[0]], classes)
     if masks:
+        if classes is not None:
+            raise NervesegError(
+                f"data.classes chooses values of a table's column {_CLASS}, but {archive.path} has no table: the masks "
+                "are files. Set data.classes: null."
+            )
         return _kaggle(archive)
     raise NervesegError(
         f"{archive.path} has neither layout. Expected: <subject>_<frame>.tif next to <subject>_<frame>_mask.tif "
         "(kaggle), or images and a parquet or CSV table with the columns image, rle_mask and optionally fold "
-        f"(hydrogen-torch). Found: {_inventory(archive.names, tables)}."
+        f"(hydrogen-torch). Found: {_inventory(archive.names, found)}."
     )
 
 
@@ -158,7 +162,7 @@ def _kaggle(archive: Archive) -> Dataset:
     return dataset
 
 
-def _hydrogen_torch(archive: Archive, table: str, columns: list[str]) -> Dataset:
+def _hydrogen_torch(archive: Archive, table: str, columns: list[str], classes: Sequence[int | str] | None) -> Dataset:
     if set(SUBJECT_COLUMNS) <= set(columns):
         raise NervesegError(
             f"{table} in {archive.path} has the columns {' and '.join(SUBJECT_COLUMNS)}. Keep the one that names the "
@@ -171,26 +175,33 @@ def _hydrogen_torch(archive: Archive, table: str, columns: list[str]) -> Dataset
             members[PurePosixPath(name).name].append(name)
 
     rows = defaultdict(list)  # by file name
-    for number, (path, text, fold, subject, patient, site) in enumerate(_rows(archive, table, columns), start=1):
+    nameless = []
+    for number, row in enumerate(tables.rows(archive, table, _READ), start=1):
+        path, text, fold, label, subject, patient, site = row
         if path is None:
-            dataset.error("missing frame", table, f"row {number} names no image")
+            nameless.append(number)
         else:
-            rows[PureWindowsPath(path).name].append((text, fold, subject or patient, site))  # both kinds of slash
+            rows[_file_name(path)].append((text, fold, _class(label), subject or patient, site))
     if not rows:
         raise NervesegError(f"{table} in {archive.path} has no rows with an image.")
+    if nameless:
+        dataset.error("missing frame", table, f"{len(nameless)} rows name no image; the first is row {nameless[0]}")
+    chosen = _chosen(dataset, table, classes, [(label, text) for of in rows.values() for text, _, label, *_ in of])
 
     for image in sorted(rows, key=natural_key):
         names = members.get(image, [])
-        folds = [_fold(dataset, image, fold) for _, fold, _, _ in rows[image]]
+        folds = [_fold(dataset, image, fold) for _, fold, *_ in rows[image]]
         if len(set(folds)) > 1:
-            dataset.error("conflicting folds", image, f"has rows in the folds {', '.join(map(str, folds))}")
+            dataset.error(
+                "conflicting folds", image, f"has rows in the folds {', '.join(map(str, dict.fromkeys(folds)))}"
+            )
         if not names:
             dataset.error("missing frame", image, f"is listed in {table}, but is not in the zip")
         elif len(names) > 1:
             dataset.error("duplicate name", image, f"is in the zip as {', '.join(sorted(names))}")
         else:
-            texts, _, subjects, sites = zip(*rows[image], strict=True)
-            runs = tuple(text for text in texts if text is not None)
+            _, _, _, subjects, sites = zip(*rows[image], strict=True)
+            runs = tuple(text for text, _, label, *_ in rows[image] if text is not None and label in chosen)
             subject, site = _single(dataset, image, "subject", subjects), _single(dataset, image, "site", sites)
             dataset.records.append(Record(image, subject, names[0], runs=runs, fold=folds[0], site=site))
     unlabelled = [name for image, names in members.items() if image not in rows for name in names]
@@ -199,44 +210,46 @@ def _hydrogen_torch(archive: Archive, table: str, columns: list[str]) -> Dataset
     return dataset
 
 
-def _rows(archive: Archive, table: str, columns: list[str]) -> Iterable[tuple[str | None, ...]]:
-    """The columns _READ of each row as text, or None."""
-    wanted = [name for name in _READ if name in columns]
-    as_text = csv.ConvertOptions(include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()))
-    try:
-        if len(columns) > len(set(columns)):
-            raise ValueError("it has a column twice")
-        content = io.BytesIO(archive.read(table))
-        if _has_suffix(table, _PARQUET_SUFFIXES):
-            _refuse_long(pq.read_metadata(content).num_rows)
-            read = pq.read_table(content, columns=wanted, use_threads=False)
-        else:
-            read = csv.read_csv(content, convert_options=as_text)
-            _refuse_long(read.num_rows)
-        texts = {name: read.column(name).cast(pa.string()).to_pylist() for name in wanted}
-    except _TABLE_ERRORS as error:
-        raise NervesegError(f"{table} in {archive.path} cannot be read: {error}") from None
-    blank = [None] * len(texts["image"])
-    return zip(*([_null_to_none(text) for text in texts.get(name, blank)] for name in _READ), strict=True)
+def _file_name(path: str) -> str:
+    """The file name in a cell, with either kind of slash, in the form of `Archive.names`; none there is longer."""
+    return unicodedata.normalize("NFC", PureWindowsPath(path[-MAX_NAME:]).name)
 
 
-def _columns(archive: Archive, table: str) -> list[str]:
-    try:
-        content = io.BytesIO(archive.read(table))
-        if _has_suffix(table, _PARQUET_SUFFIXES):
-            return list(pq.read_schema(content).names)
-        return list(csv.open_csv(content).schema.names)
-    except _TABLE_ERRORS as error:
-        raise NervesegError(f"{table} in {archive.path} cannot be read: {error}") from None
+def _class(text: str | None) -> str | None:
+    match = _WHOLE_FLOAT.fullmatch(text) if text else None
+    return match.group(1) if match else text
 
 
-def _refuse_long(rows: int) -> None:
-    if rows > MAX_TABLE_ROWS:
-        raise ValueError(f"it has more than {MAX_TABLE_ROWS} rows")
+def _chosen(
+    dataset: Dataset,
+    table: str,
+    classes: Sequence[int | str] | None,
+    rows: Sequence[tuple[str | None, str | None]],
+) -> set[str | None]:
+    """The classes that are nerve, of the class and the run lengths of each row.
 
-
-def _null_to_none(text: str | None) -> str | None:
-    return None if text is None or text.strip().lower() in _NULLS else text.strip()
+    Raises:
+        NervesegError: `classes` has a value that is in no row.
+    """
+    masks = Counter({label: 0 for label, _ in rows})
+    masks.update(label for label, text in rows if text is not None)
+    shown = [
+        f"{label[:40]} ({number} masks)" for label, number in masks.most_common(_CLASSES_SHOWN) if label is not None
+    ]
+    listed = ", ".join(shown) + (", ..." if len(masks) > _CLASSES_SHOWN else "")
+    chosen = {label for label, number in masks.items() if number}
+    if classes is not None:
+        wanted = set(map(str, classes))
+        if unknown := sorted(wanted - set(masks)):
+            has = f"it has {listed}" if shown else "it has none: set data.classes: null"
+            raise NervesegError(f"data.classes has {', '.join(unknown)}, which no {_CLASS} of {table} is; {has}.")
+        chosen = {*wanted}
+    elif len(chosen - {None}) > 1:
+        detail = f"has masks of several {_CLASS}: {listed}. Set data.classes to those that are nerve"
+        dataset.error("several classes", table, f"{detail}, such as data.classes: [{masks.most_common(1)[0][0]}]")
+    if len(masks) > 1 and masks[None]:
+        dataset.error("missing class", table, f"{masks[None]} rows have a mask, but no {_CLASS}; others have one")
+    return chosen
 
 
 def _fold(dataset: Dataset, image: str, text: str | None) -> int | None:
@@ -270,10 +283,10 @@ def _is_mask(name: str) -> bool:
     return PurePosixPath(name).stem.lower().endswith(_MASK_ENDING)
 
 
-def _inventory(names: list[str], tables: dict[str, list[str]]) -> str:
+def _inventory(names: list[str], found: dict[str, list[str]]) -> str:
     counts = Counter((f"{(path := PurePosixPath(name)).parent}/", path.suffix or "(no suffix)") for name in names)
     files = [f"{number} {suffix} in {folder}" for (folder, suffix), number in counts.most_common(10)]
     if len(counts) > len(files):
         files.append(f"{len(counts) - len(files)} more folders and suffixes")
-    columns = [f"{name} with the columns {', '.join(columns[:20])}" for name, columns in tables.items()]
+    columns = [f"{name} with the columns {', '.join(columns[:20])}" for name, columns in found.items()]
     return "; ".join(files + columns)

@@ -24,7 +24,13 @@ def matched(names: Sequence[str], pattern: str) -> list[dict[str, str]]:
     return [found or {} for found in extract_regex(stems, whole_name(pattern)).to_pylist()]
 
 
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sort key that compares the numbers in names: 2_1 comes before 10_1."""
+def natural_key(name: str) -> tuple[list[str | tuple[int, str]], str]:
+    """Sort key that compares the numbers in names, of any length: 2_1 comes before 10_1."""
     parts = re.split("([0-9]+)", name)
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
+    return [_number(part) if index % 2 else part for index, part in enumerate(parts)], name
+
+
+def _number(digits: str) -> tuple[int, str]:
+    """Orders as the number does; `int` refuses more than 4300 digits."""
+    digits = digits.lstrip("0")
+    return len(digits), digits

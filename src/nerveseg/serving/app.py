@@ -102,7 +102,7 @@ _FORM = {
                             "type": "string",
                             "format": "binary",
                             "description": "a grey frame: PNG, JPEG, TIFF or BMP, 8 bits per sample, any size up to "
-                            "16777216 pixels; colours become grey",
+                            "16777216 pixels; it is turned as its orientation says, and colours become grey",
                         }
                     },
                 }

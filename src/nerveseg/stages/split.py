@@ -24,7 +24,8 @@ def run(params: Params) -> None:
     """
     paths.FINDINGS_JSON.unlink(missing_ok=True)
     with replacing_folder(paths.PACKED) as folder, Archive(paths.DATASET_ZIP) as archive:
-        dataset = subjects.assign(layouts.find(archive), params.data.subject, required=params.split.by != "frame")
+        listed = layouts.find(archive, params.data.classes)
+        dataset = subjects.assign(listed, params.data.subject, required=params.split.by != "frame")
         with store.Writer(folder) as writer:
             report = checks.pack(archive, dataset, writer, keep_empty=params.data.frames == "all")
         if report["errors"]:
