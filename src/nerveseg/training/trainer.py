@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+import math
 import os
 import signal
 import time
@@ -93,12 +94,14 @@ class History(Callback):
             }
         )
         self._on_epoch(self.rows[-1])
-        losses = {side: self.rows[-1][f"{side}_loss"] for side in ("train", "validation")}
-        if not all(loss < DIVERGED for loss in losses.values()):  # also of NaN
+        train, validation = (self.rows[-1][f"{side}_loss"] for side in ("train", "validation"))
+        # That of the validation frames can be huge for an epoch, until batch normalisation has followed the weights.
+        limit = DIVERGED if self.rows[-1]["epoch"] == trainer.max_epochs else math.inf
+        if not (train < DIVERGED and validation < limit):  # NaN is not either
             raise NervesegError(
-                f"The loss diverged in epoch {trainer.current_epoch + 1}: {losses['train']:.4g} on the training "
-                f"frames, {losses['validation']:.4g} on the validation frames. Lower train.learning_rate, or limit the "
-                "gradient with train.gradient_clip (1.0, for example)."
+                f"The loss diverged in epoch {self.rows[-1]['epoch']}: {train:.4g} on the training frames, "
+                f"{validation:.4g} on the validation frames. Lower train.learning_rate, or limit the gradient with "
+                "train.gradient_clip (1.0, for example)."
             )
 
 
