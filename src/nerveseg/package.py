@@ -4,8 +4,8 @@ import hashlib
 import io
 import subprocess
 import tarfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 
 import nerveseg
 
@@ -17,10 +17,12 @@ def source_digest(files: Mapping[str, bytes]) -> str:
     return _digest("".join(f"{_digest(files[name])}  {name}\n" for name in sorted(files) if name.endswith(".py")))
 
 
-def running() -> str:
-    """`source_digest` of the running package."""
+def running(parts: Iterable[str] = (_FOLDER,)) -> str:
+    """`source_digest` of the running package, or of the files and folders of it that `parts` name as dvc.yaml does."""
     root = Path(nerveseg.__file__).parent
-    return source_digest({path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.py")})
+    places = [root / PurePosixPath(part).relative_to(_FOLDER) for part in parts]
+    found = {path for place in places for path in (place.rglob("*.py") if place.is_dir() else [place])}
+    return source_digest({path.relative_to(root).as_posix(): path.read_bytes() for path in found})
 
 
 def committed(commit: str) -> str | None:

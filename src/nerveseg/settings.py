@@ -34,7 +34,8 @@ class Settings(BaseSettings):
         default=None, ge=0, description="processes that load frames; unset: number of CPUs minus one, at most 8"
     )
     checkpoints: Path = Field(
-        default=Path("checkpoints"), description="where interrupted trainings are kept; clones may share it"
+        default=Path("checkpoints"),
+        description="where interrupted and unrecorded trainings are kept; clones may share it",
     )
     experiment: str = Field(default="nerveseg", description="MLflow experiment for the runs")
     tracking_uri: str = Field(default="sqlite:///mlflow.db", validation_alias="MLFLOW_TRACKING_URI")

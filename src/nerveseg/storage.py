@@ -1,12 +1,13 @@
 """Folders and S3 prefixes behind one interface, for delivered bundles, frames to predict and predicted masks."""
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from filelock import FileLock
 
 from nerveseg.errors import ChangedError, NervesegError
 from nerveseg.files import replacing
@@ -91,8 +92,7 @@ class FolderStorage:
         path = self._root / name
         with self._readable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with (path.parent / f".{path.name}.lock").open("w") as lock:  # the lock ends with its process
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with FileLock(path.parent / f".{path.name}.lock"):
                 if (self._stamp(path) if path.exists() else None) != stamp:
                     raise ChangedError.of(str(path))
                 self.write(name, content)

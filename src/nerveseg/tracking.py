@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -114,17 +115,18 @@ class TrainingRun:
 
     Everything is logged as it happens. If the server fails meanwhile, training continues, and `finish` logs what is
     missing or raises. A training that was killed resumes in the same run. The run ends as FINISHED, as FAILED after an
-    exception, or as KILLED after SIGINT or SIGTERM.
+    exception, or as KILLED after SIGINT or SIGTERM. Its tags name the commit at which each epoch ran.
     """
 
     def __init__(self, record: Record, state: Path) -> None:
         """
         Args:
             record: `params` and `tags` (str to str) of the run and its `dataset` (`uri`, `sha256`, ...).
-            state: file with the run's id, for resuming the training.
+            state: file with the run's id and the commits, for resuming the training.
         """
         self._record = record
         self._state = state
+        self._kept: Record = {"run_id": None, "commits": {}} | (read_json(state) if state.exists() else {})
         self._failed = False
 
     def __enter__(self) -> Self:
@@ -132,7 +134,11 @@ class TrainingRun:
         return self
 
     def log_epoch(self, row: dict[str, float]) -> None:
-        """Logs a row of the curve, with `epoch` as step and `time` as timestamp."""
+        """Logs a row of the curve, with `epoch` as step and `time` as timestamp; keeps the commit that it ran at."""
+        tags = self._record["tags"]
+        changed = " with changes" if tags.get("git_changed") == "true" else ""
+        self._kept["commits"][f"{row['epoch']:.0f}"] = tags.get("git_commit", "unknown") + changed
+        write_json(self._state, self._kept)
         if not self._failed:
             self._try(lambda: _log_curve(self._record["run_id"], [row]))
 
@@ -143,15 +149,20 @@ class TrainingRun:
             rows: the whole curve, including epochs before a resume.
 
         Returns:
-            The record, with `run_id`: what `models/run.json` holds.
+            The record, with `run_id` and the tags of the commits: what `models/run.json` holds.
 
         Raises:
             NervesegError: the server cannot be reached. Nothing is lost: running again only logs.
         """
+        commits = [self._kept["commits"].get(f"{row['epoch']:.0f}", "unknown") for row in rows]
+        if any(commit.endswith(" with changes") for commit in commits):
+            self._record["tags"]["git_changed"] = "true"
+        self._record["tags"]["git_commits"] = _by_epochs(commits)
         with reachable(_KEPT):
             if self._failed:
                 mlflow.end_run()
                 self._open()
+            mlflow.set_tags(self._record["tags"])
             _log_curve(self._record["run_id"], rows)
         return self._record
 
@@ -168,11 +179,12 @@ class TrainingRun:
 
     def _open(self) -> None:
         client = connect()
-        former = read_json(self._state)["run_id"] if self._state.exists() else None
+        former = self._kept["run_id"]
         _set_experiment(settings().experiment)
         mlflow.start_run(run_id=former if former and _has_run(client, former) else None, log_system_metrics=True)
         self._record["run_id"] = _active_run_id()
-        write_json(self._state, {"run_id": self._record["run_id"]})
+        self._kept["run_id"] = self._record["run_id"]
+        write_json(self._state, self._kept)
         _describe_run(self._record)
 
     def _try(self, log: Callable[[], object]) -> None:
@@ -442,6 +454,16 @@ def _active_run_id() -> str:
         raise MlflowException("no run is active")
     run_id: str = run.info.run_id
     return run_id
+
+
+def _by_epochs(commits: list[str]) -> str:
+    """The commit of each epoch as text: `1-3 COMMIT, 4-5 COMMIT`."""
+    parts, first = [], 1
+    for commit, epochs in groupby(commits):
+        last = first + len(list(epochs)) - 1
+        parts.append(f"{first}-{last} {commit}")
+        first = last + 1
+    return ", ".join(parts)
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,12 +19,16 @@ STAGES: dict[str, Any] = PIPELINE["stages"]
 # Code that carries a result and cannot change it: docs/adr/0003.
 CARRIERS = {
     f"src/nerveseg/{name}.py"
-    for name in ("arrays", "console", "errors", "files", "legacy", "package", "params", "paths", "settings", "tracking")
+    for name in (
+        *("arrays", "console", "errors", "files", "kept", "legacy", "package", "params", "paths", "settings"),
+        "tracking",
+    )
 }
 # Files that a stage uses without declaring them, and why.
 UNDECLARED = {
     "train": {
         paths.SOURCE_JSON,  # provenance, like the git commit
+        paths.DVC_YAML,  # names the code that trains
     },
     "split": {paths.FINDINGS_JSON},  # only where the stage fails, when DVC keeps no outs
     "register": {paths.DVC_LOCK, paths.PARAMS},  # what it records

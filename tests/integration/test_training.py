@@ -3,19 +3,25 @@
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from nerveseg.data.frame_store import FrameStore
+from nerveseg.errors import NervesegError
 from nerveseg.evaluation import metrics
 from nerveseg.model.inference import Segmenter
 from nerveseg.model.spec import ModelSpec
@@ -26,6 +32,30 @@ from nerveseg.training.timing import Timings
 from workspace import Workspace, free_port, mlflow_server, wait_for
 
 EPOCHS = 3
+DROPOUT = {"model.architecture": "FPN"}  # a decoder with dropout
+# The train stage, ended by SIGKILL: before a step of an epoch, both from 0, or at the `end` of all epochs.
+KILLED = """
+import os, signal, sys
+from nerveseg.stages import main, train
+from nerveseg.training import trainer
+from nerveseg.training.module import SegmentationModule
+
+step, fit = SegmentationModule.training_step, trainer.fit
+
+def killed_step(self, batch, number):
+    if sys.argv[1:] == [str(self.current_epoch), str(number)]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, number)
+
+def killed_fit(*arguments, **more):
+    result = fit(*arguments, **more)
+    if sys.argv[1:] == ["end"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+SegmentationModule.training_step, trainer.fit = killed_step, killed_fit
+main(train.run)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -64,28 +94,226 @@ def checkpointed(workspace: Workspace) -> bool:
     return any((workspace.root / "checkpoints").glob("*/last.ckpt"))
 
 
-def test_a_killed_training_resumes_as_if_it_had_not_been(workspace: Workspace, store: Workspace) -> None:
-    process = workspace.start("train")
-    wait_for("the first epoch's checkpoint", lambda: checkpointed(workspace), process)
-    process.kill()
-    process.wait()
+def killed(workspace: Workspace, *point: object) -> str:
+    """Runs the train stage until `point` of KILLED, where it gets SIGKILL; returns what it printed."""
+    (workspace.root / "flows" / "killed.py").write_text(KILLED)  # of the modules that a preloaded process runs
+    output = workspace.run("python", "-m", "flows.killed", *map(str, point), ok=False)
     assert not (workspace.root / "models").exists(), "nothing half written"
-    output = workspace.stage("train")
-    assert "epoch   1 " not in output, "the first epoch is not trained again"
-    assert f"epoch   {EPOCHS} " in output
+    return output
 
-    store.stage("train")  # the same training, never interrupted
-    assert weights(workspace) == weights(store)
-    curve = pd.read_csv(workspace.root / "models" / "curve.csv")
-    assert curve["epoch"].tolist() == list(range(1, EPOCHS + 1))
-    assert curve["learning_rate"].iloc[-1] == 0, "the schedule ends at zero"
+
+def epochs(output: str) -> list[int]:
+    """The epochs that a training has printed as done."""
+    return [int(number) for number in re.findall(r"^epoch +(\d+)  loss", output, re.MULTILINE)]
+
+
+def curve(workspace: Workspace) -> pd.DataFrame:
+    return pd.read_csv(workspace.root / "models" / "curve.csv")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(store: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace after a training with dropout, which was not killed."""
+    workspace = store.copy(tmp_path_factory.mktemp("uninterrupted") / "project")
+    workspace.set(**DROPOUT)
+    workspace.stage("train")
+    return workspace
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_killed_training_resumes_as_if_it_had_not_been(
+    workspace: Workspace, uninterrupted: Workspace, workers: int
+) -> None:
+    """Each kill ends a process, and so each needs one."""
+    workspace.set(**DROPOUT)
+    workspace.env["NERVESEG_WORKERS"] = str(workers)
+    assert epochs(killed(workspace, 1, 0)) == [1]
+    assert epochs(killed(workspace, 2, 5)) == [2], "the first epoch is not trained again"
+    assert epochs(killed(workspace, "end")) == [3]
+    assert epochs(workspace.stage("train")) == []
+
+    assert weights(workspace) == weights(uninterrupted)
+    found, timed = curve(workspace), ["images_per_second", "time"]
+    pd.testing.assert_frame_equal(found.drop(columns=timed), curve(uninterrupted).drop(columns=timed), check_exact=True)
+    assert found["epoch"].tolist() == list(range(1, EPOCHS + 1))
+    assert found["learning_rate"].iloc[-1] == 0, "the schedule ends at zero"
 
     (run,) = runs(workspace)
     assert run.info.status == "FINISHED"
-    client = mlflow.MlflowClient(workspace.store)
-    history = client.get_metric_history(run.info.run_id, "validation_dice")
+    history = mlflow.MlflowClient(workspace.store).get_metric_history(run.info.run_id, "validation_dice")
     assert [point.step for point in history] == list(range(1, EPOCHS + 1))
-    assert not (workspace.root / "checkpoints").exists() or not checkpointed(workspace)
+
+    timings = json.loads((workspace.root / "models" / "timings.json").read_text())
+    frames = json.loads((workspace.root / "models" / "run.json").read_text())["params"]["frames.train"] // 4 * 4
+    assert timings["data"] + timings["training_steps"] >= (frames / found["images_per_second"]).sum(), "all processes'"
+    total = timings.pop("total")
+    assert total >= sum(timings.values())
+
+
+def test_a_training_killed_before_dvc_records_it_is_restored_and_another_one_is_not(workspace: Workspace) -> None:
+    """Of both there are files only after a process has trained."""
+    assert epochs(workspace.stage("train")) == [1, 2, 3]
+    models = workspace.root / "models"
+    made = {path.name: path.read_bytes() for path in models.iterdir()}
+    (first,) = runs(workspace)
+    shutil.rmtree(models)  # as DVC does before it runs a stage whose outputs it has not recorded
+    output = workspace.stage("train")
+    assert "its outputs are restored" in output
+    assert epochs(output) == []
+    assert {path.name: path.read_bytes() for path in models.iterdir()} == made
+    (run,) = runs(workspace)
+    assert (run.info.run_id, run.info.status, run.info.end_time) == (
+        first.info.run_id,
+        "FINISHED",
+        first.info.end_time,
+    )
+
+    workspace.run("dvc", "commit", "--force", "train")
+    checkpoints = workspace.root / "checkpoints"
+    before_calibrate = shutil.copytree(checkpoints, workspace.root / "before_calibrate")
+    workspace.stage("calibrate")
+    assert not [path for path in checkpoints.iterdir() if path.is_dir()], "nothing is kept twice"
+    shutil.copytree(before_calibrate, checkpoints, dirs_exist_ok=True)
+    output = workspace.stage("train")
+    assert epochs(output) == [1, 2, 3], "DVC has it, so it is wanted again"
+    assert "starting from scratch" not in output, "no unfinished training is lost"
+    assert len(runs(workspace)) == 2
+
+
+def test_the_code_that_trains_is_the_same_in_all_epochs_and_their_commits_are_recorded(workspace: Workspace) -> None:
+    """Code and commit are those of a process."""
+    workspace.env["PYTHONPATH"] = str(workspace.root / "src")
+    commits = [workspace.git("rev-parse", "HEAD").strip()]
+    killed(workspace, 1, 0)
+    source = workspace.root / "src" / "nerveseg"
+    with (source / "console.py").open("a") as file:
+        file.write("# supporting code\n")
+    workspace.commit()
+    commits.append(workspace.git("rev-parse", "HEAD").strip())
+    assert epochs(workspace.stage("train")) == [2, 3]
+    (run,) = runs(workspace)
+    assert run.data.tags["git_commits"] == f"1-1 {commits[0]}, 2-3 {commits[1]}"
+    assert run.data.tags["git_changed"] == "false"
+
+    with (source / "model" / "losses.py").open("a") as file:
+        file.write("# a new loss\n")
+    output = workspace.stage("train")
+    assert "had other data, parameters or code" in output
+    assert epochs(output) == [1, 2, 3]
+    tags = json.loads((workspace.root / "models" / "run.json").read_text())["tags"]
+    assert tags["git_commits"] == f"1-3 {commits[1]} with changes"
+
+
+def fit(
+    store: Workspace, folder: Path, stop_after: int = EPOCHS, **changes: Any
+) -> tuple[list[float], torch.nn.Module]:
+    """Trains in this process, with `changes` to `train`; returns the epochs it took, and the network."""
+    params = load(store.root / "params.yaml")
+    taken: list[float] = []
+
+    def on_epoch(row: trainer.Row) -> None:
+        if row["epoch"] > stop_after:
+            raise InterruptedError
+        taken.append(row["epoch"])
+
+    network, _ = trainer.fit(
+        FrameStore.open(store.root / "data" / "packed"),
+        ModelSpec(**params.model.model_dump(exclude={"encoder_weights"})),
+        params.model.encoder_weights,
+        params.train.model_copy(update=changes),
+        device="cpu",
+        workers=0,
+        checkpoints=folder,
+        timings=Timings(),
+        on_epoch=on_epoch,
+    )
+    return taken, network
+
+
+@pytest.fixture(scope="module")
+def stopped(store: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the checkpoints of the first two epochs."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(InterruptedError):
+        fit(store, folder, stop_after=2)
+    return folder
+
+
+def truncate(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip_a_bit(content: bytes) -> bytes:
+    """In the middle of a tensor, where the file still unpacks."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "damaged", "taken"),
+    [
+        (truncate, ["last.ckpt"], [2, 3]),
+        (flip_a_bit, ["last.ckpt"], [2, 3]),
+        (lambda content: b"", ["last.ckpt", "former.ckpt"], [1, 2, 3]),
+    ],
+)
+def test_a_damaged_checkpoint_is_put_aside(
+    store: Workspace,
+    stopped: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[bytes], bytes],
+    damaged: list[str],
+    taken: list[int],
+) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / "training"))
+    for name in damaged:
+        (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    assert fit(store, folder)[0] == taken
+    output = capsys.readouterr().err
+    for name in damaged:
+        assert f"{folder / name} is damaged" in output
+        assert (folder / f"{name}.damaged").exists()
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(
+    store: Workspace, stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(stopped, tmp_path / "training"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / ".last.ckpt.1").write_text("of a killed process")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))  # on another file system, a move is a copy
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises((OSError, NervesegError), match="File too large"):
+            fit(store, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    taken, network = fit(store, folder)
+    assert taken == [3]
+    expected = fit(store, tmp_path / "uninterrupted")[1].state_dict()
+    assert all(torch.equal(expected[name], tensor) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("rate", "loss"), [(100, r"\S+e\+\d+"), (1e30, "nan")])
+def test_a_loss_that_diverges_ends_the_training(store: Workspace, tmp_path: Path, rate: float, loss: str) -> None:
+    with pytest.raises(
+        NervesegError, match=rf"The loss diverged in epoch 1: {loss} on the .*Lower train.learning_rate"
+    ):
+        fit(store, tmp_path, optimizer="sgd", learning_rate=rate)
+    assert list(tmp_path.iterdir()) == [], "nothing to resume from"
+
+
+def test_a_network_that_diverged_on_the_validation_frames_alone_is_no_success(workspace: Workspace) -> None:
+    """The status of the run is that of a process."""
+    workspace.set(**{"train.optimizer": "sgd", "train.learning_rate": 1.0, "train.epochs": 1})
+    output = workspace.stage("train", ok=False)
+    assert re.search(r"^error: The loss diverged in epoch 1: \S+ on the training frames, \S+e\+\d+ on", output, re.M)
+    assert "Traceback" not in output
+    assert [run.info.status for run in runs(workspace)] == ["FAILED"]
+    assert not (workspace.root / "models").exists()
 
 
 def test_sigterm_ends_the_run_killed_and_other_params_start_anew(workspace: Workspace) -> None:

@@ -100,6 +100,9 @@ class TestSavedFiles:
     def folder(self, saved: Path, tmp_path: Path) -> Path:
         return shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
 
+    def test_both_files_are_readable_for_the_same_users(self, saved: Path) -> None:
+        assert (saved / WEIGHTS_FILE).stat().st_mode == (saved / SPEC_FILE).stat().st_mode
+
     @pytest.mark.parametrize("name", [WEIGHTS_FILE, SPEC_FILE])
     def test_a_missing_one_says_how_to_get_it(self, name: str, folder: Path) -> None:
         (folder / name).unlink()

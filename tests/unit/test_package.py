@@ -42,6 +42,17 @@ def test_the_source_at_a_commit_matches_the_package(source: Path) -> None:
     assert package.committed("0" * 40) is None
 
 
+def test_a_part_of_the_package_has_a_digest_of_its_own(source: Path) -> None:
+    parts = ("src/nerveseg/part", "src/nerveseg/__init__.py")
+    assert package.running(parts) == package.running()
+    before = package.running(parts[:1])
+    assert before != package.running()
+    (source / "__init__.py").write_text("2\n")
+    assert package.running(parts[:1]) == before
+    (source / "part" / "module.py").write_text("2\n")
+    assert package.running(parts[:1]) != before
+
+
 def test_code_that_differs_from_the_commit_counts_as_changed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,9 @@ def test_results_are_shown_next_to_the_published_ones() -> None:
             "time": [100.0, 120.0, 140.0, 1000.0, 1020.0],  # resumed after the third epoch
         }
     )
-    found = {row[0]: row[1:] for row in parity.rows(RECORD, curve, {"data": 10.0, "training_steps": 80.5})}
+    found = {
+        row[0]: row[1:] for row in parity.rows(RECORD, curve, {"data": 10.0, "training_steps": 70.5, "total": 90.5})
+    }
     assert found["validation IoU, epoch 5"] == ("0.6421", "0.6321", "+0.0100")
     assert found["validation loss, epoch 1"] == ("0.6000", "0.6776", "-0.0776")
     assert found["train frames"] == ("1896", "1896", "+0")

@@ -1,7 +1,6 @@
 """One download of a source, which continues after an interruption."""
 
 import errno
-import fcntl
 import json
 import os
 import time
@@ -11,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import lock_descriptor
 from rich.filesize import decimal
 from rich.progress import Progress, TaskID
 
@@ -184,10 +184,10 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = lock_descriptor(file.fileno(), blocking=False)
             # The other process may have finished and renamed it between our open and our lock.
-            mine = os.path.samestat(os.fstat(file.fileno()), path.stat())
-        except (BlockingIOError, FileNotFoundError):
+            mine = mine and os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except FileNotFoundError:
             mine = False
         if not mine:
             raise NervesegError(f"Another download is writing {path}: wait for it to end, or stop it.")

@@ -9,7 +9,8 @@ from pathlib import Path
 import segmentation_models_pytorch as smp
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 
 from nerveseg.errors import NervesegError
 from nerveseg.files import replacing
@@ -137,8 +138,9 @@ def _flip(frames: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
 
 
 def _write(state: dict[str, torch.Tensor], folder: Path) -> None:
+    content = serialise({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
     with replacing(folder / WEIGHTS_FILE) as beside:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, beside)
+        beside.write_bytes(content)  # safetensors' own `save_file` gives it a mode that lets nobody else read it
 
 
 def _load_weights(network: torch.nn.Module, folder: Path) -> None:

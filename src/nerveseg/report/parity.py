@@ -50,13 +50,18 @@ def applies(record: Mapping[str, Any]) -> bool:
     return all(record.get(name) == value for name, value in SETTINGS.items())
 
 
+def total(timings: Mapping[str, float]) -> float:
+    """Seconds that a training took, from the content of `timings.json`; that of older versions has the parts alone."""
+    return timings.get("total", sum(timings.values()))
+
+
 def rows(record: Mapping[str, Any], curve: pd.DataFrame, timings: Mapping[str, float]) -> list[tuple[str, ...]]:
     """The rows of the table: quantity, ours, published, ours minus published; COLUMNS are the column titles.
 
     Args:
         record: as for `applies`.
         curve: the content of `models/curve.csv`.
-        timings: the content of `models/timings.json`, of the process that finished the training.
+        timings: the content of `models/timings.json`.
     """
     figures = [
         *((f"validation IoU, epoch {n + 1}", curve["validation_iou"][n], each, ".4f") for n, each in enumerate(IOU)),
@@ -71,7 +76,7 @@ def rows(record: Mapping[str, Any], curve: pd.DataFrame, timings: Mapping[str, f
         ("training seconds per epoch", training.mean(), EPOCH_SECONDS, ".1f"),
         ("images per second", curve["images_per_second"].mean(), IMAGES_PER_SECOND, ".1f"),
         ("share of the epoch outside training", 1 - training.median() / epoch, OUTSIDE, ".2f"),
-        ("seconds in total", sum(timings.values()), SECONDS, ".1f"),
+        ("seconds in total", total(timings), SECONDS, ".1f"),
     ]
     return [_row(name, float(ours), published, form) for name, ours, published, form in figures]
 

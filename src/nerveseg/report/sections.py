@@ -630,14 +630,16 @@ def label_conflicts(store: FrameStore, pairs: pd.DataFrame, metrics: Metrics) ->
 
 def durations(timings: Mapping[str, float]) -> Section:
     """How long each part of the training took. `timings` is the content of `timings.json`."""
-    whole = sum(timings.values())
+    whole = parity.total(timings)
+    parts = {part: seconds for part, seconds in timings.items() if part != "total"}
+    parts["other"] = whole - sum(parts.values())
     rows = [
         (part.replace("_", " "), f"{seconds:.1f}", f"{seconds / whole:.0%}" if whole else "")
-        for part, seconds in timings.items()
+        for part, seconds in parts.items()
     ]
     text = (
-        "Seconds of the process that finished the training; if it was resumed, of the last process only. Data is the "
-        "time that the training waited for frames."
+        "Seconds of the training; if it was interrupted, of all its processes together, without the time between them. "
+        "Data is the time that it waited for frames."
     )
     table = Table(("part", "seconds", "share"), [*rows, ("in all", f"{whole:.1f}", "100%" if whole else "")])
     return Section("Timings", text, [table])

@@ -1,6 +1,6 @@
 """calibrate: the trained network's threshold, its flips, and the statistics of the training masks."""
 
-from nerveseg import paths, tracking
+from nerveseg import kept, paths, tracking
 from nerveseg.console import console, progress
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation import calibration, inference
@@ -21,6 +21,7 @@ def run(params: Params) -> None:
         NervesegError: missing or damaged inputs, no validation frames to choose a threshold on, or a tracking server
             that failed.
     """
+    kept.drop_recorded()  # DVC runs this stage after it has recorded train's outputs
     store = FrameStore.open(paths.PACKED)
     given = {"model.threshold": params.model.threshold, "model.flips": params.model.flips}
     trained = read_json(paths.RUN_JSON)["params"]

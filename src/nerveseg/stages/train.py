@@ -4,15 +4,16 @@ import shutil
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psutil
 from filelock import FileLock, Timeout
+from ruamel.yaml import YAML
 
-from nerveseg import paths, tracking
+from nerveseg import kept, package, paths, tracking
 from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.files import read_json, replacing_folder, write_json
@@ -30,31 +31,50 @@ from nerveseg.training.timing import Timings
 def run(params: Params) -> None:
     """Trains on `data/packed` and writes `models/`, except for what calibrate adds. Resumes an interrupted training.
 
+    A complete training that DVC has not recorded, because it was killed before, is not repeated: its outputs are
+    restored.
+
     Raises:
-        NervesegError: bad parameters or inputs, or a tracking server that failed, in which case the training is kept.
+        NervesegError: bad parameters or inputs, a loss that diverges, or a tracking server that failed, in which case
+            the training is kept.
     """
+    begun = time.time()
     signal.signal(signal.SIGTERM, _end)
-    timings = Timings()
     store = FrameStore.open(paths.PACKED)
-    device = device_name(settings().device)
-    precision = precision_for(device, params.train.precision)
     spec = NetworkSpec(
         architecture=params.model.architecture,
         encoder=params.model.encoder,
         height=params.model.height,
         width=params.model.width,
     )
-    encoder_weights = params.model.encoder_weights
-    checkpoints = settings().checkpoints / trainer.fingerprint(store, spec, encoder_weights, params.train)
-    lock = _claim(checkpoints)
-    _drop_former_trainings(checkpoints)
+    fingerprint = trainer.fingerprint(store, spec, params.model.encoder_weights, params.train, _code())
+    training = settings().checkpoints / fingerprint
+    kept.drop_recorded()  # if this one, it is to be trained again
+    with _claim(training):
+        _drop_other_trainings(training)
+        if (training / kept.COMPLETE).exists():
+            console.print(
+                f"This training is complete: its outputs are restored from {training}, because it ended before DVC "
+                f"recorded them. To train it again: rm -r {training}",
+                soft_wrap=True,
+            )
+        else:
+            _train(params, store, spec, training, begun)
+        with replacing_folder(paths.MODELS) as folder:
+            shutil.copytree(training / kept.COMPLETE, folder, dirs_exist_ok=True)
+
+
+def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path, begun: float) -> None:
+    """Trains, and leaves the outputs as `kept.COMPLETE` in the folder of the training. `begun`: when `run` did."""
+    device = device_name(settings().device)
+    precision = precision_for(device, params.train.precision)
     table = counts(store.index)
     frames = table["frames"]
     console.print(f"training on {frames['train']} frames, validating on {frames['validation']}; {device}, {precision}")
     record = {
         "params": {
             **{f"model.{name}": getattr(spec, name) for name in ("architecture", "encoder", "height", "width")},
-            "model.encoder_weights": encoder_weights,
+            "model.encoder_weights": params.model.encoder_weights,
             **flatten({"train": params.train.model_dump()}),
             **{f"{name}.{split}": count for name, column in table.to_dict().items() for split, count in column.items()},
         },
@@ -63,8 +83,13 @@ def run(params: Params) -> None:
         # Provenance, which must not make training stale, so dvc.yaml does not name it: docs/adr/0003
         "dataset": read_json(paths.SOURCE_JSON),
     }
-    timings["start_up"] = time.time() - psutil.Process().create_time()
-    with tracking.TrainingRun(record, checkpoints / "run.json") as mlflow_run:
+    process_begun = psutil.Process().create_time()
+    timings = Timings(training / "timings.json", process_begun)
+    timings["imports"] += begun - process_begun
+    timings["start_up"] += time.time() - begun
+    with ExitStack() as stack:
+        with timings.measure("tracking"):
+            mlflow_run = stack.enter_context(tracking.TrainingRun(record, training / "run.json"))
 
         def on_epoch(row: trainer.Row) -> None:
             print_epoch(row)
@@ -74,24 +99,32 @@ def run(params: Params) -> None:
         trained, rows = trainer.fit(
             store,
             spec,
-            encoder_weights,
+            params.model.encoder_weights,
             params.train,
             device=device,
             workers=trainer.worker_count(settings().workers),
-            checkpoints=checkpoints,
+            checkpoints=training,
             timings=timings,
             on_epoch=on_epoch,
         )
-        with replacing_folder(paths.MODELS) as folder:
+        with replacing_folder(training / kept.COMPLETE) as folder:
             network.save_weights(trained, folder)
             pd.DataFrame(rows).to_csv(folder / paths.CURVE_CSV.name, index=False)
             with timings.measure("tracking"):
                 write_json(folder / paths.RUN_JSON.name, mlflow_run.finish(rows))
+            timings.keep()
             timed = {part: round(seconds, 3) for part, seconds in timings.items()}
             write_json(folder / paths.TIMINGS_JSON.name, timed)
             mlflow_run.log_timings(timings)
-    shutil.rmtree(checkpoints)
-    lock.release()
+    for path in training.iterdir():
+        if path.is_file():  # what a later process would resume from
+            path.unlink()
+
+
+def _code() -> str:
+    """The digest of the source that dvc.yaml names as what trains."""
+    deps = YAML(typ="safe", pure=True).load(paths.DVC_YAML)["stages"]["train"]["deps"]
+    return package.running(dep for dep in deps if dep.startswith("src/"))
 
 
 def _end(*_: Any) -> None:
@@ -101,30 +134,30 @@ def _end(*_: Any) -> None:
     sys.exit(128 + signal.SIGTERM)
 
 
-def _lock_of(checkpoints: Path) -> FileLock:
-    return FileLock(checkpoints.with_name(f"{checkpoints.name}.lock"))
-
-
-def _claim(checkpoints: Path) -> FileLock:
+def _claim(training: Path) -> AbstractContextManager[FileLock]:
     """Locks the folder for this process; waits until another one that trains in it has ended."""
-    checkpoints.parent.mkdir(parents=True, exist_ok=True)
-    lock = _lock_of(checkpoints)
+    training.parent.mkdir(parents=True, exist_ok=True)
+    lock = kept.lock_of(training)
     try:
-        lock.acquire(blocking=False)
+        return lock.acquire(blocking=False)
     except Timeout:
         console.print("the same training is running in another process: waiting for it to end")
-        lock.acquire()
-    return lock
+        return lock.acquire()
 
 
-def _drop_former_trainings(current: Path) -> None:
-    """Removes checkpoints of trainings with other data or parameters that are not running; ends their MLflow runs."""
+def _drop_other_trainings(current: Path) -> None:
+    """Removes the folders of trainings that are not running, and so were interrupted; ends their MLflow runs."""
     for folder in current.parent.iterdir():
         if folder == current or not folder.is_dir():
             continue
-        with suppress(Timeout), _lock_of(folder).acquire(blocking=False):
-            if (folder / "run.json").exists():
-                tracking.end_interrupted(read_json(folder / "run.json")["run_id"])
+        with suppress(Timeout), kept.lock_of(folder).acquire(blocking=False):
+            console.print(
+                f"starting from scratch: the training kept in {folder} had other data, parameters or code, and is "
+                "deleted",
+                soft_wrap=True,
+            )
+            if (folder / "run.json").exists() and (run_id := read_json(folder / "run.json")["run_id"]):
+                tracking.end_interrupted(run_id)
             shutil.rmtree(folder)
 
 

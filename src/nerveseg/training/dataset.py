@@ -40,14 +40,15 @@ class FrameDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 class EpochSampler(Sampler[Item]):
     """The order of the frames in an epoch and the seeds of their augmentation: functions of seed and epoch only.
 
-    Lightning calls `set_epoch` before each epoch, also after a resume.
+    Lightning calls `set_epoch` before each epoch. After a resume that is too late for the first one: loader processes
+    have drawn from the sampler by then (its issue 21938). So it is made with the epoch that a training begins with.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool) -> None:
+    def __init__(self, length: int, seed: int, shuffle: bool, epoch: int = 0) -> None:
         self._length = length
         self._seed = seed
         self._shuffle = shuffle
-        self._epoch = 0
+        self._epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
@@ -63,13 +64,17 @@ class EpochSampler(Sampler[Item]):
 
 
 def loader(
-    dataset: FrameDataset, batch_size: int, seed: int, workers: int, training: bool
+    dataset: FrameDataset, batch_size: int, seed: int, workers: int, training: bool, epoch: int = 0
 ) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of a dataset: for training shuffled, without a smaller last batch; otherwise all frames in order."""
+    """Batches of a dataset: for training shuffled, without a smaller last batch; otherwise all frames in order.
+
+    Args:
+        epoch: the first one to load, from 0.
+    """
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed, shuffle=training),
+        sampler=EpochSampler(len(dataset), seed, shuffle=training, epoch=epoch),
         drop_last=training,
         num_workers=workers,
         persistent_workers=workers > 0,

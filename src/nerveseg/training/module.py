@@ -35,6 +35,13 @@ class SegmentationModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         self._batches["train"].clear()
 
+    def on_train_batch_start(self, _: Batch, number: int) -> None:
+        # Dropout is a function of seed and epoch, like the frames: no checkpoint holds the state of torch's generator.
+        # Not when the epoch starts, because loaders draw from the generator after that, in some epochs.
+        if number == 0:
+            seeds = np.random.SeedSequence([self._train.seed, self.current_epoch])
+            torch.manual_seed(int(seeds.generate_state(1)[0]))
+
     def on_validation_epoch_start(self) -> None:
         self._batches["validation"].clear()
 

@@ -1,20 +1,36 @@
-"""Where the time of a training goes."""
+"""Where the time of a training goes, however many processes it takes."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
 
-PARTS = ("start_up", "data", "training_steps", "validation", "checkpoint", "tracking")
+from nerveseg.files import read_json, write_json
+
+PARTS = ("imports", "start_up", "data", "training_steps", "validation", "checkpoint", "tracking")
 
 
 class Timings(dict[str, float]):
-    """Seconds per part, 0 at first."""
+    """Seconds per part and, as `total`, from start to end, of all processes of a training together.
 
-    def __init__(self) -> None:
-        super().__init__(dict.fromkeys(PARTS, 0.0))
+    The parts leave out what is not worth a name, so they add up to less than the total.
+    """
+
+    def __init__(self, state: Path | None = None, begun: float | None = None) -> None:
+        """
+        Args:
+            state: file in which a process finds what the ones before it have counted; None: there is only this one.
+            begun: when this process began, in seconds since 1970; None: now.
+        """
+        super().__init__(dict.fromkeys((*PARTS, "total"), 0.0))
+        if state is not None and state.exists():
+            self.update(read_json(state))
+        self._state = state
+        self._former = self["total"]
+        self._begun = time.time() if begun is None else begun
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
@@ -25,18 +41,33 @@ class Timings(dict[str, float]):
         finally:
             self[part] += time.perf_counter() - begun
 
+    def keep(self) -> None:
+        """Brings the total up to date and writes everything to the state file."""
+        self["total"] = self._former + time.time() - self._begun
+        if self._state is not None:
+            write_json(self._state, self)
+
 
 class StepTimer(Callback):
-    """Times the training loop: waiting for data, training steps, validation."""
+    """Times Lightning's own start and the training loop: waiting for data, training steps, validation."""
 
     def __init__(self, timings: Timings) -> None:
         self._timings = timings
-        self._mark = 0.0
+        self._mark = self._kept = 0.0
 
     def _lap(self, part: str) -> None:
         now = time.perf_counter()
         self._timings[part] += now - self._mark
         self._mark = now
+        if now - self._kept >= 1:  # a kill loses a second of the count
+            self._timings.keep()
+            self._kept = now
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        self._mark = time.perf_counter()
+
+    def on_train_start(self, *_: Any) -> None:
+        self._lap("start_up")
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self._mark = time.perf_counter()

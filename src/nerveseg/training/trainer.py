@@ -1,11 +1,14 @@
 """One training, from stored frames to a trained network; if interrupted, it resumes from its last complete epoch."""
 
 import hashlib
+import io
 import logging
+import math
 import os
 import signal
 import time
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from rich.markup import escape
 
+from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
-from nerveseg.files import sha256
+from nerveseg.files import replacing, sha256
 from nerveseg.model.device import precision_for
 from nerveseg.model.network import build
 from nerveseg.model.spec import NetworkSpec
@@ -28,6 +34,8 @@ from nerveseg.training.progress import EpochProgress
 from nerveseg.training.timing import StepTimer, Timings
 
 CHECKPOINT = "last.ckpt"
+FORMER_CHECKPOINT = "former.ckpt"  # of the epoch before
+DIVERGED = 1e4  # a loss: an untrained network's is about 2, and 100 means logits that are wrong by 100 in every pixel
 LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 Row = dict[str, float]
 
@@ -38,10 +46,14 @@ def worker_count(wanted: int | None) -> int:
     return min(cpus - 1, 8) if wanted is None else wanted
 
 
-def fingerprint(store: FrameStore, spec: NetworkSpec, encoder_weights: str, train: TrainParams) -> str:
-    """16 hexadecimal digits that change with anything that a training depends on. Arguments as for `fit`."""
+def fingerprint(store: FrameStore, spec: NetworkSpec, encoder_weights: str, train: TrainParams, code: str) -> str:
+    """16 hexadecimal digits that change with anything that a training depends on.
+
+    Args:
+        code: digest of the source that trains; the other arguments are those of `fit`.
+    """
     digest = hashlib.sha256()
-    for part in (spec.model_dump_json(), encoder_weights, train.model_dump_json(), store.digest()):
+    for part in (spec.model_dump_json(), encoder_weights, train.model_dump_json(), store.digest(), code):
         digest.update(part.encode())
     if encoder_weights not in ("none", "imagenet"):
         digest.update(sha256(Path(encoder_weights)).encode())
@@ -49,7 +61,10 @@ def fingerprint(store: FrameStore, spec: NetworkSpec, encoder_weights: str, trai
 
 
 class History(Callback):
-    """The curve, one row per epoch; stored in the checkpoint, so that it continues after a resume."""
+    """The curve, one row per epoch; stored in the checkpoint, so that it continues after a resume.
+
+    Ends a training whose loss diverges, before the epoch gets a checkpoint.
+    """
 
     def __init__(self, timings: Timings, batch_size: int, on_epoch: Callable[[Row], None]) -> None:
         self.rows: list[Row] = []
@@ -79,10 +94,64 @@ class History(Callback):
             }
         )
         self._on_epoch(self.rows[-1])
+        train, validation = (self.rows[-1][f"{side}_loss"] for side in ("train", "validation"))
+        # That of the validation frames can be huge for an epoch, until batch normalisation has followed the weights.
+        limit = DIVERGED if self.rows[-1]["epoch"] == trainer.max_epochs else math.inf
+        if not (train < DIVERGED and validation < limit):  # NaN is not either
+            raise NervesegError(
+                f"The loss diverged in epoch {self.rows[-1]['epoch']}: {train:.4g} on the training frames, "
+                f"{validation:.4g} on the validation frames. Lower train.learning_rate, or limit the gradient with "
+                "train.gradient_clip (1.0, for example)."
+            )
+
+
+class _CheckpointFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside the last one, which becomes the former one. A full disk or a kill damages neither."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)  # to a file, it would not say why it failed
+        path = Path(path)
+        with replacing(path) as beside:
+            with beside.open("wb") as file:
+                file.write(content.getbuffer())
+                os.fsync(file.fileno())
+            if path.exists():
+                path.replace(path.with_name(FORMER_CHECKPOINT))
+
+
+def _newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
+    """The newest readable checkpoint in a folder and the number of its complete epochs; None and 0 without one.
+
+    One that is damaged is renamed, and the terminal says so.
+    """
+    for partial in folder.glob(f".{CHECKPOINT}.*"):  # of a process that was killed while it wrote
+        partial.unlink()
+    for path in (folder / CHECKPOINT, folder / FORMER_CHECKPOINT):
+        if path.exists():
+            try:
+                return path, _complete_epochs(path)
+            except Exception as error:  # damage can raise anything in the pickle's reader
+                aside = path.with_name(f"{path.name}.damaged")
+                path.replace(aside)
+                console.print(
+                    f"[yellow]{path} is damaged[/] ({escape(str(error) or type(error).__name__)}) and now called "
+                    f"{aside.name}: the training resumes from the epoch before or, without that, starts from scratch.",
+                    soft_wrap=True,
+                )
+    return None, 0
+
+
+def _complete_epochs(checkpoint: Path) -> int:
+    with zipfile.ZipFile(checkpoint) as content:
+        if damaged := content.testzip():  # torch does not compare the checksums
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+    epoch: int = torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]
+    return epoch + 1
 
 
 class _TimedCheckpoint(ModelCheckpoint):
-    """Saves the last complete epoch under a temporary name, then replaces the previous one."""
+    """Saves the last complete epoch."""
 
     def __init__(self, folder: Path, timings: Timings) -> None:
         super().__init__(
@@ -93,6 +162,7 @@ class _TimedCheckpoint(ModelCheckpoint):
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         with self._timings.measure("checkpoint"):
             super()._save_checkpoint(trainer, filepath)
+        self._timings.keep()
 
 
 def fit(
@@ -107,13 +177,13 @@ def fit(
     timings: Timings,
     on_epoch: Callable[[Row], None],
 ) -> tuple[torch.nn.Module, list[Row]]:
-    """Trains a network; resumes from the checkpoint in `checkpoints` if there is one.
+    """Trains a network; resumes from the newest readable checkpoint in `checkpoints` if there is one.
 
     Args:
         store: has frames in the splits `train` and `validation`.
         encoder_weights: as for `network.build`.
         device: `cpu`, `cuda` or `mps`.
-        workers: processes that load frames; 0: this one does. The result does not depend on it.
+        workers: processes that load frames; 0: this one does. The result does not depend on it, nor on resuming.
         checkpoints: folder of this training only; its content must come from the same arguments.
         timings: receives the seconds of each part.
         on_epoch: called with each new row of the curve.
@@ -124,7 +194,8 @@ def fit(
         step of the epoch), `images_per_second` (training, including waiting for data) and `time` (seconds since 1970).
 
     Raises:
-        NervesegError: there are fewer training frames than one batch, or the network cannot be built.
+        NervesegError: there are fewer training frames than one batch, the network cannot be built, or the loss
+            diverges.
         SystemExit: after SIGTERM, with status 143.
     """
     rows = store.rows("train")
@@ -135,7 +206,9 @@ def fit(
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advertises
     seed_everything(train.seed, verbose=False)
-    network = build(spec, encoder_weights)
+    with timings.measure("start_up"):
+        network = build(spec, encoder_weights)
+        last, epoch = _newest_checkpoint(checkpoints)
     module = SegmentationModule(network, train)
     history = History(timings, train.batch_size, on_epoch)
     trainer = Trainer(
@@ -150,18 +223,19 @@ def fit(
             history,
             _TimedCheckpoint(checkpoints, timings),
         ],
+        plugins=[_CheckpointFiles()],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    last = checkpoints / CHECKPOINT
+    frames = FrameDataset(store, rows, spec, train.augmentation)
     try:
         trainer.fit(
             module,
-            loader(FrameDataset(store, rows, spec, train.augmentation), train.batch_size, train.seed, workers, True),
+            loader(frames, train.batch_size, train.seed, workers, True, epoch),
             loader(FrameDataset(store, store.rows("validation"), spec, "none"), train.batch_size, 0, workers, False),
-            ckpt_path=last if last.exists() else None,
+            ckpt_path=last,
             weights_only=True,
         )
     except SIGTERMException as ended:

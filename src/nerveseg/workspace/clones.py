@@ -1,12 +1,13 @@
 """Clones of the repository in which the pipeline runs."""
 
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from nerveseg import params, paths
 from nerveseg.errors import NervesegError
@@ -90,21 +91,14 @@ def scratch(folder: Path) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
-        with _locked(folder / "lock"):
+        with FileLock(folder / "lock"):
             for other in folder.glob("*/"):
-                with suppress(OSError), _locked(other / "lock", fcntl.LOCK_NB):  # in use, or just deleted
+                with suppress(OSError, Timeout), FileLock(other / "lock", blocking=False):  # just deleted, or in use
                     shutil.rmtree(other, ignore_errors=True)
             own = Path(tempfile.mkdtemp(dir=folder))
-            held.enter_context(_locked(own / "lock"))
+            held.enter_context(FileLock(own / "lock"))
         held.callback(shutil.rmtree, own, ignore_errors=True)
         yield own / "clone"
-
-
-@contextmanager
-def _locked(path: Path, options: int = 0) -> Iterator[None]:
-    with path.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | options)
-        yield
 
 
 def bring_state(source: Path, clone: Path) -> None:

@@ -1,6 +1,5 @@
 """Runs git, DVC and supervised DVC in a workspace."""
 
-import fcntl
 import os
 import re
 import subprocess
@@ -9,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import lock_descriptor
 
 from nerveseg.errors import NervesegError, TransientError
 
@@ -78,11 +79,9 @@ def alone_in(path: Path, who: str, say: Callable[[str], None]) -> Iterator[Binar
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_descriptor(file.fileno(), blocking=False):
             say(f"{who} is using this workspace: waiting for it to end")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_descriptor(file.fileno())
         yield file
 
 
