@@ -16,7 +16,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -30,8 +30,33 @@ EmptyRule = Literal["kaggle", "nnunet", "monai", "smp"]
 GateMode = Literal["off", "report", "enforce"]
 
 
+_SECRET = "secret"  # type of the errors that must not quote the value
+
+
+def _require_no_secrets(uri: str) -> None:
+    """Refuses an address with credentials or a query: addresses are recorded in dvc.lock, in MLflow and in logs."""
+    scheme, separator, rest = uri.partition("://")
+    if separator and "@" in rest.partition("/")[0]:
+        raise PydanticCustomError(
+            _SECRET,
+            "the address contains credentials, but dvc.lock, MLflow and logs record it; put them into ~/.netrc, or the "
+            "file that NETRC names, for https, or into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of "
+            "~/.aws/credentials (AWS_PROFILE), for S3",
+        )
+    if separator and scheme != "s3" and "?" in rest:
+        raise PydanticCustomError(
+            _SECRET,
+            "the address has a query (?...), which may be a signature or a token, but dvc.lock, MLflow and logs record "
+            "it; leave it out and put credentials into ~/.netrc, or use s3://bucket/key with AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or download the file and use its path",
+        )
+
+
 def _s3_or_folder(uri: str | None) -> str | None:
-    if uri is not None and "://" in uri and not uri.startswith("s3://"):
+    if uri is None:
+        return None
+    _require_no_secrets(uri)
+    if "://" in uri and not uri.startswith("s3://"):
         raise ValueError("use s3://bucket/prefix or a path")
     return uri
 
@@ -61,6 +86,7 @@ class DataParams(Section):
     @field_validator("uri")
     @classmethod
     def _known_scheme(cls, uri: str) -> str:
+        _require_no_secrets(uri)
         scheme, separator, rest = uri.partition("://")
         if separator and scheme not in ("s3", "https", "http"):
             raise ValueError(f"cannot read {scheme}://; use s3://bucket/key, https://host/path or a path")
@@ -304,6 +330,8 @@ def _explain(detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if isinstance(detail["input"], dict):  # a check across keys: its message names them
         return f"{name}: {message}" if name else message
+    if detail["type"] == _SECRET:
+        return f"{name}: {message}"
     return f"{name}: {message}, not {detail['input']!r}"
 
 
