@@ -51,6 +51,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def parse_sums(content: bytes) -> dict[str, str]:
+    """Hashes by file name, from the content of a list that `sha256sum` wrote. Raises ValueError for anything else."""
+    return {name: digest for digest, name in (line.split("  ", 1) for line in content.decode().splitlines())}
+
+
+def sums_text(sums: dict[str, str]) -> bytes:
+    """The content of a list of hashes by file name, as `sha256sum -c` reads it."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
+
+
 def write_json(path: Path, record: Any) -> None:
     """Writes `record` as indented JSON, completely or not at all. Raises ValueError for NaN and infinity."""
     with replacing(path) as beside:

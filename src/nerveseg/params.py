@@ -30,7 +30,7 @@ EmptyRule = Literal["kaggle", "nnunet", "monai", "smp"]
 GateMode = Literal["off", "report", "enforce"]
 
 
-_SECRET = "secret"  # type of the errors that must not quote the value
+_UNQUOTED = "unquoted"  # type of the errors that must not quote the value
 
 
 def _require_no_secrets(uri: str) -> None:
@@ -38,14 +38,14 @@ def _require_no_secrets(uri: str) -> None:
     scheme, separator, rest = uri.partition("://")
     if separator and "@" in rest.partition("/")[0]:
         raise PydanticCustomError(
-            _SECRET,
+            _UNQUOTED,
             "the address contains credentials, but dvc.lock, MLflow and logs record it; put them into ~/.netrc, or the "
             "file that NETRC names, for https, or into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of "
             "~/.aws/credentials (AWS_PROFILE), for S3",
         )
     if separator and scheme != "s3" and "?" in rest:
         raise PydanticCustomError(
-            _SECRET,
+            _UNQUOTED,
             "the address has a query (?...), which may be a signature or a token, but dvc.lock, MLflow and logs record "
             "it; leave it out and put credentials into ~/.netrc, or use s3://bucket/key with AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or download the file and use its path",
@@ -330,7 +330,7 @@ def _explain(detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if isinstance(detail["input"], dict):  # a check across keys: its message names them
         return f"{name}: {message}" if name else message
-    if detail["type"] == _SECRET:
+    if detail["type"] == _UNQUOTED:
         return f"{name}: {message}"
     return f"{name}: {message}, not {detail['input']!r}"
 

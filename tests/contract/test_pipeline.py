@@ -19,7 +19,19 @@ STAGES: dict[str, Any] = PIPELINE["stages"]
 # Code that carries a result and cannot change it: docs/adr/0003.
 CARRIERS = {
     f"src/nerveseg/{name}.py"
-    for name in ("arrays", "console", "errors", "files", "legacy", "package", "params", "paths", "settings", "tracking")
+    for name in (
+        "arrays",
+        "console",
+        "errors",
+        "files",
+        "legacy",
+        "logged_code",
+        "package",
+        "params",
+        "paths",
+        "settings",
+        "tracking",
+    )
 }
 # Files that a stage uses without declaring them, and why.
 UNDECLARED = {

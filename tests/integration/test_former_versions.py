@@ -26,7 +26,7 @@ from nerveseg.cli import app
 from nerveseg.data import rle
 from nerveseg.evaluation import metrics
 from nerveseg.evaluation.scores import Scores
-from nerveseg.files import read_json
+from nerveseg.files import parse_sums, read_json
 from nerveseg.modelcard import card, smoke
 from nerveseg.params import load
 from nerveseg.prediction import batch as batches
@@ -103,7 +103,7 @@ def test_the_delivery_stands_and_its_bundle_is_whole(bundles: FolderStorage, tmp
     assert pointer.version == "1"
     assert delivery.is_complete(bundles, pointer), "or `deliver` would deliver it again"
     sums, _ = bundles.read(f"1/{bundle.SUMS}")
-    bundle.fetch(bundles, pointer, bundle.parse_sums(sums), tmp_path)
+    bundle.fetch(bundles, pointer, parse_sums(sums), tmp_path)
     assert card.read(tmp_path / "card.json").network.encoder == "tu-test_efficientnet"
 
 

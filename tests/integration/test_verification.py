@@ -9,7 +9,9 @@ import pytest
 from mlflow import MlflowClient
 
 from nerveseg import params, tracking
+from nerveseg.errors import NervesegError
 from nerveseg.modelcard.card import Card
+from nerveseg.prediction import files
 from nerveseg.registry.verification import failures, of_record
 from nerveseg.registry.verify import of_repository
 from nerveseg.stages import register
@@ -49,6 +51,12 @@ def weights(client: MlflowClient) -> Path:
 
 
 @pytest.fixture
+def code(weights: Path) -> Path:
+    """The folder of the logged model: what MLflow runs to load the version."""
+    return weights.parents[1]
+
+
+@pytest.fixture
 def found(workspace: Workspace) -> Found:
     """Verifies the version without its network; returns the names of the checks that fail."""
 
@@ -74,6 +82,36 @@ def test_tampered_or_missing_weights_are_named(client: MlflowClient, weights: Pa
     weights.unlink()
     assert "missing from MLflow's artifact store" in reason(client, VERSION)
     weights.write_bytes(content)
+
+
+def test_tampered_code_is_named_and_nothing_of_it_is_used(found: Found, code: Path, tmp_path: Path) -> None:
+    inference, model = code / "code" / "nerveseg" / "model" / "inference.py", code / "MLmodel"
+    for file in (code / "pyfunc.py", inference, model):
+        with changed(file, lambda content: content + b"\n# payload\n"):
+            assert found() == {"logged code"}
+            with pytest.raises(NervesegError, match=rf"{file.relative_to(code)} was changed"):
+                files.fetch(VERSION, tmp_path)
+    inference.rename(code / "numpy.py")
+    with pytest.raises(NervesegError, match=r"inference\.py is missing; numpy\.py was added"):
+        files.fetch(VERSION, tmp_path)
+    (code / "numpy.py").rename(inference)
+    compiled = code / "code" / "nerveseg" / "__pycache__"  # where MLflow loads a model from a folder, Python leaves it
+    compiled.mkdir()
+    (compiled / "errors.cpython-311.pyc").touch()
+    assert found() == set()
+    compiled.joinpath("errors.cpython-311.pyc").unlink()
+    compiled.rmdir()
+
+
+def test_the_hashes_of_the_code_cannot_be_left_out(found: Found, client: MlflowClient, artifacts: Path) -> None:
+    listed = artifacts / "reproduce" / "code.sha256"
+    with changed(listed, lambda content: content.replace(b"pyfunc.py", b"other.py")):
+        assert found() == {"hash of code.sha256"}
+    digest = client.get_model_version(NAME, VERSION).tags["sha256_code"]
+    client.delete_model_version_tag(NAME, VERSION, "sha256_code")
+    assert found() == {"hash of code.sha256"}
+    client.set_model_version_tag(NAME, VERSION, "sha256_code", digest)
+    assert found() == set()
 
 
 def test_a_tampered_hash_is_named(client: MlflowClient, found: Found) -> None:

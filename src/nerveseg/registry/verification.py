@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from nerveseg import legacy, paths
+from nerveseg import legacy, logged_code, paths
 from nerveseg.arrays import Mask
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.evaluation import metrics
@@ -36,6 +37,12 @@ _FORMER_OUTS = {"dvc_data": paths.DATASET_ZIP, "dvc_split": paths.PACKED, "dvc_m
 _ON_CARD = ("model", "train", "evaluate")  # the sections of params.yaml on a card
 MIN_AGREEMENT = 0.98  # Dice with the masks from the evaluation, which may have run on another device
 MIN_EXPORT_AGREEMENT = 0.998  # Dice with the network's own masks; both compute in fp32
+
+
+_NOT_COVERED = (
+    "no hash covers the code logged with it, because nerveseg recorded none then: MLflow would run whatever code is "
+    "there. Verification, delivery and predictions use its weights only"
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ def of_record(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
     return [
         *_hashes(model, run.tags, {name: [folder / path.name] for name, path in FILES.items()}),
         *_hashes(model, run.tags, {name: [part / path for part in trainings] for name, path in RECORDED.items()}),
+        *_logged_code(model, run.tags, folder),
         *_chain(model, run.tags, run.metrics, folder, trainings),
         checked("gate", lambda: _gate(model.tags, folder / versions.VERDICT.name)),
     ]
@@ -103,11 +111,38 @@ def of_network(folder: Path) -> list[Check]:
 
 
 def require_recorded(client: MlflowClient, model: Model, folder: Path) -> None:
-    """Raises NervesegError if a fetched file that predictions depend on does not match its recorded hash."""
+    """Raises NervesegError if a fetched file that predictions depend on, or the code logged with the model, does not
+    match its recorded hash.
+    """
     run_tags = client.get_run(model.run_id).data.tags
     needed = {name: [folder / FILES[name].name] for name in ("weights", "spec", "reference")}
-    if reason := failures(_hashes(model, run_tags, needed)):
+    if reason := failures([*_hashes(model, run_tags, needed), *_logged_code(model, run_tags, folder)]):
         raise NervesegError(f"Model {model.label} is not used: {reason}.")
+
+
+def fetch_code(client: MlflowClient, model_id: str, digest: str, folder: Path) -> Path:
+    """Downloads a logged model into `folder`, ready to be loaded: its code is what was logged.
+
+    Args:
+        digest: SHA-256 of the hashes of its code, from when it was logged.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        NervesegError: its code, or the list of hashes, is something else.
+    """
+    model = client.get_logged_model(model_id)
+    try:
+        listed = Path(client.download_artifacts(str(model.source_run_id), str(logged_code.SUMS), str(folder)))
+    except (MlflowException, OSError):  # it depends on the store
+        raise NervesegError(f"{logged_code.SUMS} is missing from the artifacts of run {model.source_run_id}") from None
+    if sha256(listed) != digest:
+        raise NervesegError(f"{logged_code.SUMS} of run {model.source_run_id} is not what was recorded at its logging")
+    logged = Path(mlflow.artifacts.download_artifacts(artifact_uri=model.artifact_location, dst_path=str(folder)))
+    logged_code.require_same(listed, logged)
+    logged_code.remove_compiled(logged)
+    return logged
 
 
 def require_figures(client: MlflowClient, model: Model, folder: Path) -> None:
@@ -136,6 +171,20 @@ def _hash(name: str, parts: list[Path], tags: dict[str, str], run_tags: dict[str
     if digest != tags[tag]:
         return Check(title, False, f"{parts[0].name} has SHA-256 {digest}, but the tag {tag} says {tags[tag]}")
     return Check(title, True, digest)
+
+
+def _logged_code(model: Model, run_tags: dict[str, str], folder: Path) -> list[Check]:
+    """Checks the code logged with the model against the hashes recorded at its logging."""
+    if logged_code.TAG not in model.tags and logged_code.TAG not in run_tags:
+        return [Check("logged code", True, _NOT_COVERED)]
+    listed = folder / logged_code.SUMS.name
+    recorded = _hash("code", [listed], model.tags, run_tags)
+    if not recorded.passed:
+        return [recorded]
+    return [
+        recorded,
+        checked("logged code", lambda: f"{logged_code.require_same(listed, folder / versions.LOGGED)} files as logged"),
+    ]
 
 
 def _chain(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from nerveseg import paths, tracking
+from nerveseg import logged_code, paths, tracking
 from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation.results import Metrics
@@ -41,7 +41,7 @@ def run(params: Params) -> None:
         client = tracking.connect()
         record = tracking.ensure_run(paths.MODELS)
         rows = store.rows(params.evaluate.split)
-        candidate = Candidate.read(record["model_id"], lineage, store, rows, paths.PER_IMAGE_CSV)
+        candidate = Candidate.read(record, lineage, store, rows, paths.PER_IMAGE_CSV)
         verdict = comparison.judge(
             client, candidate, metrics, paths.MODELS, params.evaluate, params.registration, settings().device
         )
@@ -57,7 +57,7 @@ def run(params: Params) -> None:
             client.log_artifact(record["run_id"], str(path), str(versions.REPRODUCE))
         client.log_dict(record["run_id"], verdict.record, str(versions.VERDICT))
         # The commit is that of the recorded dvc.lock; the training's own, which may be older, is on the run.
-        tags = lineage | versions.hashes(Path(), [Path()])
+        tags = lineage | versions.hashes(Path(), [Path()]) | {logged_code.TAG: record["code"]}
         version = versions.settle(client, record, verdict, tags, tracking.git_tags(), card.description(record_card))
         receipt = versions.receipt(record["run_id"], version, verdict.reasons, verdict.record)
     write_json(paths.REGISTRATION_JSON, receipt)
