@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +16,7 @@ from nerveseg.errors import NervesegError
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path next to `path` to write to; renames it to `path` on success, removes it on error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # threads may write the same file
     try:
         yield beside
         beside.replace(path)
