@@ -25,6 +25,7 @@ from nerveseg.errors import NervesegError
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Text = Annotated[str, Field(pattern=r"\S")]
 InputSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]  # the encoder halves it five times
 EmptyRule = Literal["kaggle", "nnunet", "monai", "smp"]
 GateMode = Literal["off", "report", "enforce"]
@@ -206,6 +207,18 @@ class EvaluateParams(Section):
     seed: Seed
 
 
+class CardParams(Section):
+    """What only the owner of a model can say; null: not stated."""
+
+    owner: Text | None = Field(description="who answers for the model: a person or an organisation")
+    contact: Text | None = Field(description="where to ask about it, such as an e-mail address")
+    licence: Text | None = Field(
+        description="licence of the weights: an identifier of the Hugging Face hub, such as cc-by-nc-4.0, or other"
+    )
+    intended_use: Text | None = Field(description="what the model is for, and for whom")
+    data_terms: Text | None = Field(description="terms under which the data were given and may be used")
+
+
 class RegisterParams(Section):
     gate: GateMode = Field(description="off: no criteria; report: they are only recorded; enforce: all must pass")
     min_dice: float = Field(ge=0, le=1, description="minimum lower bound of the mean Dice")
@@ -245,6 +258,7 @@ class Params(Section):
     model: ModelParams
     train: TrainParams
     evaluate: EvaluateParams
+    card: CardParams
     registration: RegisterParams = Field(alias="register")  # `register` is a method of pydantic's base class
     delivery: DeliveryParams
     predict: PredictParams

@@ -1,6 +1,7 @@
 """What verification finds in a registered version that was tampered with; nothing of it needs a server."""
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_a_version_that_the_pipeline_did_not_register_is_named(client: MlflowCli
     [
         ("reports/metrics.json", b'"dice"', b'"dice" ', {"figures"}),
         ("reports/per_image.csv", b"0.", b"1.", {"figures"}),
-        ("reports/card.json", b'"apache-2.0"', b'"other"', {"hash of card.json"}),
+        ("reports/card.json", b'"license": null', b'"license": "mit"', {"hash of card.json"}),
         ("reproduce/dvc.lock", b"path: models/model.safetensors\n", b"path: other\n", {"hash of dvc.lock", "lineage"}),
         ("reproduce/dvc.lock", b"validation: 0.15", b"validation: 0.25", {"hash of dvc.lock", "params"}),
         ("reproduce/params.yaml", b"epochs: 6", b"epochs: 7", {"hash of params.yaml", "params"}),
@@ -210,6 +211,19 @@ def test_a_card_whose_tags_were_forged_too_is_found_by_its_links(
             tag(client, VERSION, "card", stored)
             assert found() == {link}
     tag(client, VERSION, "card", stored)
+    assert found() == set()
+
+
+def test_a_card_without_owner_and_licence_is_delivered_only_if_the_data_is_the_phantom(
+    found: Found, client: MlflowClient, artifacts: Path
+) -> None:
+    lock = artifacts / "reproduce" / "dvc.lock"
+    phantom = re.search(rb"path: data/phantom.zip\n +hash: md5\n +md5: (\w+)", lock.read_bytes())
+    assert phantom
+    with changed(lock, lambda content: content.replace(phantom[1], b"0" * 32)):
+        tag(client, VERSION, "lock", lock)
+        assert "card: it does not state card.owner, card.contact, card.licence" in reason(client, VERSION)
+    tag(client, VERSION, "lock", lock)
     assert found() == set()
 
 

@@ -192,7 +192,7 @@ def _card(
         figures=provenance.hashes(folder / path for path in versions.FIGURES),
     )
     everything = counts(store.index.assign(split="train"))
-    return card.record(read_spec(folder / paths.MODELS), everything, 0, metrics, source["uri"], origins)
+    return card.record(read_spec(folder / paths.MODELS), everything, 0, metrics, source["uri"], origins, params.card)
 
 
 def _shared(params: dict[str, Any]) -> dict[str, Any]:

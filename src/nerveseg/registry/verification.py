@@ -190,7 +190,7 @@ def _logged_code(model: Model, run_tags: dict[str, str], folder: Path) -> list[C
 def _chain(
     model: Model, run_tags: dict[str, str], run_metrics: dict[str, float], folder: Path, trainings: list[Path]
 ) -> list[Check]:
-    """Checks the chain on the card, then each of its links against what the registry has."""
+    """Checks the chain on the card, each of its links against what the registry has, and what the card states."""
     try:
         record = card.read(folder / FILES["card"].name)
     except NervesegError as error:
@@ -204,6 +204,7 @@ def _chain(
         "weights": lambda: _files(record.origins.weights, folder),
         "figures": lambda: _files(record.origins.figures, folder),
         "logged figures": lambda: _logged(record, run_metrics, folder / paths.METRICS_JSON.name),
+        "card": lambda: _stated(record, trainings),
     }
     return [checked(name, check) for name, check in checks.items()]
 
@@ -338,6 +339,25 @@ def _logged(record: Card, run_metrics: dict[str, float], path: Path) -> str:
     shown = {one.key: one.value for one in (*record.figures, *record.baselines) if one.value is not None}
     _require_same(shown, figures, path.name)
     return f"{len(figures)} match those logged in MLflow"
+
+
+def _stated(record: Card, trainings: list[Path]) -> str:
+    """Whether the card states what only the model's owner can say; of a model of the phantom nobody asks it."""
+    if not record.unstated:
+        return "it states owner, contact, licence, intended use and terms of the data"
+    if all(_is_of_phantom(read_lock(folder)) for folder in trainings):
+        return "its data is the phantom, so owner and licence need not be stated"
+    raise NervesegError(
+        f"it does not state {', '.join(record.unstated)}: fill them in in params.yaml, then `dvc repro register` (or, "
+        "for an ensemble, `nerveseg crossval --ensemble`) registers the model with them"
+    )
+
+
+def _is_of_phantom(stages: Stages) -> bool:
+    """Whether the dataset is the zip that the stage phantom made, wherever it was read from."""
+    outs = locked_outs(stages)
+    phantom = outs.get(str(paths.PHANTOM_ZIP))
+    return phantom is not None and phantom == outs.get(str(paths.DATASET_ZIP))
 
 
 def _require(path: Path) -> None:

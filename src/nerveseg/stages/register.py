@@ -11,7 +11,7 @@ from nerveseg.files import read_json, write_json
 from nerveseg.model.spec import read_spec
 from nerveseg.modelcard import card, provenance
 from nerveseg.modelcard.card import Card
-from nerveseg.params import EvaluateParams, Params, flatten
+from nerveseg.params import CardParams, EvaluateParams, Params, flatten
 from nerveseg.registry import comparison, verification, versions
 from nerveseg.registry.comparison import Candidate
 from nerveseg.settings import settings
@@ -34,7 +34,7 @@ def run(params: Params) -> None:
             "figures are too good. A split by frame (split.by) serves the leakage audit only; set split.by: subject."
         )
     store, source = FrameStore.open(paths.PACKED), read_json(paths.SOURCE_JSON)
-    record_card = _card(store, source, metrics, params.evaluate)
+    record_card = _card(store, source, metrics, params.evaluate, params.card)
     card.write(record_card, paths.CARD_JSON, paths.CARD, paths.METADATA_JSON)
     lineage = _lineage(source)
     with tracking.reachable("Nothing is lost: once the server answers, `dvc repro` registers."):
@@ -64,7 +64,9 @@ def run(params: Params) -> None:
     versions.print_outcome(verdict, version)
 
 
-def _card(store: FrameStore, source: dict[str, Any], metrics: Metrics, evaluate: EvaluateParams) -> Card:
+def _card(
+    store: FrameStore, source: dict[str, Any], metrics: Metrics, evaluate: EvaluateParams, stated: CardParams
+) -> Card:
     recorded, evaluated = tracking.read_record(paths.MODELS), read_json(paths.EVALUATION_JSON)
     origins = provenance.Origins(
         dataset=source["sha256"],
@@ -75,7 +77,7 @@ def _card(store: FrameStore, source: dict[str, Any], metrics: Metrics, evaluate:
         figures=provenance.hashes((paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV)),
     )
     shared = int((store.index.groupby("subject")["split"].nunique() > 1).sum())
-    return card.record(read_spec(paths.MODELS), counts(store.index), shared, metrics, source["uri"], origins)
+    return card.record(read_spec(paths.MODELS), counts(store.index), shared, metrics, source["uri"], origins, stated)
 
 
 def _lineage(source: dict[str, Any]) -> dict[str, str]:
