@@ -32,7 +32,7 @@ from nerveseg.params import load
 from nerveseg.prediction import batch as batches
 from nerveseg.prediction import drift, files, inputs
 from nerveseg.prediction.batch import Batch
-from nerveseg.registry import bundle, delivery
+from nerveseg.registry import bundle, delivery, verification
 from nerveseg.stages import calibrate, evaluate, register, report
 from nerveseg.storage import FolderStorage
 from workspace import Workspace, entered, free_port, wait_for
@@ -95,6 +95,12 @@ def test_verify_passes_every_check() -> None:
     assert "FAILED" not in result.output
     for check in ("chain", "lineage", "params", "logged figures", "gate", "split here", "smoke test", "export"):
         assert check in result.output
+
+
+def test_verify_says_that_nothing_covers_its_code(tmp_path: Path) -> None:
+    checks = {check.name: check for check in verification.of_record(tracking.connect(), "1", tmp_path)}
+    assert checks["logged code"].passed
+    assert checks["logged code"].found.startswith("no hash covers the code logged with it")
 
 
 def test_the_delivery_stands_and_its_bundle_is_whole(bundles: FolderStorage, tmp_path: Path) -> None:

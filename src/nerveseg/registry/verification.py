@@ -36,7 +36,7 @@ _OUTS = {
 _FORMER_OUTS = {"dvc_data": paths.DATASET_ZIP, "dvc_split": paths.PACKED, "dvc_model": paths.MODELS}
 _ON_CARD = ("model", "train", "evaluate")  # the sections of params.yaml on a card
 MIN_AGREEMENT = 0.98  # Dice with the masks from the evaluation, which may have run on another device
-# Between the export and the network. Both compute in fp32, which leaves 0.00002; a CPU's bf16 would differ by 0.05.
+# Between the export and the network. Both compute in fp32, which leaves 0.00002; a CPU's bf16 differs by 0.01.
 MAX_DIFFERENCE = 0.001  # of a probability
 MAX_OTHER_PIXELS = 0.001  # share of all pixels, nerve for one of them only
 _EXPORT_FRAMES = 16
