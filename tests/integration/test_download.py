@@ -7,6 +7,7 @@ import http.server
 import ipaddress
 import json
 import os
+import re
 import shlex
 import signal
 import ssl
@@ -24,7 +25,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from conftest import Bucket
-from nerveseg.data import transfer
+from nerveseg.data import published, transfer
 from nerveseg.data.sources import open_source
 from nerveseg.data.transfer import download
 from nerveseg.errors import NervesegError
@@ -360,6 +361,7 @@ def test_wrong_content_never_gets_the_final_name(s3: Bucket, tmp_path: Path) -> 
         ("s3://{bucket}/empty.zip", None, "is empty"),
         ("s3://{bucket}/denied.zip", None, "403.*AWS_PROFILE"),
         ("s3://Not_A_Bucket!/nerves.zip", None, "Check data.uri"),
+        (published.ON_ITS_CARD, None, f"private address .* its public copy is {re.escape(published.COPY)}"),
     ],
 )
 def test_s3_says_what_is_missing(s3: Bucket, target: Path, uri: str, version: str | None, message: str) -> None:
