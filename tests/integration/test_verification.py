@@ -13,6 +13,7 @@ from nerveseg import params, tracking
 from nerveseg.errors import NervesegError
 from nerveseg.modelcard.card import Card
 from nerveseg.prediction import files
+from nerveseg.registry import versions
 from nerveseg.registry.verification import failures, of_record
 from nerveseg.registry.verify import of_repository
 from nerveseg.stages import register
@@ -218,13 +219,20 @@ def test_a_card_without_owner_and_licence_is_delivered_only_if_the_data_is_the_p
     found: Found, client: MlflowClient, artifacts: Path
 ) -> None:
     lock = artifacts / "reproduce" / "dvc.lock"
-    phantom = re.search(rb"path: data/phantom.zip\n +hash: md5\n +md5: (\w+)", lock.read_bytes())
-    assert phantom
-    with changed(lock, lambda content: content.replace(phantom[1], b"0" * 32)):
+    another = rb"\g<1>" + b"0" * 32
+    with changed(lock, lambda content: re.sub(rb"(path: data/phantom.zip\n +hash: md5\n +md5: )\w+", another, content)):
         tag(client, VERSION, "lock", lock)
         assert "card: it does not state card.owner, card.contact, card.licence" in reason(client, VERSION)
     tag(client, VERSION, "lock", lock)
     assert found() == set()
+
+
+def test_a_model_whose_logging_was_cut_off_is_not_that_of_its_run(client: MlflowClient) -> None:
+    version = client.get_model_version(NAME, VERSION)
+    run = client.get_run(str(version.run_id)).info
+    cut_off = client.create_logged_model(run.experiment_id, name="model", source_run_id=run.run_id)
+    assert versions.locate(client, run.run_id).source == version.source
+    client.delete_logged_model(cut_off.model_id)
 
 
 def test_what_is_here_is_compared_and_what_is_not_is_said(

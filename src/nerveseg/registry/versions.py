@@ -205,6 +205,7 @@ def fetch(client: MlflowClient, model: Model, folder: Path) -> None:
     """
     if mlflow.artifacts.list_artifacts(artifact_uri=model.source):
         logged = Path(mlflow.artifacts.download_artifacts(artifact_uri=model.source, dst_path=str(folder)))
+        shutil.rmtree(folder / LOGGED, ignore_errors=True)  # of an attempt that is retried
         logged.rename(folder / LOGGED)
         for name in (path.name for path in FILES.values() if path.parent == paths.MODELS):
             with suppress(FileNotFoundError):
