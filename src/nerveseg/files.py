@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +16,7 @@ from nerveseg.errors import NervesegError
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path next to `path` to write to; renames it to `path` on success, removes it on error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # threads may write the same file
     try:
         yield beside
         beside.replace(path)
@@ -49,6 +49,16 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parse_sums(content: bytes) -> dict[str, str]:
+    """Hashes by file name, from the content of a list that `sha256sum` wrote. Raises ValueError for anything else."""
+    return {name: digest for digest, name in (line.split("  ", 1) for line in content.decode().splitlines())}
+
+
+def sums_text(sums: dict[str, str]) -> bytes:
+    """The content of a list of hashes by file name, as `sha256sum -c` reads it."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
 
 
 def write_json(path: Path, record: Any) -> None:

@@ -16,7 +16,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -25,13 +25,39 @@ from nerveseg.errors import NervesegError
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Text = Annotated[str, Field(pattern=r"\S")]
 InputSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]  # the encoder halves it five times
 EmptyRule = Literal["kaggle", "nnunet", "monai", "smp"]
 GateMode = Literal["off", "report", "enforce"]
 
 
+_UNQUOTED = "unquoted"  # type of the errors that must not quote the value
+
+
+def _require_no_secrets(uri: str) -> None:
+    """Refuses an address with credentials or a query: addresses are recorded in dvc.lock, in MLflow and in logs."""
+    scheme, separator, rest = uri.partition("://")
+    if separator and "@" in rest.partition("/")[0]:
+        raise PydanticCustomError(
+            _UNQUOTED,
+            "the address contains credentials, but dvc.lock, MLflow and logs record it; put them into ~/.netrc, or the "
+            "file that NETRC names, for https, or into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of "
+            "~/.aws/credentials (AWS_PROFILE), for S3",
+        )
+    if separator and scheme != "s3" and "?" in rest:
+        raise PydanticCustomError(
+            _UNQUOTED,
+            "the address has a query (?...), which may be a signature or a token, but dvc.lock, MLflow and logs record "
+            "it; leave it out and put credentials into ~/.netrc, or use s3://bucket/key with AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or download the file and use its path",
+        )
+
+
 def _s3_or_folder(uri: str | None) -> str | None:
-    if uri is not None and "://" in uri and not uri.startswith("s3://"):
+    if uri is None:
+        return None
+    _require_no_secrets(uri)
+    if "://" in uri and not uri.startswith("s3://"):
         raise ValueError("use s3://bucket/prefix or a path")
     return uri
 
@@ -82,6 +108,7 @@ class DataParams(Section):
     @field_validator("uri")
     @classmethod
     def _known_scheme(cls, uri: str) -> str:
+        _require_no_secrets(uri)
         scheme, separator, rest = uri.partition("://")
         if separator and scheme not in ("s3", "https", "http"):
             raise ValueError(f"cannot read {scheme}://; use s3://bucket/key, https://host/path or a path")
@@ -224,6 +251,18 @@ class EvaluateParams(Section):
     seed: Seed
 
 
+class CardParams(Section):
+    """What only the owner of a model can say; null: not stated."""
+
+    owner: Text | None = Field(description="who answers for the model: a person or an organisation")
+    contact: Text | None = Field(description="where to ask about it, such as an e-mail address")
+    licence: Text | None = Field(
+        description="licence of the weights: an identifier of the Hugging Face hub, such as cc-by-nc-4.0, or other"
+    )
+    intended_use: Text | None = Field(description="what the model is for, and for whom")
+    data_terms: Text | None = Field(description="terms under which the data were given and may be used")
+
+
 class RegisterParams(Section):
     gate: GateMode = Field(description="off: no criteria; report: they are only recorded; enforce: all must pass")
     min_dice: float = Field(ge=0, le=1, description="minimum lower bound of the mean Dice")
@@ -263,6 +302,7 @@ class Params(Section):
     model: ModelParams
     train: TrainParams
     evaluate: EvaluateParams
+    card: CardParams
     registration: RegisterParams = Field(alias="register")  # `register` is a method of pydantic's base class
     delivery: DeliveryParams
     predict: PredictParams
@@ -348,6 +388,8 @@ def _explain(detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if isinstance(detail["input"], dict):  # a check across keys: its message names them
         return f"{name}: {message}" if name else message
+    if detail["type"] == _UNQUOTED:
+        return f"{name}: {message}"
     return f"{name}: {message}, not {detail['input']!r}"
 
 

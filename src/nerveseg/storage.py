@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from filelock import FileLock
@@ -25,7 +25,8 @@ class Entry:
 class Storage(Protocol):
     """Files by name, with forward slashes. A written file appears complete or not at all.
 
-    Every method raises NervesegError if the storage refuses, TransientError if it cannot be reached.
+    Every method raises NervesegError if a name leads out of the root or the storage refuses, TransientError if it
+    cannot be reached.
     """
 
     uri: str
@@ -47,6 +48,17 @@ class Storage(Protocol):
 
     def download(self, name: str, path: Path) -> None:
         """Copies a file to this machine; `path` appears when complete. Raises FileNotFoundError if there is none."""
+
+
+def leads_out(name: str) -> bool:
+    """Whether a name could be that of a file outside the storage's root: it is absolute, or climbs with `..`."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts
+
+
+def _require_inside(name: str, uri: str) -> None:
+    if leads_out(name):
+        raise NervesegError(f"{name} is no name of a file in {uri}: it leads out of it. Rename what it belongs to.")
 
 
 def open_storage(uri: str) -> Storage:
@@ -72,24 +84,25 @@ class FolderStorage:
     def entries(self, below: str = "") -> list[Entry]:
         found = []
         with self._readable(self._root):
-            for path in sorted((self._root / below).rglob("*")):
+            for path in sorted(self._path(below).rglob("*")):
                 name = path.relative_to(self._root).as_posix()
                 if path.is_file() and not _is_hidden(name):
                     found.append(Entry(name, self._stamp(path)))
         return found
 
     def read(self, name: str) -> tuple[bytes, str]:
-        path = self._root / name
+        path = self._path(name)
         with self._readable(path):
             stamp = self._stamp(path)
             return path.read_bytes(), stamp
 
     def write(self, name: str, content: bytes) -> None:
-        with self._readable(self._root / name), replacing(self._root / name) as beside:
+        path = self._path(name)
+        with self._readable(path), replacing(path) as beside:
             beside.write_bytes(content)
 
     def replace(self, name: str, content: bytes, stamp: str | None) -> None:
-        path = self._root / name
+        path = self._path(name)
         with self._readable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.parent / f".{path.name}.lock"):
@@ -98,12 +111,18 @@ class FolderStorage:
                 self.write(name, content)
 
     def upload(self, name: str, path: Path) -> None:
-        with self._readable(self._root / name), replacing(self._root / name) as beside:
+        target = self._path(name)
+        with self._readable(target), replacing(target) as beside:
             shutil.copyfile(path, beside)
 
     def download(self, name: str, path: Path) -> None:
-        with self._readable(self._root / name), replacing(path) as beside:
-            shutil.copyfile(self._root / name, beside)
+        source = self._path(name)
+        with self._readable(source), replacing(path) as beside:
+            shutil.copyfile(source, beside)
+
+    def _path(self, name: str) -> Path:
+        _require_inside(name, self.uri)
+        return self._root / name
 
     @staticmethod
     def _stamp(path: Path) -> str:
@@ -133,27 +152,31 @@ class S3Storage:
 
     def entries(self, below: str = "") -> list[Entry]:
         found = []
-        for key, etag in self._bucket.etags(self._prefix + below):
+        for key, etag in self._bucket.etags(self._key(below)):
             name = key.removeprefix(self._prefix)
             if name and not name.endswith("/") and not _is_hidden(name):
                 found.append(Entry(name, etag))
         return sorted(found, key=lambda entry: entry.name)
 
     def read(self, name: str) -> tuple[bytes, str]:
-        found = self._bucket.get(self._prefix + name)
+        found = self._bucket.get(self._key(name))
         return b"".join(found.chunks), found.etag or ""
 
     def write(self, name: str, content: bytes) -> None:
-        self._bucket.put(self._prefix + name, content)
+        self._bucket.put(self._key(name), content)
 
     def replace(self, name: str, content: bytes, stamp: str | None) -> None:
-        self._bucket.replace(self._prefix + name, content, stamp)
+        self._bucket.replace(self._key(name), content, stamp)
 
     def upload(self, name: str, path: Path) -> None:
-        self._bucket.upload(self._prefix + name, path)
+        self._bucket.upload(self._key(name), path)
 
     def download(self, name: str, path: Path) -> None:
-        self._bucket.download(self._prefix + name, path)
+        self._bucket.download(self._key(name), path)
+
+    def _key(self, name: str) -> str:
+        _require_inside(name, self.uri)
+        return self._prefix + name
 
 
 def _is_hidden(name: str) -> bool:

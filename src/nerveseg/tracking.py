@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import subprocess
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -40,10 +41,10 @@ from requests import RequestException
 from rich.markup import escape
 from sqlalchemy.exc import SQLAlchemyError
 
-from nerveseg import package, paths
+from nerveseg import logged_code, package, paths
 from nerveseg.console import console
 from nerveseg.errors import NervesegError, TransientError
-from nerveseg.files import read_json, sha256, write_json
+from nerveseg.files import read_json, sha256, sums_text, write_json
 from nerveseg.model.spec import read_spec
 from nerveseg.settings import settings
 
@@ -196,41 +197,43 @@ class TrainingRun:
 
 
 def read_record(folder: Path) -> Record:
-    """What train and calibrate recorded of the model in `folder`: `run_id` and `model_id`, `params` of both, `tags`
-    and `dataset`.
+    """What train and calibrate recorded of the model in `folder`: `run_id`, `model_id` and `code`, `params` of both,
+    `tags` and `dataset`.
     """
     training, calibrated = (read_json(folder / path.name) for path in (paths.RUN_JSON, paths.CALIBRATION_JSON))
     return {**training, **calibrated, "params": {**training["params"], **calibrated["params"]}}
 
 
 def log_calibrated(folder: Path, given: Record) -> Record:
-    """Logs the model in `folder`, once; returns `run_id` and `model_id`: where this server holds it.
+    """Logs the model in `folder`, once; returns `run_id` and `model_id`, where this server holds it, and `code`: the
+    SHA-256 of the hashes of the code logged with it.
 
     Args:
         given: the parameters of the calibration, by dotted names.
     """
     training = read_json(folder / paths.RUN_JSON.name)
     found = ensure_logged({**training, "params": {**training["params"], **given}}, _curve(folder), folder)
-    return {name: found[name] for name in ("run_id", "model_id")}
+    return {name: found[name] for name in ("run_id", "model_id", "code")}
 
 
 def ensure_run(folder: Path) -> Record:
     """The record of the model in `folder`, with its run as it stands on this tracking server.
 
-    Where the server lacks the run, it is made from `run.json`, `calibration.json`, `curve.csv` and the model.
+    Where the server lacks the run, it is made from `run.json`, `calibration.json`, `curve.csv` and the model; so is one
+    for a model that was logged when the hashes of its code were not recorded.
 
     Raises:
         NervesegError: the record is missing or the server fails.
     """
     record = read_record(folder)
-    if _has_run(connect(), record["run_id"]):
+    if "code" in record and _has_run(connect(), record["run_id"]):
         return record
     training: Record = read_json(folder / paths.RUN_JSON.name)
     return ensure_logged({**record, "run_id": training["run_id"]}, _curve(folder), folder)
 
 
 def ensure_logged(record: Record, rows: list[dict[str, float]], folder: Path) -> Record:
-    """The record with `run_id` and `model_id` of the run that holds the model on this tracking server.
+    """The record with `run_id`, `model_id` and `code` of the run that holds the model on this tracking server.
 
     That is the run of the training itself, or one made like it where the server lacks that, or it holds another model.
 
@@ -258,8 +261,15 @@ def ensure_logged(record: Record, rows: list[dict[str, float]], folder: Path) ->
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         mlflow.log_params(record["params"], run_id=run_id)
     model = _logged_model(client, run_id)
-    model_id = model.model_id if model is not None else _log_model(run_id, folder)
-    return {**record, "run_id": run_id, "model_id": model_id}
+    if model is not None:
+        return {
+            **record,
+            "run_id": run_id,
+            "model_id": model.model_id,
+            "code": client.get_run(run_id).data.tags[logged_code.TAG],
+        }
+    model_id = _log_model(run_id, folder)
+    return {**record, "run_id": run_id, "model_id": model_id, "code": _record_code(client, run_id, model_id)}
 
 
 def has_version(run_id: str) -> bool:
@@ -366,13 +376,15 @@ def _identity(params: Record, folder: Path) -> str:
 
 
 def _run_for(client: mlflow.MlflowClient, origin: str, identity: str) -> mlflow.entities.Run | None:
-    """The run of a training that holds a model, or one that holds none yet."""
+    """The run of a training that holds a model and the hashes of its code, or one that holds none yet."""
     experiment = _set_experiment(settings().experiment)
     runs = list(client.search_runs([experiment.experiment_id], f"tags.`{ORIGIN}` = '{origin}'"))
     if _has_run(client, origin):  # its experiment may be another one by now
         runs.insert(0, client.get_run(origin))
     for run in runs:
-        if run.data.tags.get(MODEL) == identity:
+        if run.data.tags.get(MODEL) == identity and (
+            logged_code.TAG in run.data.tags or _logged_model(client, run.info.run_id) is None
+        ):
             return run
     # Runs of nerveseg 0.1 hold a model without the tag.
     untagged = (run for run in runs if MODEL not in run.data.tags)
@@ -431,6 +443,18 @@ def _log_model(run_id: str, folder: Path) -> str:
     if model_id is None:
         raise MlflowException("the server returned no id for the logged model")
     return model_id
+
+
+def _record_code(client: mlflow.MlflowClient, run_id: str, model_id: str) -> str:
+    """Records the hashes of the code that has just been logged with a model, on its run; returns their SHA-256."""
+    source = client.get_logged_model(model_id).artifact_location
+    with tempfile.TemporaryDirectory() as folder:
+        logged = mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=folder)
+        listed = sums_text(logged_code.sums(Path(logged)))
+    client.log_text(run_id, listed.decode(), str(logged_code.SUMS))
+    digest = hashlib.sha256(listed).hexdigest()
+    client.set_tag(run_id, logged_code.TAG, digest)
+    return digest
 
 
 def _logged_model(client: mlflow.MlflowClient, run_id: str) -> LoggedModel | None:

@@ -40,7 +40,6 @@ from stack.native.ports import is_taken
 STATE = Path(".stack")
 MARK = "STACK_SERVICE"  # variable in all processes of a service: its state folder and name
 TICK = 0.25  # seconds
-GRACE = 20  # seconds a service has to end
 ONE_SHOT = "service_completed_successfully"
 # By the start of the image's name: arguments for python that do the same here.
 _STAND_INS = {
@@ -230,7 +229,7 @@ class Runner:
         if self._process is not None:
             self._process.terminate()
             try:
-                self._process.wait(GRACE)
+                self._process.wait(self.service.grace)
             except subprocess.TimeoutExpired:
                 console.print(f"{self.service.name} does not stop and is killed")
         self._end_all()

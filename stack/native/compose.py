@@ -14,6 +14,7 @@ from nerveseg.errors import NervesegError
 
 COMPOSE_FILE = Path("docker-compose.yml")
 ENVIRONMENT_FILE = Path(".env")
+_GRACE = "20s"  # where the file gives none
 _NAME = re.compile(r"\w+")
 
 
@@ -42,6 +43,7 @@ class Service:
     health: list[str]
     restart: str
     profiles: list[str]
+    grace: float  # seconds it has to end
     ports: list[str]  # published, "host:port:port"
 
 
@@ -138,4 +140,5 @@ def _service(name: str, entry: dict[str, Any]) -> Service:
         restart=entry["restart"],
         profiles=entry.get("profiles", []),
         ports=entry.get("ports", []),
+        grace=float(entry.get("stop_grace_period", _GRACE).removesuffix("s")),
     )

@@ -20,7 +20,8 @@ STAGES: dict[str, Any] = PIPELINE["stages"]
 CARRIERS = {
     f"src/nerveseg/{name}.py"
     for name in (
-        *("arrays", "console", "errors", "files", "kept", "legacy", "package", "params", "paths", "settings"),
+        *("arrays", "console", "errors", "files", "kept", "legacy", "logged_code", "package", "params", "paths"),
+        "settings",
         "tracking",
     )
 }

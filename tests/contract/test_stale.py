@@ -24,6 +24,7 @@ EDITS: dict[str, tuple[str | tuple[str, object], list[str]]] = {
     "report wording": ("report/sections.py", REPORT),
     "a chart": ("report/charts.py", REPORT),
     "card wording": ("modelcard/card.py", REGISTER),
+    "the owner on the card": (("card.owner", "a hospital"), REGISTER),
     "a criterion of the gate": ("registry/gate.py", REGISTER),
     "a metric": ("evaluation/surface.py", EVALUATE),
     "threshold": (("model.threshold", 0.4), CALIBRATE),

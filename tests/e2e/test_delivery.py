@@ -24,7 +24,7 @@ NAME = "nerve-segmentation"
 GOOD, NEXT = "1", "2"
 FILES = {
     *("model.onnx", "model.safetensors", "model.json", "reference.json"),
-    *("card.json", "card.md", "metadata.json"),
+    *("card.json", "card.md", "metadata.json", "code.sha256"),
 }
 CHAIN = {"chain", "dataset", "lineage", "params", "code", "weights", "figures", "logged figures", "gate"}
 HERE = {"dataset here", "split here", "code here"}

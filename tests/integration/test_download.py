@@ -7,6 +7,7 @@ import http.server
 import ipaddress
 import json
 import os
+import re
 import shlex
 import signal
 import ssl
@@ -24,7 +25,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from conftest import Bucket
-from nerveseg.data import transfer
+from nerveseg.data import published, transfer
 from nerveseg.data.sources import open_source
 from nerveseg.data.transfer import download
 from nerveseg.errors import NervesegError
@@ -360,6 +361,7 @@ def test_wrong_content_never_gets_the_final_name(s3: Bucket, tmp_path: Path) -> 
         ("s3://{bucket}/empty.zip", None, "is empty"),
         ("s3://{bucket}/denied.zip", None, "403.*AWS_PROFILE"),
         ("s3://Not_A_Bucket!/nerves.zip", None, "Check data.uri"),
+        (published.ON_ITS_CARD, None, f"private address .* its public copy is {re.escape(published.COPY)}"),
     ],
 )
 def test_s3_says_what_is_missing(s3: Bucket, target: Path, uri: str, version: str | None, message: str) -> None:
@@ -504,16 +506,30 @@ def self_signed(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("status", [200, 404])
-def test_secrets_in_an_address_stay_secret(serve: Any, tmp_path: Path, status: int) -> None:
+def test_credentials_come_from_netrc_and_stay_secret(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
     origin = Origin(b"content")
     wire = serve(lambda path, headers: origin(path, headers) if status == 200 else (status, {}, b""))
-    address = wire.url.replace("http://", "http://user:hunter2@")
-    outcome = run_stage(workspace(tmp_path, f"{address}/nerves.zip?X-Amz-Signature=hunter3"))
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password hunter2\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    outcome = run_stage(workspace(tmp_path, f"{wire.url}/nerves.zip"))
     assert outcome.returncode == (0 if status == 200 else 1)
     assert "hunter" not in outcome.stderr + outcome.stdout
     assert wire.log[0].headers["Authorization"].startswith("Basic ")
     for path in tmp_path.rglob("*.json"):
         assert "hunter" not in path.read_text()
+
+
+@pytest.mark.parametrize("secret", ["http://user:hunter2@", "?X-Amz-Signature=hunter2"])
+def test_an_address_with_a_secret_is_not_requested(serve: Any, tmp_path: Path, secret: str) -> None:
+    wire = serve(Origin(b"content"))
+    address = f"{wire.url}/nerves.zip{secret}" if "?" in secret else f"{wire.url}/x".replace("http://", secret)
+    outcome = run_stage(workspace(tmp_path, address))
+    assert outcome.returncode == 1
+    assert ".netrc" in outcome.stderr
+    assert "hunter" not in outcome.stderr + outcome.stdout
+    assert wire.log == []
 
 
 def test_secrets_of_an_unreachable_address_stay_secret(target: Path, capsys: Any) -> None:

@@ -26,13 +26,13 @@ from nerveseg.cli import app
 from nerveseg.data import rle
 from nerveseg.evaluation import metrics
 from nerveseg.evaluation.scores import Scores
-from nerveseg.files import read_json
+from nerveseg.files import parse_sums, read_json
 from nerveseg.modelcard import card, smoke
 from nerveseg.params import load
 from nerveseg.prediction import batch as batches
 from nerveseg.prediction import drift, files, inputs
 from nerveseg.prediction.batch import Batch
-from nerveseg.registry import bundle, delivery
+from nerveseg.registry import bundle, delivery, verification
 from nerveseg.stages import calibrate, evaluate, register, report
 from nerveseg.storage import FolderStorage
 from workspace import Workspace, entered, free_port, wait_for
@@ -97,13 +97,19 @@ def test_verify_passes_every_check() -> None:
         assert check in result.output
 
 
+def test_verify_says_that_nothing_covers_its_code(tmp_path: Path) -> None:
+    checks = {check.name: check for check in verification.of_record(tracking.connect(), "1", tmp_path)}
+    assert checks["logged code"].passed
+    assert checks["logged code"].found.startswith("no hash covers the code logged with it")
+
+
 def test_the_delivery_stands_and_its_bundle_is_whole(bundles: FolderStorage, tmp_path: Path) -> None:
     pointer, _ = bundle.current(bundles)
     assert pointer is not None
     assert pointer.version == "1"
     assert delivery.is_complete(bundles, pointer), "or `deliver` would deliver it again"
     sums, _ = bundles.read(f"1/{bundle.SUMS}")
-    bundle.fetch(bundles, pointer, bundle.parse_sums(sums), tmp_path)
+    bundle.fetch(bundles, pointer, parse_sums(sums), tmp_path)
     assert card.read(tmp_path / "card.json").network.encoder == "tu-test_efficientnet"
 
 

@@ -136,6 +136,41 @@ def test_a_worse_model_is_refused_reported_or_let_in(
     assert not [key for key in tags if key.startswith("gate.")], "no figures of an earlier verdict"
 
 
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [("off", "pyfunc.py"), ("report", "pyfunc.py"), ("enforce", "pyfunc.py"), ("report", "code/cv2.py")],
+)
+def test_changed_code_of_the_logged_model_is_refused_before_it_runs(
+    workspace: Workspace, client: mlflow.MlflowClient, tmp_path: Path, mode: str, name: str
+) -> None:
+    before = Path("reports/registration.json").read_text()
+    file = Path(str(client.get_model_version(NAME, "3").source).removeprefix("file://")) / name
+    former = file.read_bytes() if file.exists() else None
+    with file.open("a") as code:
+        code.write(f"\nopen({str(tmp_path / 'payload')!r}, 'w')\n")
+    with pytest.raises(NervesegError, match="Nothing is registered, and nothing of the logged model was run") as caught:
+        ask(mode)
+    assert f"{name} was {'changed' if former else 'added'}" in str(caught.value)
+    assert not (tmp_path / "payload").exists()
+    assert Path("reports/registration.json").read_text() == before
+    file.write_bytes(former) if former else file.unlink()
+
+
+def test_a_model_whose_code_no_hash_covers_is_logged_anew(workspace: Workspace, client: mlflow.MlflowClient) -> None:
+    """As one that an older nerveseg logged."""
+    version = client.get_model_version(NAME, "3")
+    client.delete_tag(str(version.run_id), "sha256_code")
+    receipt = ask("off")
+    client.set_tag(str(version.run_id), "sha256_code", version.tags["sha256_code"])
+    assert (receipt["version"], receipt["run_id"]) != ("3", version.run_id)
+    covered = client.get_model_version(NAME, receipt["version"])
+    assert covered.tags["sha256_code"] == client.get_run(receipt["run_id"]).data.tags["sha256_code"]
+    assert covered.tags["sha256_code"] != version.tags["sha256_code"]
+    client.delete_model_version(NAME, receipt["version"])
+    client.delete_run(receipt["run_id"])
+    assert ask("off")["version"] == "3"
+
+
 def test_another_evaluation_reaches_a_version_by_register_alone(
     workspace: Workspace, client: mlflow.MlflowClient, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from nerveseg.errors import NervesegError
+from nerveseg.files import parse_sums, sums_text
 from nerveseg.registry import bundle, delivery, signatures
 from nerveseg.registry.bundle import Pointer
 from nerveseg.settings import settings
@@ -71,10 +72,10 @@ def forge(storage: FolderStorage, pointer: Pointer, name: str, content: str) -> 
     """Changes a file of the bundle and every hash that depends on it, as whoever may write to the storage can."""
     folder = Path(storage.uri) / "3"
     (folder / name).write_text(content)
-    sums = bundle.parse_sums((folder / "SHA256SUMS").read_bytes())
+    sums = parse_sums((folder / "SHA256SUMS").read_bytes())
     sums[name] = hashlib.sha256(content.encode()).hexdigest()
-    (folder / "SHA256SUMS").write_bytes(bundle.sums_text(sums))
-    return replace(pointer, sha256=hashlib.sha256(bundle.sums_text(sums)).hexdigest())
+    (folder / "SHA256SUMS").write_bytes(sums_text(sums))
+    return replace(pointer, sha256=hashlib.sha256(sums_text(sums)).hexdigest())
 
 
 def test_a_signed_bundle_is_read_with_its_key(
@@ -175,6 +176,21 @@ def test_files_of_the_registry_are_held_against_the_signed_bundle(
         bundle.require_signed(storage, "3", fetched, public)
 
 
+def test_the_hashes_of_the_code_are_signed(
+    storage: FolderStorage, verified: Path, key: Ed25519PrivateKey, tmp_path: Path
+) -> None:
+    public = key.public_key()
+    former = shutil.copytree(verified, tmp_path / "former")
+    (verified / bundle.CODE).write_text("hashes of the code")
+    deliver(storage, verified, key)
+    assert bundle.CODE in bundle.require_signed(storage, "3", verified, public)
+    for folder in (former, shutil.copytree(verified, tmp_path / "forged")):
+        if folder != former:
+            (folder / bundle.CODE).write_text("hashes of other code")
+        with pytest.raises(NervesegError, match=r"^code\.sha256 of version 3 in MLflow differ"):
+            bundle.require_signed(storage, "3", folder, public)
+
+
 def test_keys_come_from_the_environment(
     key: Ed25519PrivateKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +233,7 @@ def test_the_pointer_stays_as_consumers_know_it(storage: FolderStorage, verified
     deliver(storage, verified, key)
     pointer = json.loads((Path(storage.uri) / "current.json").read_text())
     assert set(pointer) == {"version", "run_id", "path", "sha256", "previous", "promotion", "at", "checks"}
-    listed = bundle.parse_sums((Path(storage.uri) / "3" / "SHA256SUMS").read_bytes())
+    listed = parse_sums((Path(storage.uri) / "3" / "SHA256SUMS").read_bytes())
     assert "SHA256SUMS.sig" not in listed
 
 

@@ -1,6 +1,7 @@
 """A folder and an S3 prefix behave alike."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,33 @@ def test_a_file_is_replaced_only_by_who_knows_it(storage: Storage) -> None:
     with pytest.raises(ChangedError):
         storage.replace("current", b"third", stamp)
     assert storage.read("current")[0] == b"second"
+
+
+@pytest.mark.parametrize("name", ["../file", "a/../../file", "..", "/file"])
+def test_a_name_that_leads_out_is_refused(storage: Storage, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_bytes(b"outside")
+    storage.write("a/inside", b"inside")
+    for call in (
+        lambda: storage.write(name, b"new"),
+        lambda: storage.replace(name, b"new", None),
+        lambda: storage.upload(name, tmp_path / "file"),
+        lambda: storage.read(name),
+        lambda: storage.download(name, tmp_path / "back"),
+        lambda: storage.entries(name),
+    ):
+        with pytest.raises(NervesegError, match="leads out of it"):
+            call()
+    assert (tmp_path / "file").read_bytes() == b"outside"
+    assert [entry.name for entry in storage.entries()] == ["a/inside"]
+
+
+def test_threads_that_write_the_same_file_leave_one_of_their_contents(storage: Storage) -> None:
+    contents = [bytes([number]) * 200_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            assert list(pool.map(storage.write, ["same"] * 8, contents)) == [None] * 8
+            assert storage.read("same")[0] in contents
+    assert [entry.name for entry in storage.entries()] == ["same"]
 
 
 def test_a_server_that_is_missing_may_come_back(s3: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What verification finds in a registered version that was tampered with; nothing of it needs a server."""
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,10 @@ import pytest
 from mlflow import MlflowClient
 
 from nerveseg import params, tracking
+from nerveseg.errors import NervesegError
 from nerveseg.modelcard.card import Card
+from nerveseg.prediction import files
+from nerveseg.registry import versions
 from nerveseg.registry.verification import failures, of_record
 from nerveseg.registry.verify import of_repository
 from nerveseg.stages import register
@@ -49,6 +53,12 @@ def weights(client: MlflowClient) -> Path:
 
 
 @pytest.fixture
+def code(weights: Path) -> Path:
+    """The folder of the logged model: what MLflow runs to load the version."""
+    return weights.parents[1]
+
+
+@pytest.fixture
 def found(workspace: Workspace) -> Found:
     """Verifies the version without its network; returns the names of the checks that fail."""
 
@@ -76,6 +86,36 @@ def test_tampered_or_missing_weights_are_named(client: MlflowClient, weights: Pa
     weights.write_bytes(content)
 
 
+def test_tampered_code_is_named_and_nothing_of_it_is_used(found: Found, code: Path, tmp_path: Path) -> None:
+    inference, model = code / "code" / "nerveseg" / "model" / "inference.py", code / "MLmodel"
+    for file in (code / "pyfunc.py", inference, model):
+        with changed(file, lambda content: content + b"\n# payload\n"):
+            assert found() == {"logged code"}
+            with pytest.raises(NervesegError, match=rf"{file.relative_to(code)} was changed"):
+                files.fetch(VERSION, tmp_path)
+    inference.rename(code / "numpy.py")
+    with pytest.raises(NervesegError, match=r"inference\.py is missing; numpy\.py was added"):
+        files.fetch(VERSION, tmp_path)
+    (code / "numpy.py").rename(inference)
+    compiled = code / "code" / "nerveseg" / "__pycache__"  # where MLflow loads a model from a folder, Python leaves it
+    compiled.mkdir()
+    (compiled / "errors.cpython-311.pyc").touch()
+    assert found() == set()
+    compiled.joinpath("errors.cpython-311.pyc").unlink()
+    compiled.rmdir()
+
+
+def test_the_hashes_of_the_code_cannot_be_left_out(found: Found, client: MlflowClient, artifacts: Path) -> None:
+    listed = artifacts / "reproduce" / "code.sha256"
+    with changed(listed, lambda content: content.replace(b"pyfunc.py", b"other.py")):
+        assert found() == {"hash of code.sha256"}
+    digest = client.get_model_version(NAME, VERSION).tags["sha256_code"]
+    client.delete_model_version_tag(NAME, VERSION, "sha256_code")
+    assert found() == {"hash of code.sha256"}
+    client.set_model_version_tag(NAME, VERSION, "sha256_code", digest)
+    assert found() == set()
+
+
 def test_a_tampered_hash_is_named(client: MlflowClient, found: Found) -> None:
     digest = client.get_model_version(NAME, VERSION).tags["sha256_weights"]
     client.set_model_version_tag(NAME, VERSION, "sha256_weights", "0" * 64)
@@ -98,7 +138,7 @@ def test_a_version_that_the_pipeline_did_not_register_is_named(client: MlflowCli
     [
         ("reports/metrics.json", b'"dice"', b'"dice" ', {"figures"}),
         ("reports/per_image.csv", b"0.", b"1.", {"figures"}),
-        ("reports/card.json", b'"apache-2.0"', b'"other"', {"hash of card.json"}),
+        ("reports/card.json", b'"license": null', b'"license": "mit"', {"hash of card.json"}),
         ("reproduce/dvc.lock", b"path: models/model.safetensors\n", b"path: other\n", {"hash of dvc.lock", "lineage"}),
         ("reproduce/dvc.lock", b"validation: 0.15", b"validation: 0.25", {"hash of dvc.lock", "params"}),
         ("reproduce/params.yaml", b"epochs: 6", b"epochs: 7", {"hash of params.yaml", "params"}),
@@ -173,6 +213,26 @@ def test_a_card_whose_tags_were_forged_too_is_found_by_its_links(
             assert found() == {link}
     tag(client, VERSION, "card", stored)
     assert found() == set()
+
+
+def test_a_card_without_owner_and_licence_is_delivered_only_if_the_data_is_the_phantom(
+    found: Found, client: MlflowClient, artifacts: Path
+) -> None:
+    lock = artifacts / "reproduce" / "dvc.lock"
+    another = rb"\g<1>" + b"0" * 32
+    with changed(lock, lambda content: re.sub(rb"(path: data/phantom.zip\n +hash: md5\n +md5: )\w+", another, content)):
+        tag(client, VERSION, "lock", lock)
+        assert "card: it does not state card.owner, card.contact, card.licence" in reason(client, VERSION)
+    tag(client, VERSION, "lock", lock)
+    assert found() == set()
+
+
+def test_a_model_whose_logging_was_cut_off_is_not_that_of_its_run(client: MlflowClient) -> None:
+    version = client.get_model_version(NAME, VERSION)
+    run = client.get_run(str(version.run_id)).info
+    cut_off = client.create_logged_model(run.experiment_id, name="model", source_run_id=run.run_id)
+    assert versions.locate(client, run.run_id).source == version.source
+    client.delete_logged_model(cut_off.model_id)
 
 
 def test_what_is_here_is_compared_and_what_is_not_is_said(

@@ -20,9 +20,16 @@ from nerveseg.evaluation.results import Metrics
 from nerveseg.model.spec import ModelSpec
 from nerveseg.modelcard import card
 from nerveseg.modelcard.card import Card
-from nerveseg.params import EvaluateParams
+from nerveseg.params import CardParams, EvaluateParams
 
 SPEC = ModelSpec(architecture="Unet", encoder="resnet34", height=96, width=128, threshold=0.5)
+STATED = CardParams(
+    owner="St Anna's Hospital",
+    contact="ultrasound@hospital.example",
+    licence="cc-by-nc-4.0",
+    intended_use="Teaching regional anaesthesia.",
+    data_terms="consent of the patients, research only",
+)
 TENSOR = {
     "type": "object",
     "properties": {
@@ -82,12 +89,18 @@ def metrics(
     return Metrics.model_validate(scores.summary(scores.Scores(table, histograms), sweep, evaluate, subjects_known))
 
 
-def made(with_mask: int = 60, shared_subjects: int = 0, sides: Sequence[str] = ("test", "train"), **more: Any) -> Card:
+def made(
+    with_mask: int = 60,
+    shared_subjects: int = 0,
+    sides: Sequence[str] = ("test", "train"),
+    stated: CardParams = STATED,
+    **more: Any,
+) -> Card:
     splits = pd.DataFrame(
         {"frames": [40, 60], "subjects": [4, 6], "with_mask": [40, with_mask], "distinct": [38, 60]},
         index=list(sides),
     )
-    return card.record(SPEC, splits, shared_subjects, metrics(**more), "s3://bucket/nerves.zip", ORIGINS)
+    return card.record(SPEC, splits, shared_subjects, metrics(**more), "s3://bucket/nerves.zip", ORIGINS, stated)
 
 
 def test_the_record_can_be_written_and_read(tmp_path: Path) -> None:
@@ -105,7 +118,7 @@ def test_the_hub_reads_the_markdown_without_the_network(tmp_path: Path, monkeypa
     path = tmp_path / "card.md"
     path.write_text(card.markdown(made()))
     data = ModelCard.load(path).data
-    assert (data.license, data.pipeline_tag) == ("apache-2.0", "image-segmentation")
+    assert (data.license, data.pipeline_tag) == ("cc-by-nc-4.0", "image-segmentation")
     results = {result.metric_type: result for result in data.eval_results}
     test = metrics().measured("test.dice")
     assert results["dice"].metric_value == test.value
@@ -149,6 +162,31 @@ def test_limits_are_listed_only_if_they_apply() -> None:
     untested = made(split="validation", sides=["validation", "train"])
     assert "none were held out for testing" in card.markdown(untested)
     assert "| train | 60 | 60 | 6 | 30 |" in card.markdown(second)
+
+
+def test_every_form_states_what_the_owner_does_and_nothing_of_this_project() -> None:
+    record = made()
+    assert record.unstated == []
+    text, metadata = card.markdown(record), card.bundle_metadata(record)
+    assert all(said in text for said in STATED.model_dump().values())
+    assert (metadata["authors"], metadata["copyright"]) == (STATED.owner, f"{STATED.owner}; licence: cc-by-nc-4.0")
+    assert metadata["intended_use"].startswith("Teaching regional anaesthesia. Out of scope: ")
+    nothing = made(stated=CardParams(**dict.fromkeys(STATED.model_dump())))
+    assert nothing.unstated == [f"card.{name}" for name in STATED.model_dump()]
+    text, metadata = card.markdown(nothing), card.bundle_metadata(nothing)
+    assert "- Owner: not stated" in text
+    assert "\nlicense:" not in text, "the hub shows none"
+    assert metadata["copyright"] == "not stated; licence: not stated"
+    for form in (text, json.dumps(metadata)):
+        assert not any(claim in form for claim in ("authors of nerveseg", "apache"))
+
+
+def test_a_card_of_an_older_version_is_read(tmp_path: Path) -> None:
+    former = json.loads(made().model_dump_json())
+    for name in ("owner", "contact", "data_terms"):
+        del former[name]
+    (tmp_path / "card.json").write_text(json.dumps(former))
+    assert card.read(tmp_path / "card.json").unstated == ["card.owner", "card.contact", "card.data_terms"]
 
 
 def test_averaging_is_mentioned() -> None:

@@ -1,5 +1,6 @@
 """The exported network compared with torch: in ONNX Runtime, as an independent reader, and in the scorer."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -16,8 +17,11 @@ from nerveseg.model.frames import normalise
 from nerveseg.model.inference import Segmenter
 from nerveseg.model.network import build, load, save, save_ensemble
 from nerveseg.model.spec import ModelSpec
+from nerveseg.modelcard import smoke
 from nerveseg.prediction.export import export
 from nerveseg.prediction.openvino import OpenVinoScorer
+from nerveseg.registry import verification
+from nerveseg.registry.verification import Check
 
 SPEC = ModelSpec(architecture="Unet", encoder="resnet18", height=64, width=96, threshold=0.5)
 
@@ -141,3 +145,41 @@ def test_a_damaged_export_is_rejected(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:1000])
     with pytest.raises(NervesegError, match=r"model\.onnx cannot be loaded"):
         OpenVinoScorer(tmp_path, streams=1, threads=1)
+
+
+def verified(folder: Path, pairs: list[smoke.Pair]) -> Check:
+    """The check of the export that a delivery makes, for a model with these smoke frames."""
+    smoke.write(pairs, folder / "smoke.npz")
+    return next(check for check in verification.of_network(folder) if check.name == "export")
+
+
+def test_a_sound_export_passes_where_rounding_moves_pixels_across_the_threshold(
+    network: torch.nn.Module, folder: Path, tmp_path: Path
+) -> None:
+    """The threshold lies between what torch and OpenVINO give one of the pixels of a small mask."""
+    (frame,) = given = list(frames(1, 64, 96))
+    scorer, segmenter = OpenVinoScorer(folder, streams=1, threads=1), Segmenter(network, SPEC)
+    ours, theirs = segmenter.probabilities(given)[0].ravel(), scorer.probability(frame).ravel()
+    highest = np.argsort(ours)[::-1][1:200]
+    pixel = next(index for index in highest if ours[index] != theirs[index])
+    threshold = float(ours[pixel] + theirs[pixel]) / 2
+    save(network, SPEC.model_copy(update={"threshold": threshold}), tmp_path)
+    check = verified(tmp_path, [(frame, (ours >= threshold).astype(np.uint8).reshape(frame.shape))])
+    assert check.passed, check.found
+    assert "on 4 frames, probabilities differ from the network's own by at most 0.0000" in check.found
+    assert "of the pixels are in another class (the limit is 0.1%)" in check.found
+
+
+def test_an_export_of_lower_precision_is_refused(
+    network: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rounded(network: torch.nn.Module, spec: ModelSpec, path: Path) -> None:
+        export(copy.deepcopy(network).bfloat16().float(), spec, path)
+
+    monkeypatch.setattr("nerveseg.prediction.export.export", rounded)
+    save(network, SPEC, tmp_path)
+    given = list(frames(5, 64, 96))
+    segmenter = Segmenter(network, SPEC)
+    check = verified(tmp_path, [(frame, segmenter.mask(segmenter.probabilities([frame])[0])) for frame in given])
+    assert not check.passed
+    assert "on 16 frames" in check.found

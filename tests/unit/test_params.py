@@ -68,6 +68,32 @@ def test_all_errors_are_reported_at_once(workspace: Path) -> None:
     assert "split.seed" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://user:hunter2@host/nerves.zip",
+        "https://hunter2@host/nerves.zip",
+        "https://host/nerves.zip?X-Amz-Signature=hunter2",
+        "https://host/nerves.zip?token=hunter2",
+        "s3://user:hunter2@bucket/nerves.zip",
+        "ftp://user:hunter2@host/nerves.zip",
+    ],
+)
+@pytest.mark.parametrize("name", ["data.uri", "delivery.uri", "predict.input", "predict.output"])
+def test_an_address_with_a_secret_is_refused_without_quoting_it(uri: str, name: str, workspace: Path) -> None:
+    with pytest.raises(NervesegError) as caught:
+        profiles.override({name: uri}, workspace / "params.yaml")
+    assert name in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    for instead in (".netrc", "AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
+        assert instead in str(caught.value)
+
+
+def test_what_a_query_starts_with_may_be_part_of_a_key(workspace: Path) -> None:
+    profiles.override({"data.uri": "s3://bucket/a@b?c.zip"}, workspace / "params.yaml")
+    assert params.load().data.uri == "s3://bucket/a@b?c.zip"
+
+
 def test_numbers_are_read_as_dvc_reads_them(workspace: Path) -> None:
     text = (workspace / "params.yaml").read_text().replace("learning_rate: 0.001", "learning_rate: 3e-4")
     (workspace / "params.yaml").write_text(text)

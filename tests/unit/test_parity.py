@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from nerveseg.data import published
 from nerveseg.params import flatten, read_yaml
 from nerveseg.report import parity
 
@@ -16,6 +17,40 @@ def test_the_profile_has_the_settings_of_the_published_run() -> None:
     overlay = flatten({name: part for name, part in read_yaml(PROFILE).items() if name in ("model", "train")})
     assert {name: overlay.get(name) for name in parity.SETTINGS} == parity.SETTINGS
     assert parity.applies(overlay)
+
+
+def index(folds: list[int | None], splits: list[str]) -> pd.DataFrame:
+    return pd.DataFrame({"fold": pd.array(folds, "Int64"), "split": splits})
+
+
+PUBLISHED_FOLDS = index([0, 1, 2, 3, 4], [*["train"] * 4, "validation"])
+
+
+@pytest.mark.parametrize("weights", ["imagenet", "weights/resnet34.safetensors"])
+@pytest.mark.parametrize("source", published.ADDRESSES)
+def test_the_same_run_says_that_data_and_split_are_published(weights: str, source: str) -> None:
+    record = RECORD | {"model.encoder_weights": weights}
+    assert parity.applies(record)
+    said = parity.conditions(record, source, PUBLISHED_FOLDS)
+    assert "The data is the published one" in said
+    assert "The split is the published one" in said
+    assert ("The encoder weights are from weights/resnet34.safetensors, which is not compared" in said) == (
+        weights != "imagenet"
+    )
+
+
+@pytest.mark.parametrize(
+    ("frames", "table", "said"),
+    [
+        (1896, PUBLISHED_FOLDS, "from other.zip, not from a published address; it has as many frames"),
+        (1895, PUBLISHED_FOLDS, "The data is not the published one"),
+        (1896, index([0, 1, 2, 3, 4], ["train", "validation", *["train"] * 3]), "The split is not the published one"),
+        (1896, index([0, 1, 2, 3, 4], [*["train"] * 3, "test", "validation"]), "The split is not the published one"),
+        (1896, index([None] * 2, ["train", "validation"]), "The split is not the published one"),
+    ],
+)
+def test_other_data_and_splits_are_named(frames: int, table: pd.DataFrame, said: str) -> None:
+    assert said in parity.conditions(RECORD | {"frames.train": frames}, "other.zip", table)
 
 
 @pytest.mark.parametrize("change", [{"train.epochs": 6}, {"model.encoder_weights": "none"}])

@@ -193,7 +193,7 @@ def test_parity_is_shown_only_under_the_profile(trained: Workspace, html: str, t
     root, models = trained.root, tmp_path / "models"
     shutil.copytree(root / "models", models)
     record = json.loads((models / "run.json").read_text())
-    record["params"] |= parity.SETTINGS
+    record["params"] |= {**parity.SETTINGS, "model.encoder_weights": "weights/resnet34.pth"}
     (models / "run.json").write_text(json.dumps(record))
     text = Parsed(
         report.render(
@@ -205,6 +205,9 @@ def test_parity_is_shown_only_under_the_profile(trained: Workspace, html: str, t
             root / "reports",
         )
     ).text
+    assert "The encoder weights are from weights/resnet34.pth" in text
+    assert "The data is not the published one: it is from data/phantom.zip" in text
+    assert "The split is not the published one" in text
     ours = pd.read_csv(models / "curve.csv")["validation_iou"][4]
     assert f"validation IoU, epoch 5 {ours:.4f} 0.6321 {ours - 0.6321:+.4f}" in text
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from nerveseg import package, paths, tracking
+from nerveseg import logged_code, package, paths, tracking
 from nerveseg.console import console, progress
 from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.evaluation.results import Metrics
@@ -87,9 +87,10 @@ def register(members: Sequence[Member], root: Path, params: Params, render: Call
                 **verification.lineage([verification.read_lock(member.folder) for member in members]),
                 **versions.dataset_tags(source),
                 **versions.hashes(folder, [member.folder for member in members]),
+                logged_code.TAG: run["code"],
             }
             everything = np.arange(len(store))
-            candidate = Candidate.read(run["model_id"], tags, store, everything, folder / paths.PER_IMAGE_CSV)
+            candidate = Candidate.read(run, tags, store, everything, folder / paths.PER_IMAGE_CSV)
             models, device = folder / paths.MODELS, settings().device
             verdict = comparison.judge(client, candidate, metrics, models, params.evaluate, params.registration, device)
             tracking.log_evaluation(run, flatten(metrics.record), sorted((folder / paths.REPORTS).iterdir()))
@@ -191,7 +192,7 @@ def _card(
         figures=provenance.hashes(folder / path for path in versions.FIGURES),
     )
     everything = counts(store.index.assign(split="train"))
-    return card.record(read_spec(folder / paths.MODELS), everything, 0, metrics, source["uri"], origins)
+    return card.record(read_spec(folder / paths.MODELS), everything, 0, metrics, source["uri"], origins, params.card)
 
 
 def _shared(params: dict[str, Any]) -> dict[str, Any]:

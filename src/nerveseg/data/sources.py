@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from nerveseg import s3, web
+from nerveseg.data import published
 from nerveseg.errors import ChangedError, NervesegError, TransientError
 
 _PUBLIC = "For a public bucket, set NERVESEG_S3_ANONYMOUS=true, or use its https address, which DVC reads unsigned too."
+_COPY = f"This is the private address on the card of the published run; its public copy is {published.COPY}."
 _UNSIGNED = "The request was not signed: unset NERVESEG_S3_ANONYMOUS, unless the bucket is public."
 
 
@@ -87,6 +89,7 @@ class S3Source:
         self.uri = uri
         self._version_id = version_id
         self._anonymous = anonymous
+        self._copy = f" {_COPY}" if uri == published.ON_ITS_CARD else ""
         name, _, self._key = uri.removeprefix("s3://").partition("/")
         # One try a request: transfer.download retries.
         self._bucket = s3.Bucket(name, retries=False, anonymous=anonymous, setting="data.uri")
@@ -95,10 +98,12 @@ class S3Source:
         etag = kept.etag if offset and kept else None
         try:
             found = self._bucket.get(self._key, offset=offset, etag=etag, version_id=self._version_id)
-        except FileNotFoundError as error:
-            raise NervesegError(str(error)) from None
+        except TransientError:
+            raise
         except s3.AccessError as error:
-            raise NervesegError(f"{error} {_UNSIGNED if self._anonymous else _PUBLIC}") from None
+            raise NervesegError(f"{error} {_UNSIGNED if self._anonymous else _PUBLIC}{self._copy}") from None
+        except (FileNotFoundError, NervesegError) as error:
+            raise NervesegError(f"{error}{self._copy}") from None
         identity = Identity(self.uri, found.etag, found.version_id, found.size, found.last_modified)
         return Reply(identity, found.offset, found.chunks)
 

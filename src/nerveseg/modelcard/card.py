@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError, field_validator
 
-from nerveseg import legacy, paths
+from nerveseg import legacy
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import figures
 from nerveseg.evaluation.results import Metrics
@@ -19,6 +19,7 @@ from nerveseg.files import read_json, replacing, write_json
 from nerveseg.model.spec import ModelSpec
 from nerveseg.modelcard import provenance
 from nerveseg.modelcard.provenance import Link, Origins, Record
+from nerveseg.params import CardParams
 
 _SCHEMA = (  # https://docs.monai.io/en/stable/mb_specification.html
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -28,11 +29,18 @@ _BASELINE = "baseline."  # with it begin the keys of baselines
 _NETWORK_PACKAGES = ("opencv-python-headless", "safetensors", "segmentation-models-pytorch")
 _MONAI_ABSENT = "not installed"  # neither training nor scoring needs MONAI, but the schema demands a text
 
-INTENDED_USE = (
-    "Segments the nerve in an ultrasound frame, for research and as a part of software that is validated separately. "
-    "It is not a medical device."
+OUT_OF_SCOPE = (
+    "Diagnosis, guiding a needle without a person, and images other than B-mode ultrasound frames. It is not a medical "
+    "device."
 )
-OUT_OF_SCOPE = "Diagnosis, guiding a needle without a person, and images other than B-mode ultrasound frames."
+_STATED = {  # by the owner: field of the card to parameter
+    "owner": "card.owner",
+    "contact": "card.contact",
+    "license": "card.licence",
+    "intended_use": "card.intended_use",
+    "data_terms": "card.data_terms",
+}
+_NOT_STATED = "not stated"
 
 
 class Figure(Record):
@@ -92,7 +100,8 @@ class Card(Record):
 
     Attributes:
         version: of the package nerveseg.
-        license: the identifier of the Hugging Face hub, "other" for a licence without one.
+        owner, contact, license, intended_use, data_terms: what the section `card` of params.yaml states of the model,
+            `license` the identifier of the Hugging Face hub; None: not stated.
         network: as in `model.json`.
         dataset: the address of the dataset zip; its hash is in `origins`.
         shared_subjects: subjects with frames in more than one split.
@@ -101,8 +110,11 @@ class Card(Record):
     """
 
     version: str
-    license: str
-    intended_use: str
+    owner: str | None = None  # cards of older versions lack it, the contact and the terms
+    contact: str | None = None
+    license: str | None
+    intended_use: str | None
+    data_terms: str | None = None
     out_of_scope: str
     network: ModelSpec
     dataset: str
@@ -120,6 +132,11 @@ class Card(Record):
     def title(self) -> str:
         return f"nerve-segmentation: {self.network.architecture} on {self.network.encoder}"
 
+    @property
+    def unstated(self) -> list[str]:
+        """The parameters that its owner left empty."""
+        return [parameter for field, parameter in _STATED.items() if getattr(self, field) is None]
+
     def figure(self, key: str) -> Figure:
         """The figure or baseline of that name in metrics.json."""
         return next(one for one in (*self.figures, *self.baselines) if one.key == key)
@@ -132,6 +149,7 @@ def record(
     metrics: Metrics,
     dataset: str,
     origins: Origins,
+    stated: CardParams,
 ) -> Card:
     """The card of an evaluated model.
 
@@ -139,9 +157,7 @@ def record(
         splits: as `frame_store.counts` returns it.
         shared_subjects: subjects with frames in more than one split.
         dataset: the address of the dataset zip.
-
-    Raises:
-        NervesegError: the repository's LICENSE is missing.
+        stated: what its owner states.
     """
     sides = sorted(
         (Split(name=str(name), **{key: int(count) for key, count in row.items()}) for name, row in splits.iterrows()),
@@ -160,8 +176,11 @@ def record(
     measured = [one for one in shown if not one.key.startswith(_BASELINE)]
     return Card(
         version=version("nerveseg"),
-        license=_license(paths.LICENSE),
-        intended_use=INTENDED_USE,
+        owner=stated.owner,
+        contact=stated.contact,
+        license=stated.licence,
+        intended_use=stated.intended_use,
+        data_terms=stated.data_terms,
         out_of_scope=OUT_OF_SCOPE,
         network=network,
         dataset=dataset,
@@ -206,9 +225,16 @@ def markdown(card: Card) -> str:
         "",
         "## Intended use",
         "",
-        card.intended_use,
+        card.intended_use or f"{_NOT_STATED.capitalize()}.",
         "",
         f"Out of scope: {card.out_of_scope[0].lower()}{card.out_of_scope[1:]}",
+        "",
+        "## Owner and licence",
+        "",
+        f"- Owner: {card.owner or _NOT_STATED}",
+        f"- Contact: {card.contact or _NOT_STATED}",
+        f"- Licence of the weights: {card.license or _NOT_STATED}",
+        f"- Terms of the data: {card.data_terms or _NOT_STATED}",
         "",
         "## Data",
         "",
@@ -284,9 +310,9 @@ def bundle_metadata(card: Card) -> dict[str, Any]:
         "name": card.title,
         "task": "Segmentation of a nerve in an ultrasound frame",
         "description": f"A {network.architecture} with the encoder {network.encoder}. {' '.join(card.limits)}",
-        "authors": "the authors of nerveseg",
-        "copyright": f"the authors of nerveseg; licence: {card.license}",
-        "intended_use": f"{card.intended_use} Out of scope: {card.out_of_scope}",
+        "authors": card.owner or _NOT_STATED,
+        "copyright": f"{card.owner or _NOT_STATED}; licence: {card.license or _NOT_STATED}",
+        "intended_use": f"{(card.intended_use or _NOT_STATED).rstrip('.')}. Out of scope: {card.out_of_scope}",
         "data_source": f"{card.dataset}, SHA-256 {card.origins.dataset}",
         "data_type": "zip of 8-bit grey frames and masks",
         "image_classes": "grey levels of a B-mode ultrasound frame, 0 to 255",
@@ -457,12 +483,3 @@ def _installed(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _license(path: Path) -> str:
-    """The hub's identifier of the licence in a file."""
-    try:
-        text = " ".join(path.read_text(encoding="utf-8").split())
-    except FileNotFoundError:
-        raise NervesegError(f"{path} is missing: run from the root of the repository.") from None
-    return "apache-2.0" if text.startswith("Apache License Version 2.0") else "other"

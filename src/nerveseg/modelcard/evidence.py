@@ -14,7 +14,7 @@ from nerveseg.modelcard.smoke import Pair
 from nerveseg.prediction import drift
 
 _REFERENCE_FRAMES = 512  # at most; more training frames would hardly change the shares in the bins
-_SMOKE_FRAMES = 4
+_SMOKE_FRAMES = 8
 
 
 def reference(store: FrameStore, rows: Ints, segmenter: Segmenter) -> dict[str, Any]:
@@ -38,13 +38,15 @@ def reference(store: FrameStore, rows: Ints, segmenter: Segmenter) -> dict[str, 
 
 
 def smoke_pairs(store: FrameStore, table: pd.DataFrame, segmenter: Segmenter) -> list[Pair]:
-    """The frames with the best Dice on which something is predicted, one per subject, with the network's masks.
+    """The frames with the best Dice on which something is predicted, with the network's masks: one per subject, then
+    further ones of the same subjects while there are too few.
 
     Args:
         table: the scored frames, as `Scores` has them.
     """
     best = table[table["predicted_area"] > 0].sort_values("dice", ascending=False, kind="stable")
-    frames = [store.frame(row) for row in best.drop_duplicates("subject")["row"].head(_SMOKE_FRAMES)]
+    turns = best.groupby("subject", sort=False).cumcount().sort_values(kind="stable")
+    frames = [store.frame(row) for row in best.loc[turns.index, "row"].head(_SMOKE_FRAMES)]
     return [
         (frame, segmenter.mask(probability))
         for frame, probability in zip(frames, segmenter.probabilities(frames), strict=True)

@@ -7,7 +7,7 @@ from typing import Protocol
 from nerveseg.data.archive import Archive
 from nerveseg.data.names import natural_key
 from nerveseg.errors import NervesegError
-from nerveseg.storage import Entry, open_storage
+from nerveseg.storage import Entry, leads_out, open_storage
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _NO_FRAMES = ("_mask", "_overlay")  # endings of files next to frames
@@ -56,8 +56,8 @@ def open_frames(uri: str) -> Frames:
 def select(entries: Iterable[Entry], uri: str) -> tuple[list[Entry], list[tuple[str, str]]]:
     """The frames among files, sorted by the numbers in their names; and (name, reason) of those left out.
 
-    Masks and overlays next to frames are skipped. If the masks of two frames would have the same name, the second frame
-    is left out.
+    Masks and overlays next to frames are skipped. A frame is left out if its mask would have the same name as another
+    one's, or lie outside the output.
 
     Raises:
         NervesegError: there are no frames.
@@ -67,6 +67,9 @@ def select(entries: Iterable[Entry], uri: str) -> tuple[list[Entry], list[tuple[
     for entry in sorted(entries, key=lambda entry: natural_key(entry.name)):
         path = PurePosixPath(entry.name)
         if path.suffix.lower() not in SUFFIXES or path.stem.lower().endswith(_NO_FRAMES):
+            continue
+        if leads_out(entry.name):
+            refused.append((entry.name, "its name leads out of the folder, and its mask's would too: rename it"))
             continue
         taken = frames.setdefault(mask_name(entry.name), entry)
         if taken is not entry:

@@ -10,14 +10,16 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from nerveseg import logged_code
 from nerveseg.errors import NervesegError, TransientError
-from nerveseg.files import sha256
+from nerveseg.files import parse_sums, sha256
 from nerveseg.storage import Storage
 
 POINTER = "current.json"
 SUMS = "SHA256SUMS"
 SIGNATURE = "SHA256SUMS.sig"  # Ed25519, 64 bytes, over the content of SHA256SUMS
 _NETWORK = ("model.safetensors", "model.json", "reference.json")  # what predictions from MLflow's files depend on
+CODE = logged_code.SUMS.name  # hashes of the code in MLflow; older versions lack it
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def require_signed(storage: Storage, version: str | None, folder: Path, key: Ed2
 
     Args:
         version: its number; None: of a run that is no version, which nobody signs.
-        folder: holds its weights, spec and reference.
+        folder: holds its weights, spec and reference, and the hashes of its code if they were recorded.
 
     Returns:
         The signed hashes by file name.
@@ -167,19 +169,10 @@ def require_signed(storage: Storage, version: str | None, folder: Path, key: Ed2
             f"{place} does not exist, so nothing of version {version} is signed: deliver it first, or unset "
             "NERVESEG_VERIFY_KEY."
         ) from None
-    if others := [name for name in _NETWORK if sums.get(name) != sha256(folder / name)]:
+    found = {name: sha256(folder / name) for name in (*_NETWORK, CODE) if (folder / name).exists()}
+    if others := [name for name in (*_NETWORK, CODE) if sums.get(name) != found.get(name)]:
         raise NervesegError(
             f"{', '.join(others)} of version {version} in MLflow differ from the signed bundle {place}: deliver the "
             "version again if it was registered anew."
         )
     return sums
-
-
-def parse_sums(content: bytes) -> dict[str, str]:
-    """Hashes by file name, of the content of SHA256SUMS. Raises ValueError where it is no such list."""
-    return {name: digest for digest, name in (line.split("  ", 1) for line in content.decode().splitlines())}
-
-
-def sums_text(sums: dict[str, str]) -> bytes:
-    """The content of SHA256SUMS, as `sha256sum -c` reads it."""
-    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()

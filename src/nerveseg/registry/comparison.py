@@ -41,6 +41,7 @@ class Candidate:
 
     Attributes:
         model_id: id of its logged model.
+        code: SHA-256 of the hashes of the code logged with it.
         tags: tags for its version: its lineage, and `ensemble` if it is one.
         store: the frames.
         rows: the scored frames, int64.
@@ -49,6 +50,7 @@ class Candidate:
     """
 
     model_id: str
+    code: str
     tags: Mapping[str, str]
     store: FrameStore
     rows: Ints
@@ -56,9 +58,12 @@ class Candidate:
 
     @classmethod
     def read(
-        cls, model_id: str, tags: Mapping[str, str], store: FrameStore, rows: Ints, per_image: Path
+        cls, run: Mapping[str, str], tags: Mapping[str, str], store: FrameStore, rows: Ints, per_image: Path
     ) -> "Candidate":
         """The candidate with the scores in a `per_image.csv`.
+
+        Args:
+            run: `model_id` and `code` of its run.
 
         Raises:
             NervesegError: the scores are for other frames.
@@ -66,7 +71,7 @@ class Candidate:
         scored = _read(per_image)
         if store.index["image"].iloc[rows].tolist() != scored["image"].tolist():
             raise NervesegError(f"{per_image} does not match the scored frames in data/packed: run `dvc repro`.")
-        return cls(model_id, tags, store, rows, scored["dice"].to_numpy(np.float64))
+        return cls(run["model_id"], run["code"], tags, store, rows, scored["dice"].to_numpy(np.float64))
 
     @property
     def table(self) -> pd.DataFrame:
@@ -91,13 +96,21 @@ def judge(
         device: `cpu`, `cuda`, `mps` or `auto`.
 
     Raises:
-        NervesegError: like `with_champion`.
+        NervesegError: the code logged with the model is not what was logged; or like `with_champion`.
     """
     unknown = "" if figures.test.subjects_known else gate.UNKNOWN_SUBJECTS
-    if register.gate == "off":
-        return Verdict("off", note=unknown)
-    beside, note = with_champion(client, candidate, evaluate, register, device)
-    scorer = with_logged(client, candidate.model_id, models, candidate.store, candidate.rows)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            logged = verification.fetch_code(client, candidate.model_id, candidate.code, Path(folder))
+        except NervesegError as error:
+            raise NervesegError(
+                f"Nothing is registered, and nothing of the logged model was run: {error}. Find out who changed it. "
+                "`dvc repro -f -s train calibrate` logs the model anew."
+            ) from None
+        if register.gate == "off":
+            return Verdict("off", note=unknown)
+        beside, note = with_champion(client, candidate, evaluate, register, device)
+        scorer = with_logged(logged, models, candidate.store, candidate.rows)
     criteria = (*gate.absolute(figures, register), scorer)
     return Verdict(register.gate, (*criteria, beside) if beside else criteria, f"{unknown} {note}".strip())
 
@@ -182,10 +195,11 @@ def by_rule(per_image: pd.DataFrame, rule: EmptyRule) -> pd.DataFrame:
     return per_image.assign(dice=empty.apply(by_kaggle, true, rule))
 
 
-def with_logged(client: MlflowClient, model_id: str, models: Path, store: FrameStore, rows: Ints) -> gate.Criterion:
+def with_logged(logged: Path, models: Path, store: FrameStore, rows: Ints) -> gate.Criterion:
     """Compares the logged model with the trained network on some of the scored frames, both on the CPU.
 
     Args:
+        logged: the folder of `verification.fetch_code`, whose code is run.
         models: contains `model.safetensors` and `model.json`.
         rows: the scored frames, int64.
     """
@@ -194,19 +208,16 @@ def with_logged(client: MlflowClient, model_id: str, models: Path, store: FrameS
     places = np.unique(np.linspace(0, len(rows) - 1, _SCORER_FRAMES).astype(int))
     frames = [store.frame(row) for row in rows[places]]
     segmenter = Segmenter.load(models)
-    source = client.get_logged_model(model_id).artifact_location
     differences = []
-    with tempfile.TemporaryDirectory() as folder:
-        logged = mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=folder)
-        try:
-            scorer = mlflow.pyfunc.load_model(logged, suppress_warnings=True)
-            for frame in frames:
-                found = scorer.predict({"frames": frame[None]})["probability"][0]
-                (expected,) = segmenter.probabilities([frame])
-                differences.append(np.abs(found - expected).max())
-        except Exception as error:  # it runs logged code, which may raise anything: it cannot be served
-            trouble = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
-            return gate.same_probabilities(None, len(frames), trouble)
+    try:
+        scorer = mlflow.pyfunc.load_model(str(logged), suppress_warnings=True)
+        for frame in frames:
+            found = scorer.predict({"frames": frame[None]})["probability"][0]
+            (expected,) = segmenter.probabilities([frame])
+            differences.append(np.abs(found - expected).max())
+    except Exception as error:  # it runs logged code, which may raise anything: it cannot be served
+        trouble = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+        return gate.same_probabilities(None, len(frames), trouble)
     largest = float(np.max(differences))
     if np.isnan(largest):
         return gate.same_probabilities(None, len(frames), "it returns NaN")

@@ -4,7 +4,8 @@ A delivery storage holds
 
     current.json                    the pointer, replaced in one step: what is delivered, and by which promotion
     VERSION/                        a bundle: model.onnx, model.safetensors, model.json, reference.json, card.json,
-                                    card.md, metadata.json, licences/ and SHA256SUMS, which names them all
+                                    card.md, metadata.json, licences/, code.sha256, which has the hashes of the
+                                    version's code in MLflow, and SHA256SUMS, which names them all
                                     (`sha256sum -c SHA256SUMS`); with a key, SHA256SUMS.sig
     promotions/000001.json ...      the log, one file per promotion, written once and last
 
@@ -28,8 +29,9 @@ from mlflow.exceptions import MlflowException
 
 from nerveseg import paths
 from nerveseg.errors import ChangedError, NervesegError, TransientError
-from nerveseg.files import sha256
+from nerveseg.files import parse_sums, sha256, sums_text
 from nerveseg.registry.bundle import (
+    CODE,
     POINTER,
     SIGNATURE,
     SUMS,
@@ -37,9 +39,7 @@ from nerveseg.registry.bundle import (
     altered,
     current,
     is_signed,
-    parse_sums,
     read_sums,
-    sums_text,
 )
 from nerveseg.registry.verification import Check
 from nerveseg.registry.versions import CHAMPION, NAME, PREVIOUS, holder, is_missing
@@ -78,7 +78,8 @@ def publish(storage: Storage, version: str, folder: Path, key: Ed25519PrivateKey
         TransientError: what was read back is not what was written.
     """
     _add_licences(folder / "licences")
-    names = ["model.onnx", *_VERIFIED, *sorted(f"licences/{path.name}" for path in (folder / "licences").iterdir())]
+    verified = [*_VERIFIED, *[CODE] * (folder / CODE).exists()]
+    names = ["model.onnx", *verified, *sorted(f"licences/{path.name}" for path in (folder / "licences").iterdir())]
     sums = {name: sha256(folder / name) for name in names}
     found = _published(storage, version) or {}
     if found and found.get("model.safetensors") != sums["model.safetensors"]:
@@ -87,7 +88,7 @@ def publish(storage: Storage, version: str, folder: Path, key: Ed25519PrivateKey
             "own delivery.uri."
         )
     is_trusted = key is None or is_signed(storage, version, key.public_key())
-    if is_trusted and all(found.get(name) == sums[name] for name in _VERIFIED):
+    if is_trusted and all(found.get(name) == sums[name] for name in verified):
         sums = found
     else:
         for name in names:

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from nerveseg import legacy, paths
-from nerveseg.arrays import Mask
+from nerveseg import legacy, logged_code, paths
+from nerveseg.arrays import Frame, Mask, Probability
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.evaluation import metrics
 from nerveseg.evaluation.results import Metrics
@@ -35,7 +36,16 @@ _OUTS = {
 _FORMER_OUTS = {"dvc_data": paths.DATASET_ZIP, "dvc_split": paths.PACKED, "dvc_model": paths.MODELS}
 _ON_CARD = ("model", "train", "evaluate")  # the sections of params.yaml on a card
 MIN_AGREEMENT = 0.98  # Dice with the masks from the evaluation, which may have run on another device
-MIN_EXPORT_AGREEMENT = 0.998  # Dice with the network's own masks; both compute in fp32
+# Between the export and the network. Both compute in fp32, which leaves 0.00002; a CPU's bf16 differs by 0.01.
+MAX_DIFFERENCE = 0.001  # of a probability
+MAX_OTHER_PIXELS = 0.001  # share of all pixels, nerve for one of them only
+_EXPORT_FRAMES = 16
+
+
+_NOT_COVERED = (
+    "no hash covers the code logged with it, because nerveseg recorded none then: MLflow would run whatever code is "
+    "there. Verification, delivery and predictions use its weights only"
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,7 @@ def of_record(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
     return [
         *_hashes(model, run.tags, {name: [folder / path.name] for name, path in FILES.items()}),
         *_hashes(model, run.tags, {name: [part / path for part in trainings] for name, path in RECORDED.items()}),
+        *_logged_code(model, run.tags, folder),
         *_chain(model, run.tags, run.metrics, folder, trainings),
         checked("gate", lambda: _gate(model.tags, folder / versions.VERDICT.name)),
     ]
@@ -103,11 +114,38 @@ def of_network(folder: Path) -> list[Check]:
 
 
 def require_recorded(client: MlflowClient, model: Model, folder: Path) -> None:
-    """Raises NervesegError if a fetched file that predictions depend on does not match its recorded hash."""
+    """Raises NervesegError if a fetched file that predictions depend on, or the code logged with the model, does not
+    match its recorded hash.
+    """
     run_tags = client.get_run(model.run_id).data.tags
     needed = {name: [folder / FILES[name].name] for name in ("weights", "spec", "reference")}
-    if reason := failures(_hashes(model, run_tags, needed)):
+    if reason := failures([*_hashes(model, run_tags, needed), *_logged_code(model, run_tags, folder)]):
         raise NervesegError(f"Model {model.label} is not used: {reason}.")
+
+
+def fetch_code(client: MlflowClient, model_id: str, digest: str, folder: Path) -> Path:
+    """Downloads a logged model into `folder`, ready to be loaded: its code is what was logged.
+
+    Args:
+        digest: SHA-256 of the hashes of its code, from when it was logged.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        NervesegError: its code, or the list of hashes, is something else.
+    """
+    model = client.get_logged_model(model_id)
+    try:
+        listed = Path(client.download_artifacts(str(model.source_run_id), str(logged_code.SUMS), str(folder)))
+    except (MlflowException, OSError):  # it depends on the store
+        raise NervesegError(f"{logged_code.SUMS} is missing from the artifacts of run {model.source_run_id}") from None
+    if sha256(listed) != digest:
+        raise NervesegError(f"{logged_code.SUMS} of run {model.source_run_id} is not what was recorded at its logging")
+    logged = Path(mlflow.artifacts.download_artifacts(artifact_uri=model.artifact_location, dst_path=str(folder)))
+    logged_code.require_same(listed, logged)
+    logged_code.remove_compiled(logged)
+    return logged
 
 
 def require_figures(client: MlflowClient, model: Model, folder: Path) -> None:
@@ -138,10 +176,24 @@ def _hash(name: str, parts: list[Path], tags: dict[str, str], run_tags: dict[str
     return Check(title, True, digest)
 
 
+def _logged_code(model: Model, run_tags: dict[str, str], folder: Path) -> list[Check]:
+    """Checks the code logged with the model against the hashes recorded at its logging."""
+    if logged_code.TAG not in model.tags and logged_code.TAG not in run_tags:
+        return [Check("logged code", True, _NOT_COVERED)]
+    listed = folder / logged_code.SUMS.name
+    recorded = _hash("code", [listed], model.tags, run_tags)
+    if not recorded.passed:
+        return [recorded]
+    return [
+        recorded,
+        checked("logged code", lambda: f"{logged_code.require_same(listed, folder / versions.LOGGED)} files as logged"),
+    ]
+
+
 def _chain(
     model: Model, run_tags: dict[str, str], run_metrics: dict[str, float], folder: Path, trainings: list[Path]
 ) -> list[Check]:
-    """Checks the chain on the card, then each of its links against what the registry has."""
+    """Checks the chain on the card, each of its links against what the registry has, and what the card states."""
     try:
         record = card.read(folder / FILES["card"].name)
     except NervesegError as error:
@@ -155,6 +207,7 @@ def _chain(
         "weights": lambda: _files(record.origins.weights, folder),
         "figures": lambda: _files(record.origins.figures, folder),
         "logged figures": lambda: _logged(record, run_metrics, folder / paths.METRICS_JSON.name),
+        "card": lambda: _stated(record, trainings),
     }
     return [checked(name, check) for name, check in checks.items()]
 
@@ -291,6 +344,25 @@ def _logged(record: Card, run_metrics: dict[str, float], path: Path) -> str:
     return f"{len(figures)} match those logged in MLflow"
 
 
+def _stated(record: Card, trainings: list[Path]) -> str:
+    """Whether the card states what only the model's owner can say; of a model of the phantom nobody asks it."""
+    if not record.unstated:
+        return "it states owner, contact, licence, intended use and terms of the data"
+    if all(_is_of_phantom(read_lock(folder)) for folder in trainings):
+        return "its data is the phantom, so owner and licence need not be stated"
+    raise NervesegError(
+        f"it does not state {', '.join(record.unstated)}: fill them in in params.yaml, then `dvc repro register` (or, "
+        "for an ensemble, `nerveseg crossval --ensemble`) registers the model with them"
+    )
+
+
+def _is_of_phantom(stages: Stages) -> bool:
+    """Whether the dataset is the zip that the stage phantom made, wherever it was read from."""
+    outs = locked_outs(stages)
+    phantom = outs.get(str(paths.PHANTOM_ZIP))
+    return phantom is not None and phantom == outs.get(str(paths.DATASET_ZIP))
+
+
 def _require(path: Path) -> None:
     if not path.exists():
         raise NervesegError(f"{path.name} is missing from MLflow's artifact store")
@@ -343,11 +415,35 @@ def _export(name: str, folder: Path) -> Check:
 
     segmenter = Segmenter.load(folder)
     export(segmenter.network, segmenter.spec, folder / ONNX_FILE)
-    scorer = OpenVinoScorer(folder, streams=1, threads=1)
-    frames = [frame for frame, _ in _pairs(folder)]
-    expected = [segmenter.mask(probability) for probability in segmenter.probabilities(frames)]
-    found = [scorer.mask(scorer.probability(frame)) for frame in frames]
-    return _agreement(name, found, expected, MIN_EXPORT_AGREEMENT, "the network's own masks")
+    scorer = OpenVinoScorer(folder, streams=1, threads=0)
+    frames = _with_flips([frame for frame, _ in _pairs(folder)])
+    expected, found = segmenter.probabilities(frames), [scorer.probability(frame) for frame in frames]
+    return _same_output(name, found, expected, segmenter.mask)
+
+
+def _with_flips(frames: list[Frame]) -> list[Frame]:
+    """The frames and, if they are too few, their flips: 16, unless there are fewer than 4."""
+    flips = [np.flip(frame, axes) for axes in ((1,), (0,), (0, 1)) for frame in frames]
+    return [*frames, *map(np.ascontiguousarray, flips)][: max(len(frames), _EXPORT_FRAMES)]
+
+
+def _same_output(
+    name: str, found: list[Probability], expected: list[Probability], mask: Callable[[Probability], Mask]
+) -> Check:
+    """Compares the probabilities of the export, and the masks that follow from them, with those of the network."""
+    if not any(mask(probability).any() for probability in found):
+        return Check(name, False, f"it segments nothing on {len(found)} frames")
+    pairs = list(zip(found, expected, strict=True))
+    difference = float(np.max([np.abs(one - other).max() for one, other in pairs]))
+    others = sum(int((mask(one) != mask(other)).sum()) for one, other in pairs) / sum(one.size for one in found)
+    difference, others = round(difference, 6), round(others, 6)  # what is shown is what is judged
+    return Check(
+        name,
+        difference <= MAX_DIFFERENCE and others <= MAX_OTHER_PIXELS,  # NaN is not
+        f"on {len(found)} frames, probabilities differ from the network's own by at most {difference:.6f} "
+        f"(the limit is {MAX_DIFFERENCE:g}), and {others:.4%} of the pixels are in another class "
+        f"(the limit is {MAX_OTHER_PIXELS:.1%})",
+    )
 
 
 def _pairs(folder: Path) -> list[smoke.Pair]:
@@ -361,6 +457,7 @@ def _agreement(name: str, found: list[Mask], expected: list[Mask], least: float,
     if not any(mask.any() for mask in found):
         return Check(name, False, f"it segments nothing on {len(found)} smoke frames")
     dice = float(np.mean([metrics.score(*pair)[0] for pair in zip(found, expected, strict=True)]))
+    dice = round(dice, 4)  # what is shown is what is judged
     return Check(name, dice >= least, f"Dice {dice:.4f} with {what} on {len(found)} frames; the minimum is {least:g}")
 
 

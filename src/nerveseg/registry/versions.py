@@ -3,9 +3,9 @@
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -14,7 +14,7 @@ from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 from rich.markup import escape
 
-from nerveseg import paths
+from nerveseg import logged_code, paths
 from nerveseg.console import console
 from nerveseg.errors import NervesegError
 from nerveseg.files import sha256
@@ -37,6 +37,7 @@ RECORDED = {"params": paths.PARAMS, "lock": paths.DVC_LOCK}  # of each training;
 REPRODUCE = Path("reproduce")  # folder in a run's artifacts with RECORDED and the gate's verdict
 VERDICT = REPRODUCE / "gate.json"
 ENSEMBLE = "ensemble"  # tag of an ensemble: its number of networks
+LOGGED = "logged"  # in the folder of `fetch`: the logged model but for its artifacts, so its code
 _RUN_ID = re.compile("[0-9a-f]{32}")
 
 
@@ -201,15 +202,19 @@ def holder(client: MlflowClient, alias: str) -> tuple[str, str] | None:
 def fetch(client: MlflowClient, model: Model, folder: Path) -> None:
     """Fetches a model's files into `folder`, as far as they exist.
 
-    FILES, FIGURES and VERDICT get their plain names, and so does RECORDED; an ensemble's RECORDED of each fold are in
-    `fold-N/`. `verification` checks them against the records.
+    FILES, FIGURES, VERDICT and the hashes of the code get their plain names, and so does RECORDED; an ensemble's
+    RECORDED of each fold are in `fold-N/`, the code in LOGGED. `verification` checks them against the records; nothing
+    may be imported before.
     """
-    logged = f"{model.source}/artifacts"
-    names = {path.name for path in FILES.values() if path.parent == paths.MODELS}
-    for artifact in mlflow.artifacts.list_artifacts(artifact_uri=logged) or []:
-        if (name := PurePosixPath(artifact.path).name) in names:
-            mlflow.artifacts.download_artifacts(artifact_uri=f"{logged}/{name}", dst_path=str(folder))
-    of_run = {path: Path(path.name) for path in (*FILES.values(), *FIGURES, VERDICT) if path.parent != paths.MODELS}
+    if mlflow.artifacts.list_artifacts(artifact_uri=model.source):
+        logged = Path(mlflow.artifacts.download_artifacts(artifact_uri=model.source, dst_path=str(folder)))
+        shutil.rmtree(folder / LOGGED, ignore_errors=True)  # of an attempt that is retried
+        logged.rename(folder / LOGGED)
+        for name in (path.name for path in FILES.values() if path.parent == paths.MODELS):
+            with suppress(FileNotFoundError):
+                (folder / LOGGED / "artifacts" / name).replace(folder / name)
+    plain = (*FILES.values(), *FIGURES, VERDICT, logged_code.SUMS)
+    of_run = {path: Path(path.name) for path in plain if path.parent != paths.MODELS}
     for training in recorded(model.members):
         of_run |= {REPRODUCE / training / path: training / path for path in RECORDED.values()}
     for part in sorted({path.parent for path in of_run}):
@@ -290,11 +295,12 @@ def _of_run(client: MlflowClient, run_id: str) -> Model:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise NervesegError(f"There is no run {run_id} on {mlflow.get_tracking_uri()}.") from None
+        raise NervesegError(f"The server of MLFLOW_TRACKING_URI has no run {run_id}.") from None
     logged = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
-    if not logged:
+    ready = [model for model in logged if str(model.status) == "READY"]  # the others were cut off while being logged
+    if not ready:
         raise NervesegError(f"Run {run_id} logged no model.")
-    return Model(None, run_id, logged[0].artifact_location, run.data.tags)
+    return Model(None, run_id, ready[0].artifact_location, run.data.tags)
 
 
 @contextmanager

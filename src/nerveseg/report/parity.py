@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nerveseg.data import published
+
+_WEIGHTS = "model.encoder_weights"
 PROFILE = "hydrogen-torch-70"
 SETTINGS: dict[str, Any] = {
     "model.architecture": "Unet",
     "model.encoder": "resnet34",
-    "model.encoder_weights": "imagenet",
+    "model.encoder_weights": "imagenet",  # or a file of the user's
     "model.height": 448,
     "model.width": 448,
     "train.batch_size": 16,
@@ -30,6 +33,7 @@ SETTINGS: dict[str, Any] = {
 }
 IOU = (0.3746, 0.5770, 0.6243, 0.6326, 0.6321)  # of the validation frames after each epoch
 LOSS = (0.6776, 0.4069, 0.3623, 0.3532, 0.3514)
+TRAINING_FOLDS, VALIDATION_FOLD = {0, 1, 2, 3}, 4
 FRAMES = {"train": 1896, "validation": 427}
 EPOCH_SECONDS, IMAGES_PER_SECOND, SECONDS, OUTSIDE = 16.5, 114.0, 138.0, 0.36  # OUTSIDE: a share of the epoch loop
 
@@ -42,12 +46,46 @@ NOTE = (
 
 
 def applies(record: Mapping[str, Any]) -> bool:
-    """Whether a training had the settings of the published run.
+    """Whether a training had the settings of the published run; its encoder weights may come from a local file.
 
     Args:
         record: `params` of `models/run.json`, by dotted names.
     """
-    return all(record.get(name) == value for name, value in SETTINGS.items())
+    given = dict(record)
+    if _is_file(given.get(_WEIGHTS)):
+        given[_WEIGHTS] = SETTINGS[_WEIGHTS]
+    return all(given.get(name) == value for name, value in SETTINGS.items())
+
+
+def conditions(record: Mapping[str, Any], source: str, index: pd.DataFrame) -> str:
+    """Whether encoder weights, data and fold are those of the published run, in sentences.
+
+    Args:
+        record: as for `applies`.
+        source: the address that the dataset was read from.
+        index: of the frame store, with the columns fold and split.
+    """
+    frames = {split: int(record[f"frames.{split}"]) for split in FRAMES}
+    if source in published.ADDRESSES:
+        data = f"The data is the published one, from {source}."
+    elif frames == FRAMES:
+        data = f"The data is from {source}, not from a published address; it has as many frames as the published one."
+    else:
+        data = f"The data is not the published one: it is from {source}, and has other numbers of frames."
+    folds = {split: set(part.dropna()) for split, part in index.groupby("split")["fold"]}
+    if folds == {"train": TRAINING_FOLDS, "validation": {VALIDATION_FOLD}} and index["fold"].notna().all():
+        split = f"The split is the published one: fold {VALIDATION_FOLD} for validation, all others for training."
+    else:
+        split = (
+            f"The split is not the published one, which has fold {VALIDATION_FOLD} for validation and no test frames."
+        )
+    weights = record[_WEIGHTS]
+    file = f"The encoder weights are from {weights}, which is not compared with the published run's, ImageNet's."
+    return " ".join([*[file] * _is_file(weights), data, split])
+
+
+def _is_file(weights: Any) -> bool:
+    return weights not in (None, "none", "imagenet")
 
 
 def total(timings: Mapping[str, float]) -> float:

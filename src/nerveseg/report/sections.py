@@ -56,7 +56,8 @@ def render(
         training(curve, record),
     ]
     if parity.applies(record):
-        sections.append(published(record, curve, timings))
+        source = read_json(models / "run.json")["dataset"]["uri"]
+        sections.append(published(record, curve, timings, parity.conditions(record, source, store.index)))
     sections += [
         subjects(scored.table, metrics),
         *groups(scored, metrics, evaluate),
@@ -275,11 +276,15 @@ def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
     return Section("Training", text, [Charts(drawn)])
 
 
-def published(record: Mapping[str, Any], curve: pd.DataFrame, timings: Mapping[str, float]) -> Section:
-    """The training compared with the published run whose settings it has; arguments as for `parity.rows`."""
+def published(record: Mapping[str, Any], curve: pd.DataFrame, timings: Mapping[str, float], conditions: str) -> Section:
+    """The training compared with the published run whose settings it has; arguments as for `parity.rows`.
+
+    Args:
+        conditions: as `parity.conditions` says them.
+    """
     text = (
-        "This training used the settings of the published run, so its curve should be similar. A different seed alone "
-        f"changes IoU by a few hundredths. {parity.NOTE}"
+        "This training used the settings of the published run, so with its data and split the curve should be similar. "
+        f"{conditions} A different seed alone changes IoU by a few hundredths. {parity.NOTE}"
     )
     return Section(parity.TITLE, text, [Table(parity.COLUMNS, parity.rows(record, curve, timings))])
 

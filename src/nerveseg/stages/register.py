@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from nerveseg import paths, tracking
+from nerveseg import logged_code, paths, tracking
 from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation.results import Metrics
@@ -11,7 +11,7 @@ from nerveseg.files import read_json, write_json
 from nerveseg.model.spec import read_spec
 from nerveseg.modelcard import card, provenance
 from nerveseg.modelcard.card import Card
-from nerveseg.params import EvaluateParams, Params, flatten
+from nerveseg.params import CardParams, EvaluateParams, Params, flatten
 from nerveseg.registry import comparison, verification, versions
 from nerveseg.registry.comparison import Candidate
 from nerveseg.settings import settings
@@ -40,14 +40,14 @@ def run(params: Params) -> None:
             "figures are too good. A split by frame (split.by) serves the leakage audit only; set split.by: subject."
         )
     store, source = FrameStore.open(paths.PACKED), read_json(paths.SOURCE_JSON)
-    record_card = _card(store, source, metrics, params.evaluate)
+    record_card = _card(store, source, metrics, params.evaluate, params.card)
     card.write(record_card, paths.CARD_JSON, paths.CARD, paths.METADATA_JSON)
     lineage = _lineage(source)
     with tracking.reachable("Nothing is lost: once the server answers, `dvc repro` registers."):
         client = tracking.connect()
         record = tracking.ensure_run(paths.MODELS)
         rows = store.rows(params.evaluate.split)
-        candidate = Candidate.read(record["model_id"], lineage, store, rows, paths.PER_IMAGE_CSV)
+        candidate = Candidate.read(record, lineage, store, rows, paths.PER_IMAGE_CSV)
         verdict = comparison.judge(
             client, candidate, metrics, paths.MODELS, params.evaluate, params.registration, settings().device
         )
@@ -63,14 +63,16 @@ def run(params: Params) -> None:
             client.log_artifact(record["run_id"], str(path), str(versions.REPRODUCE))
         client.log_dict(record["run_id"], verdict.record, str(versions.VERDICT))
         # The commit is that of the recorded dvc.lock; the training's own, which may be older, is on the run.
-        tags = lineage | versions.hashes(Path(), [Path()])
+        tags = lineage | versions.hashes(Path(), [Path()]) | {logged_code.TAG: record["code"]}
         version = versions.settle(client, record, verdict, tags, tracking.git_tags(), card.description(record_card))
         receipt = versions.receipt(record["run_id"], version, verdict.reasons, verdict.record)
     write_json(paths.REGISTRATION_JSON, receipt)
     versions.print_outcome(verdict, version)
 
 
-def _card(store: FrameStore, source: dict[str, Any], metrics: Metrics, evaluate: EvaluateParams) -> Card:
+def _card(
+    store: FrameStore, source: dict[str, Any], metrics: Metrics, evaluate: EvaluateParams, stated: CardParams
+) -> Card:
     recorded, evaluated = tracking.read_record(paths.MODELS), read_json(paths.EVALUATION_JSON)
     origins = provenance.Origins(
         dataset=source["sha256"],
@@ -81,7 +83,7 @@ def _card(store: FrameStore, source: dict[str, Any], metrics: Metrics, evaluate:
         figures=provenance.hashes((paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV)),
     )
     shared = int((store.index.groupby("subject")["split"].nunique() > 1).sum())
-    return card.record(read_spec(paths.MODELS), counts(store.index), shared, metrics, source["uri"], origins)
+    return card.record(read_spec(paths.MODELS), counts(store.index), shared, metrics, source["uri"], origins, stated)
 
 
 def _lineage(source: dict[str, Any]) -> dict[str, str]:

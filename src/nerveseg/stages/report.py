@@ -3,6 +3,7 @@
 from typing import Any
 
 import pandas as pd
+from rich.markup import escape
 from rich.table import Table
 
 from nerveseg import paths, tracking
@@ -25,7 +26,8 @@ def run(params: Params) -> None:
     """
     store, scores = FrameStore.open(paths.PACKED), Scores.read(paths.PREDICTIONS)
     curve, metrics = pd.read_csv(paths.CURVE_CSV), Metrics.read(paths.METRICS_JSON)
-    record, receipt = tracking.read_record(paths.MODELS)["params"], read_json(paths.REGISTRATION_JSON)
+    recorded, receipt = tracking.read_record(paths.MODELS), read_json(paths.REGISTRATION_JSON)
+    record = recorded["params"]
     contradictions = pd.read_csv(paths.CONFLICTS_CSV, dtype={"subject": str, "other_subject": str})
     table = scores.by_rule(params.evaluate.empty).table
     with replacing_folder(paths.FIGURES) as folder:
@@ -35,7 +37,8 @@ def run(params: Params) -> None:
         beside.write_text(page, encoding="utf-8")
     _print(metrics, record)
     if parity.applies(record):
-        _print_parity(record, curve, read_json(paths.TIMINGS_JSON))
+        conditions = parity.conditions(record, recorded["dataset"]["uri"], store.index)
+        _print_parity(record, curve, read_json(paths.TIMINGS_JSON), conditions)
     with tracking.reachable("reports/ is written: once the server answers, `dvc repro` reports again."):
         tracking.log_report(receipt["run_id"], paths.FIGURES, paths.REPORT)
 
@@ -48,9 +51,10 @@ def _print(metrics: Metrics, record: dict[str, Any]) -> None:
         console.print(remark, soft_wrap=True)
 
 
-def _print_parity(record: dict[str, Any], curve: pd.DataFrame, timings: dict[str, float]) -> None:
+def _print_parity(record: dict[str, Any], curve: pd.DataFrame, timings: dict[str, float], conditions: str) -> None:
     """The training's figures beside the published run's, whose settings it had."""
-    shown = Table(title=parity.TITLE, caption=parity.NOTE, title_justify="left", caption_justify="left")
+    note = escape(f"{conditions} {parity.NOTE}")
+    shown = Table(title=parity.TITLE, caption=note, title_justify="left", caption_justify="left")
     for number, column in enumerate(parity.COLUMNS):
         shown.add_column(column, justify="right" if number else "left")
     for row in parity.rows(record, curve, timings):
