@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dataset_zips import HEIGHT, WIDTH, frame, image, kaggle, mask, parquet, write_zip
+from limits import largest_file
 from nerveseg import params, paths
 from nerveseg.data import rle
 from nerveseg.data.frame_store import FrameStore
@@ -349,3 +350,12 @@ def test_real_frames_are_the_same_in_either_layout() -> None:
         stores.append((store.index.drop(columns=["image", "fold"]), sha256(paths.PACKED / "masks.npy")))
     pd.testing.assert_frame_equal(stores[0][0], stores[1][0])
     assert stores[0][1] == stores[1][1]
+
+
+def test_a_full_disk_leaves_the_former_store() -> None:
+    former = run(hydrogen_torch())
+    write_zip(paths.DATASET_ZIP, hydrogen_torch(9))
+    with largest_file(HEIGHT * WIDTH * 3), pytest.raises(NervesegError, match="data/packed cannot be written"):
+        run()
+    assert FrameStore.open(paths.PACKED).digest() == former.digest()
+    assert sorted(path.name for path in paths.PACKED.parent.iterdir()) == ["packed", "raw"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import segmentation_models_pytorch as smp
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 
 from nerveseg.errors import NervesegError
 from nerveseg.files import replacing
@@ -138,7 +139,8 @@ def _flip(frames: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
 
 def _write(state: dict[str, torch.Tensor], folder: Path) -> None:
     with replacing(folder / WEIGHTS_FILE) as beside:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, beside)
+        # Not `save_file`, whose own exception does not tell a full disk from other failures.
+        beside.write_bytes(serialise({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
 
 
 def _load_weights(network: torch.nn.Module, folder: Path) -> None:

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
-from nerveseg.files import sha256
+from nerveseg.files import sha256, writing
 from nerveseg.model.device import precision_for
 from nerveseg.model.network import build
 from nerveseg.model.spec import NetworkSpec
@@ -91,7 +91,7 @@ class _TimedCheckpoint(ModelCheckpoint):
         self._timings = timings
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        with self._timings.measure("checkpoint"):
+        with self._timings.measure("checkpoint"), writing(Path(filepath)):
             super()._save_checkpoint(trainer, filepath)
 
 
