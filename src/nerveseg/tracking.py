@@ -89,7 +89,8 @@ def _require_answer(uri: str) -> None:
         requests.get(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search", {"max_results": 1}, timeout=limit)
     except requests.Timeout:
         raise TimeoutError(
-            f"{web.without_secrets(uri)} does not answer within {limit} s. Set {MLFLOW_HTTP_REQUEST_TIMEOUT.name} to wait longer."
+            f"{web.without_secrets(uri)} does not answer within {limit} s. "
+            f"Set {MLFLOW_HTTP_REQUEST_TIMEOUT.name} to wait longer."
         ) from None
     except requests.RequestException:
         return  # MLflow's own request meets it too, and tries again

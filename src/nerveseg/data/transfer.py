@@ -169,6 +169,7 @@ class _Partial:
 
     @property
     def _size(self) -> int:
+        self._file.flush()  # so that also the bytes of an incomplete chunk count
         return os.fstat(self._file.fileno()).st_size
 
     def _progress(self) -> str:
