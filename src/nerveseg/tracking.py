@@ -74,8 +74,11 @@ def connect() -> mlflow.MlflowClient:
 
     Raises:
         TimeoutError: the server does not answer within ANSWER seconds, or those of MLFLOW_HTTP_REQUEST_TIMEOUT.
+        NervesegError: it is a file relative to the root, and this is not the root: a new, empty one would be made.
     """
     uri = settings().tracking_uri
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_absolute():
+        paths.require_root()
     if uri.startswith("http"):
         _require_answer(uri)
     mlflow.set_tracking_uri(uri)
