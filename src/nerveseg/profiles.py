@@ -20,7 +20,6 @@ def find(name: str) -> Path:
     for path in (paths.PROFILES / f"{name}.yaml", Path(name)):
         if path.is_file():
             return path
-    paths.require_root()
     known = ", ".join(sorted(path.stem for path in paths.PROFILES.glob("*.yaml"))) or "none"
     raise NervesegError(f"{name} is neither a file nor a profile. Profiles here: {known}.")
 

@@ -40,7 +40,7 @@ from mlflow.types import Schema, TensorSpec
 from rich.markup import escape
 from sqlalchemy.exc import SQLAlchemyError
 
-from nerveseg import package, paths, web
+from nerveseg import package, paths
 from nerveseg.console import console
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import read_json, sha256, write_json
@@ -92,8 +92,7 @@ def _require_answer(uri: str) -> None:
         requests.get(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search", {"max_results": 1}, timeout=limit)
     except requests.Timeout:
         raise TimeoutError(
-            f"{web.without_secrets(uri)} does not answer within {limit} s. "
-            f"Set {MLFLOW_HTTP_REQUEST_TIMEOUT.name} to wait longer."
+            f"the server does not answer within {limit} s. Set {MLFLOW_HTTP_REQUEST_TIMEOUT.name} to wait longer."
         ) from None
     except requests.RequestException:
         return  # MLflow's own request meets it too, and tries again
