@@ -68,8 +68,7 @@ deploy: install  ## register the deployments in prefect.yaml on the Prefect serv
 	python -m flows.deploy
 
 worker: install  ## run deployed flows on this machine
-	python -m flows.lost
-	prefect worker start --pool nerveseg --type process
+	python -m flows.lost --watch & exec prefect worker start --pool nerveseg --type process
 
 stack:  ## start the team stack with docker compose; writes .env with random secrets first
 	$(PYTHON) -m stack.environment

@@ -21,7 +21,8 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError
 
-from nerveseg.data.sources import download, open_source
+from nerveseg.data.sources import open_source
+from nerveseg.data.transfer import download
 
 PORT = 5617
 ROUNDS = 5

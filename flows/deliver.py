@@ -61,7 +61,7 @@ def deliver() -> State:
     while True:
         champion = _champion()
         if champion is None:
-            return Completed(message=f"nothing to do: no version of {versions.NAME} is champion")
+            return Completed(message=f"nothing to do: no version of {versions.NAME} is champion{_misspelt()}")
         version, run_id = champion
         storage = clones.lasting_storage(params.load().delivery.uri, "delivery.uri")
         former, stamp = bundle.current(storage)
@@ -70,7 +70,8 @@ def deliver() -> State:
             completed = f"completed the delivery of version {former.version}, which had been cut off"
         is_delivered = former is not None and (former.version, former.run_id) == champion
         if is_delivered and (key is None or bundle.is_signed(storage, version, key.public_key())):
-            return Completed(message=completed or f"nothing to do: version {version} is delivered")
+            said = completed or f"nothing to do: version {version} is delivered"
+            return Completed(message=f"{said}{_misspelt()}")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             checks = check.with_options(task_run_name=f"check version {version}")(version, folder)
@@ -105,6 +106,12 @@ def _champion() -> tuple[str, str] | None:
     """The version that is champion, and its run."""
     with tracking.reachable(_LATER):
         return versions.holder(tracking.connect(), versions.CHAMPION)
+
+
+def _misspelt() -> str:
+    with tracking.reachable(_LATER):
+        said = versions.misspelt(tracking.connect(), versions.CHAMPION)
+    return f"; {said}" if said else ""
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ mkdir -p "$TMPDIR"
 find "$TMPDIR" -mindepth 1 -maxdepth 1 -mtime +7 -exec rm -rf {} + # what runs that were killed left
 dvc config --global cache.dir "$(dirname "$NERVESEG_CHECKPOINTS")/cache"
 dvc remote add --global --force --default store "s3://$S3_BUCKET/dvc"
-(while :; do python -m flows.lost || true; sleep 300; done) &
+python -m flows.lost --watch &
 prefect worker start --pool nerveseg --type process --with-healthcheck &
 worker=$!
 

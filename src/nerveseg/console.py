@@ -16,6 +16,7 @@ from rich.progress import (
 from rich.text import Text
 
 from nerveseg.errors import NervesegError
+from nerveseg.files import disk_error
 
 # Logs of `dvc repro` and CI are not terminals: there, 120 columns keep tables readable.
 console = Console(stderr=True, highlight=False)
@@ -31,9 +32,21 @@ def progress(unit: str) -> Progress:
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Prints a NervesegError as one message and exits with its status; other exceptions pass through."""
+    """Prints a NervesegError, or that the disk is full or refuses a file, as one message and exits with its status.
+
+    Other exceptions pass through.
+    """
     try:
         yield
     except NervesegError as error:
-        console.print(Text.assemble(("error:", "bold red"), " ", str(error)), soft_wrap=True)
+        _show(str(error))
         raise SystemExit(error.status) from None
+    except OSError as error:
+        if (said := disk_error(error)) is None:
+            raise
+        _show(said)
+        raise SystemExit(NervesegError.status) from None
+
+
+def _show(message: str) -> None:
+    console.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=True)

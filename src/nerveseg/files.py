@@ -1,7 +1,9 @@
 """Outputs that appear complete or not at all, JSON, and hashes of files."""
 
+import errno
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -11,15 +13,50 @@ from typing import Any
 
 from nerveseg.errors import NervesegError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, or a limit on the size of files
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+
+
+def disk_error(error: OSError, path: Path | None = None, kept: str = "earlier files are unchanged") -> str | None:
+    """What the user is told of a disk that is full or refuses a file; None for any other error.
+
+    Args:
+        path: the file that was being written; None: the one that the error names, if it names one.
+        kept: what has become of the files that were there.
+    """
+    if error.errno is None or error.errno not in _FULL + _REFUSED:
+        return None
+    reason = os.strerror(error.errno)  # libraries put texts of their own in `error.strerror`
+    if error.errno in _FULL:
+        return f"{path or error.filename or 'A file'} cannot be written ({reason}): make room and run again; {kept}."
+    name = error.filename or path or "A file"
+    return f"{name} cannot be read or written ({reason}): fix that and run again; {kept}."
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises NervesegError where there is no room for `path`, or the disk refuses a file."""
+    try:
+        yield
+    except OSError as error:
+        if (said := disk_error(error, path)) is None:
+            raise
+        raise NervesegError(said) from error
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path next to `path` to write to; renames it to `path` on success, removes it on error."""
+    """Yields a path next to `path` to write to; renames it to `path` on success, removes it on error.
+
+    Raises:
+        NervesegError: the disk is full or refuses a file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # threads may write the same file
     try:
-        yield beside
-        beside.replace(path)
+        with writing(path):
+            yield beside
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -29,6 +66,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder next to `path` to fill; replaces `path` with it on success, removes it on error.
 
     The next call removes what a killed process left behind.
+
+    Raises:
+        NervesegError: the disk is full or refuses a file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside, former = (path.with_name(f".{path.name}.{part}") for part in ("partial", "former"))
@@ -36,10 +76,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(leftover, ignore_errors=True)
     beside.mkdir()
     try:
-        yield beside
-        with suppress(FileNotFoundError):
-            path.replace(former)  # removing it in place could leave half of it if interrupted
-        beside.replace(path)
+        with writing(path):
+            yield beside
+            with suppress(FileNotFoundError):
+                path.replace(former)  # removing it in place could leave half of it if interrupted
+            beside.replace(path)
     finally:
         for leftover in (beside, former):
             shutil.rmtree(leftover, ignore_errors=True)

@@ -341,6 +341,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))  # YAML 1.2, as DVC reads it
     except FileNotFoundError:
+        if path == paths.PARAMS:
+            paths.require_root()
         raise NervesegError(f"{path} is missing: run from the root of the repository.") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise NervesegError(f"{path} is not YAML: {error}") from None

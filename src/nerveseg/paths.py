@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from nerveseg.errors import NervesegError
+
 PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")
 WEIGHTS = Path("weights")  # encoder weights from the user; DVC watches the folder
@@ -41,3 +43,14 @@ REFERENCE_JSON = REPORTS / "reference.json"
 SMOKE = REPORTS / "smoke.npz"
 REGISTRATION_JSON = REPORTS / "registration.json"
 REPORT = REPORTS / "index.html"
+
+
+def require_root() -> None:
+    """Raises NervesegError if the working directory is not the root of the repository; names the root above it."""
+    here = Path.cwd()
+    if not DVC_YAML.exists():
+        root = next((folder for folder in here.parents if (folder / DVC_YAML).exists()), None)
+        raise NervesegError(
+            f"There is no {DVC_YAML} in {here}: "
+            + (f"run from the root of the repository, `cd {root}`." if root else "run from the root of the repository.")
+        )

@@ -30,7 +30,7 @@ class Object:
     """An object as one reply gives it: its bytes from `offset` to the end, and which object they belong to."""
 
     offset: int
-    size: int | None  # bytes of the whole object
+    size: int | None  # bytes of the whole object; None where the endpoint does not tell
     etag: str | None  # without its quotes
     version_id: str | None
     last_modified: str | None  # ISO 8601
@@ -118,10 +118,10 @@ class Bucket:
         wanted |= {"VersionId": version_id} if version_id else {}
         with self._errors(self.uri(key), version_id=version_id):
             reply = self._client.get_object(Bucket=self.name, Key=key, **wanted)
-        first, size = web.content_range(reply.get("ContentRange")) or (0, reply["ContentLength"])
+        first, size = web.content_range(reply.get("ContentRange")) or (0, reply.get("ContentLength"))
         modified = reply["LastModified"].isoformat() if "LastModified" in reply else None
         etag = web.bare_etag(reply["ETag"]) if "ETag" in reply else None
-        return Object(first, size, etag, reply.get("VersionId"), modified, self._chunks(key, reply["Body"]))
+        return Object(first, size, etag, reply.get("VersionId"), modified, self._chunks(key, reply))
 
     def put(self, key: str, content: bytes) -> None:
         """Writes an object, or overwrites it."""
@@ -155,14 +155,19 @@ class Bucket:
         with self._errors(self.uri(key)), replacing(path) as beside:
             self._client.download_file(self.name, key, str(beside))
 
-    def _chunks(self, key: str, body: Any) -> Iterator[bytes]:
-        from botocore.exceptions import BotoCoreError
+    def _chunks(self, key: str, reply: dict[str, Any]) -> Iterator[bytes]:
         from urllib3.exceptions import HTTPError
 
+        missing = reply.get("ContentLength", 0)
         try:
-            yield from body.iter_chunks(web.CHUNK)
-        except (BotoCoreError, HTTPError, OSError) as error:
+            with reply["Body"] as raw:  # botocore's `iter_chunks` loses what came of a chunk before a cut
+                for chunk in web.body(raw, decode=False):
+                    missing -= len(chunk)
+                    yield chunk
+        except (HTTPError, OSError) as error:
             raise TransientError(f"{self.uri(key)}: the connection was lost ({web.cause(error)}).") from None
+        if missing > 0:
+            raise TransientError(f"{self.uri(key)}: the connection ended early.")
 
     @contextmanager
     def _errors(self, what: str, *, version_id: str | None = None, needs: str = "") -> Iterator[None]:
@@ -223,9 +228,9 @@ class Bucket:
             )
         if status == 404:
             return FileNotFoundError(f"{said} Check the key in {self._setting}.")
-        if status in (401, 403) or code in ("ExpiredToken", "InvalidToken"):
+        if status in (401, 403) or web.concerns_credentials(code):
             return AccessError(
-                f"{said} Missing or wrong credentials, no permission, or no such object: check AWS_PROFILE or "
-                f"AWS_ACCESS_KEY_ID, and {self._setting}."
+                f"{said} Missing or wrong credentials, or expired ones, no permission, or no such object: check "
+                f"AWS_PROFILE or AWS_ACCESS_KEY_ID, and {self._setting}."
             )
         return NervesegError(f"{said} Check {self._setting}, AWS_ENDPOINT_URL and AWS_DEFAULT_REGION.")

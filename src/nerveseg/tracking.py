@@ -31,13 +31,14 @@ os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
 import mlflow
 import numpy as np
 import pandas as pd
+import requests
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import LoggedModel, Metric, RunStatus, RunTag
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
-from requests import RequestException
 from rich.markup import escape
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -63,16 +64,40 @@ SERVED_MODEL_REQUIREMENTS = (
     "torch",
     "torchvision",
 )
+ANSWER = 8  # seconds until a server that does not answer is taken for unreachable
 Record = dict[str, Any]
 _KEPT = "The training is complete and kept: once the server is back, `dvc repro` continues after it."
-_OF_SERVER = (MlflowException, SQLAlchemyError, RequestException, ConnectionError, TimeoutError)
+_OF_SERVER = (MlflowException, SQLAlchemyError, requests.RequestException, ConnectionError, TimeoutError)
 _FAILURES = (*_OF_SERVER, OSError)
 
 
 def connect() -> mlflow.MlflowClient:
-    """A client for the tracking server at `MLFLOW_TRACKING_URI`."""
-    mlflow.set_tracking_uri(settings().tracking_uri)
+    """A client for the tracking server at `MLFLOW_TRACKING_URI`.
+
+    Raises:
+        TimeoutError: the server does not answer within ANSWER seconds, or those of MLFLOW_HTTP_REQUEST_TIMEOUT.
+        NervesegError: it is a file relative to the root, and this is not the root: a new, empty one would be made.
+    """
+    uri = settings().tracking_uri
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_absolute():
+        paths.require_root()
+    if uri.startswith("http"):
+        _require_answer(uri)
+    mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient()
+
+
+def _require_answer(uri: str) -> None:
+    """MLflow itself waits for 120 s, four times, as long as the connection is accepted."""
+    limit = MLFLOW_HTTP_REQUEST_TIMEOUT.get() if MLFLOW_HTTP_REQUEST_TIMEOUT.is_set() else ANSWER
+    try:
+        requests.get(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search", {"max_results": 1}, timeout=limit)
+    except requests.Timeout:
+        raise TimeoutError(
+            f"the server does not answer within {limit} s. Set {MLFLOW_HTTP_REQUEST_TIMEOUT.name} to wait longer."
+        ) from None
+    except requests.RequestException:
+        return  # MLflow's own request meets it too, and tries again
 
 
 @contextmanager
@@ -161,6 +186,7 @@ class TrainingRun:
         self._record["tags"]["git_commits"] = _by_epochs(commits)
         with reachable(_KEPT):
             if self._failed:
+                connect()
                 mlflow.end_run()
                 self._open()
             mlflow.set_tags(self._record["tags"])
@@ -193,6 +219,8 @@ class TrainingRun:
             log()
         except _FAILURES as error:
             self._failed = True
+            # From now on, none of MLflow's own requests waits longer either.
+            os.environ.setdefault(MLFLOW_HTTP_REQUEST_TIMEOUT.name, str(ANSWER))
             console.print(f"[yellow]MLflow failed; the training continues without it:[/] {escape(_first_line(error))}")
 
 

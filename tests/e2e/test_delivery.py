@@ -113,6 +113,16 @@ def test_nothing_happens_before_a_person_promotes(deliver: Callable[[], tuple[st
     assert log(bucket) == []
 
 
+def test_an_alias_that_differs_in_case_only_is_named(
+    deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient
+) -> None:
+    client.set_registered_model_alias(NAME, "Champion", GOOD)
+    name, message = deliver()
+    client.delete_registered_model_alias(NAME, "Champion")
+    assert name == "Completed"
+    assert f"version {GOOD} has the alias Champion, but aliases are case-sensitive: set champion instead" in message
+
+
 def test_a_refused_first_champion_leaves_none(
     deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -290,6 +291,43 @@ def test_two_runs_in_one_workspace_wait_for_one_another(workspace: Workspace, pr
     assert [prefect.finish(run)[0] for run in runs] == ["Completed", "Completed"]
     first, second = sorted((prefect.run(run) for run in runs), key=lambda run: str(run["start_time"]))
     assert second["start_time"] >= first["end_time"]
+
+
+def test_a_run_whose_worker_died_before_it_began_frees_its_queue(
+    workspace: Workspace, prefect: Prefect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import lost
+
+    monkeypatch.setattr(lost, "START", timedelta())
+    path = f"/deployments/{prefect.deployment('predict', 'predict')['id']}/create_flow_run"
+    taken = prefect.call("POST", path, state={"type": "PENDING"})["id"]
+    waiting = prefect.start("predict", "predict")
+    with temporary_settings({PREFECT_API_URL: prefect.api}):
+        with subprocess.Popen(("sleep", "600"), env={"PREFECT__FLOW_RUN_ID": taken}) as cloning:
+            lost.main()
+            assert [prefect.run(run)["state"]["type"] for run in (taken, waiting)] == ["PENDING", "SCHEDULED"]
+            cloning.kill()
+        lost.main()
+    for run in (taken, waiting):
+        assert prefect.finish(run) == ("Completed", "nothing to do: predict.input in params.yaml is null")
+
+
+def test_the_watch_for_lost_runs_survives_a_server_that_is_down_and_ends_with_its_worker() -> None:
+    """With processes, because it is about their ends; a `sleep` stands for the worker."""
+    with subprocess.Popen(
+        ("sh", "-c", f"{sys.executable} -m flows.lost --watch & exec sleep 600"),
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as worker:
+        assert worker.stdout is not None
+        assert "lost runs could not be looked for, trying again in 60 s" in worker.stdout.readline()
+        worker.kill()
+        assert "Traceback" not in worker.stdout.read(), "it returns once all have ended that write there"
 
 
 def test_the_flow_needs_no_server(workspace: Workspace, tmp_path: Path) -> None:

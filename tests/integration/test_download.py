@@ -10,7 +10,9 @@ import os
 import re
 import shlex
 import signal
+import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -55,6 +57,7 @@ class Wire:
     answer: Callable[[str, Mapping[str, str]], Answer]
     cuts: list[int] = field(default_factory=list)  # bytes after which each next body is cut
     at_cut: Callable[[], object] = lambda: None
+    resets: bool = False  # a cut is a reset (RST), once the client has taken what was sent
     stall_at: int | None = None  # bytes after which a body hangs until `release` is set
     release: threading.Event = field(default_factory=threading.Event)
     log: list[Exchange] = field(default_factory=list)
@@ -89,6 +92,12 @@ def handler(wire: Wire) -> type[http.server.BaseHTTPRequestHandler]:
             self.wfile.write(body[:end])
             if end < len(body):
                 wire.at_cut()
+                if wire.resets:
+                    time.sleep(0.1)
+                    self.wfile.flush()
+                    linger = struct.pack("ii", 1, 0)
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    self.connection.close()
 
         def log_message(self, *arguments: Any) -> None:
             pass
@@ -343,6 +352,30 @@ def test_tries_are_bounded_unless_they_get_further(s3: Bucket, proxy: Wire, targ
     assert len(proxy.log) == transfer.TRIES
 
 
+def test_a_connection_that_always_resets_early_gets_further(s3: Bucket, proxy: Wire, target: Path) -> None:
+    content = os.urandom(60_000)
+    s3.put("nerves.zip", content)
+    proxy.resets, proxy.cuts = True, [5_000] * (transfer.TRIES + 2)
+    download(open_source(s3.uri("nerves.zip")), target)
+    assert target.read_bytes() == content
+    assert proxy.ranges[:3] == [None, "bytes=5000-", "bytes=10000-"]
+
+
+def test_an_endpoint_that_does_not_tell_the_size(s3: Bucket, serve: Any, target: Path, monkeypatch: Any) -> None:
+    s3.put("nerves.zip", CONTENT)
+    forward = forward_to(s3.endpoint)
+
+    def answer(path: str, headers: Mapping[str, str]) -> Answer:
+        status, found, body = forward(path, headers)
+        return status, {name: value for name, value in found.items() if name != "Content-Length"}, body
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", serve(answer).url)
+    with pytest.raises(NervesegError, match=r"does not tell the size.*data\.sha256"):
+        download(open_source(s3.uri("nerves.zip")), target)
+    record = download(open_source(s3.uri("nerves.zip")), target, digest(CONTENT))
+    assert record["size"] == len(CONTENT)
+
+
 def test_wrong_content_never_gets_the_final_name(s3: Bucket, tmp_path: Path) -> None:
     s3.put("nerves.zip", CONTENT)
     outcome = run_stage(workspace(tmp_path, s3.uri("nerves.zip"), digest(OTHER)))
@@ -454,6 +487,24 @@ def test_http_says_what_is_wrong(serve: Any, target: Path, status: int, message:
     wire = serve(lambda path, headers: (status, {"Content-Length": "0"}, b""))
     with pytest.raises(NervesegError, match=message):
         download(open_source(f"{wire.url}/nerves.zip"), target)
+
+
+@pytest.mark.parametrize(
+    "code", ["ExpiredToken", "InvalidToken", "TokenRefreshRequired", "AuthorizationQueryParametersError"]
+)
+def test_http_says_that_the_credentials_of_a_signed_address_have_expired(serve: Any, target: Path, code: str) -> None:
+    body = f"<?xml version='1.0'?>\n<Error><Code>{code}</Code><Message>because</Message></Error>".encode()
+    wire = serve(lambda path, headers: (400, {"Content-Length": str(len(body))}, body))
+    with pytest.raises(NervesegError, match=rf"answers 400 {code}\. .*signed address may have expired") as error:
+        download(open_source(f"{wire.url}/nerves.zip?X-Amz-Signature=secret"), target)
+    assert "secret" not in str(error.value)
+
+
+def test_http_gets_further_where_each_connection_resets_early(serve: Any, target: Path) -> None:
+    wire = serve(Origin(content=CONTENT[:60_000]))
+    wire.resets, wire.cuts = True, [5_000] * (transfer.TRIES + 2)
+    download(open_source(f"{wire.url}/nerves.zip"), target)
+    assert target.read_bytes() == CONTENT[:60_000]
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://no-such-host.invalid"])

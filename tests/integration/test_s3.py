@@ -18,7 +18,7 @@ RUNNER = CliRunner()
 
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch, aws_environment: None) -> Iterator[Callable[[int, str], client.Bucket]]:
-    """`answering(status, code)`: a bucket at a server that gives this answer to every write."""
+    """`answering(status, code)`: a bucket at a server that gives this answer to every write, and cuts every read."""
     servers = []
 
     def start(status: int, code: str) -> client.Bucket:
@@ -30,6 +30,12 @@ def answering(monkeypatch: pytest.MonkeyPatch, aws_environment: None) -> Iterato
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b"half of it")
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -71,6 +77,20 @@ def test_a_conditional_write_that_is_refused_says_why(
     with pytest.raises(NervesegError, match=message) as caught:
         bucket.replace("current.json", b"{}", "an-etag")
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"])
+def test_expired_credentials_are_told_although_the_status_is_400(
+    answering: Callable[[int, str], client.Bucket], code: str
+) -> None:
+    with pytest.raises(client.AccessError, match=f"{code}.* expired ones.*AWS_PROFILE"):
+        answering(400, code).put("key", b"content")
+
+
+def test_a_reply_that_ends_early_is_no_content(answering: Callable[[int, str], client.Bucket]) -> None:
+    bucket = answering(200, "")
+    with pytest.raises(TransientError, match=r"s3://bucket/key: the connection ended early\."):
+        list(bucket.get("key").chunks)
 
 
 def test_without_credentials_the_message_names_the_variables(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

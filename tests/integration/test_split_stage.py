@@ -12,6 +12,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from dataset_zips import HEIGHT, WIDTH, frame, image, kaggle, mask, parquet, write_zip
+from limits import largest_file
 from nerveseg import params, paths
 from nerveseg.data import rle
 from nerveseg.data.frame_store import FrameStore
@@ -568,3 +569,12 @@ def test_the_same_pixels_under_unknown_subjects_are_compared_with_their_masks() 
     run(members, subject="none", seed=3)
     assert ("warning", "duplicate frame", "5.png") in found()
     assert not any("across" in kind for _, kind, _ in found())
+
+
+def test_a_full_disk_leaves_the_former_store() -> None:
+    former = run(hydrogen_torch())
+    write_zip(paths.DATASET_ZIP, hydrogen_torch(9))
+    with largest_file(HEIGHT * WIDTH * 3), pytest.raises(NervesegError, match="data/packed cannot be written"):
+        run()
+    assert FrameStore.open(paths.PACKED).digest() == former.digest()
+    assert sorted(path.name for path in paths.PACKED.parent.iterdir()) == ["packed", "raw"]

@@ -1,5 +1,6 @@
 """Errors as the user sees them."""
 
+import errno
 import subprocess
 import sys
 
@@ -27,6 +28,13 @@ def test_an_error_is_printed_verbatim_by_a_process_that_exits_with_1(text: str) 
     )
     ended = subprocess.run([sys.executable, "-c", program, text], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", f"error: {text}\n")
+
+
+def test_a_full_disk_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, readable_errors():
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/dataset")
+    assert ended.value.code == 1
+    assert "/tmp/dataset cannot be written (No space left on device): make room" in capsys.readouterr().err
 
 
 def test_other_exceptions_keep_their_traceback() -> None:

@@ -1,11 +1,13 @@
 """Outputs appear complete or not at all."""
 
+import errno
 import math
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from limits import largest_file
 from nerveseg.errors import NervesegError
 from nerveseg.files import read_json, replacing, replacing_folder, sha256, write_json
 
@@ -63,6 +65,38 @@ def test_a_folder_is_unchanged_when_the_block_fails(kind: type[BaseException], o
     files = [(file, file.read_text()) for file in tmp_path.rglob("*") if file.is_file()]
     assert files == ([(path / "file", old)] if old else [])
     assert list(tmp_path.iterdir()) == ([path] if old else [])
+
+
+def test_a_full_disk_is_named_and_the_file_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with largest_file(1000), pytest.raises(NervesegError, match=r"file\.txt cannot be written .*: make room"):  # noqa: SIM117
+        with replacing(path) as beside:
+            beside.write_bytes(bytes(2000))
+    assert [(file, file.read_text()) for file in tmp_path.iterdir()] == [(path, "old")]
+
+
+def test_a_full_disk_is_named_and_the_folder_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "file").write_text("old")
+    with largest_file(1000), pytest.raises(NervesegError, match=r"folder cannot be written .*: make room"):  # noqa: SIM117
+        with replacing_folder(path) as beside:
+            (beside / "file").write_bytes(bytes(2000))
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path / "file"]
+    assert (path / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+def test_a_disk_that_refuses_a_file_is_no_traceback(number: int, tmp_path: Path) -> None:
+    with pytest.raises(NervesegError, match=r"file cannot be .*run again; earlier files are unchanged"):  # noqa: SIM117
+        with replacing(tmp_path / "file"):
+            raise OSError(number, "a library's own text", str(tmp_path / ".file"))
+
+
+def test_other_failures_in_the_block_keep_their_kind(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "file"):
+        (tmp_path / "missing").read_bytes()
 
 
 def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:

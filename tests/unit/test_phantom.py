@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from limits import largest_file
 from nerveseg.data import rle
+from nerveseg.errors import NervesegError
 from nerveseg.params import PhantomParams
 from nerveseg.phantom import dataset
 from nerveseg.phantom.sweep import sweep as simulate
@@ -48,6 +50,13 @@ def image(content: bytes) -> np.ndarray:
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
+
+
+def test_a_full_disk_leaves_the_former_file(tmp_path: Path) -> None:
+    former = written(tmp_path)
+    with largest_file(len(former) // 2), pytest.raises(NervesegError, match=r"phantom\.zip cannot be written"):
+        written(tmp_path, seed=71)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("phantom.zip", former)]
 
 
 @pytest.mark.parametrize("layout", ["hydrogen-torch", "kaggle"])

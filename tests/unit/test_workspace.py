@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from nerveseg.cli import app
+from nerveseg.errors import NervesegError
 from nerveseg.settings import settings
-from nerveseg.workspace import clones
+from nerveseg.workspace import clones, commands
 
+GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
 NAMES = ("MLFLOW_TRACKING_URI", "NERVESEG_CHECKPOINTS")
 
 
@@ -32,6 +36,43 @@ def test_runs_and_checkpoints_of_a_clone_are_kept_outside(
     clones.keep_outside(Path("/here"))
     settings.cache_clear()
     assert tuple(os.environ[name] for name in NAMES) == expected
+
+
+def test_a_clone_shares_the_cache_of_a_repository_whose_path_is_not_ascii(tmp_path: Path) -> None:
+    """With processes of git and DVC: what they can read is what matters."""
+    source, target = tmp_path / "größe" / "źródło", tmp_path / "größe" / "копия"
+    (source / "weights").mkdir(parents=True)
+    for command in (("git", "init", "--quiet"), (sys.executable, "-m", "dvc", "init", "--quiet")):
+        subprocess.run(command, cwd=source, check=True)
+    (source / ".dvc" / "config.local").write_text("[core]\n    autostage = false\n")
+    subprocess.run((*GIT, "commit", "--quiet", "--message", "state"), cwd=source, check=True)
+    clones.clone(source, target)
+    assert commands.dvc(target, "cache", "dir") == str(source / ".dvc" / "cache")
+    assert commands.dvc(target, "config", "core.autostage") == "false"
+
+
+def test_a_tree_without_git_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    (tmp_path / "tree").mkdir()
+    with pytest.raises(NervesegError, match=r"tree is not a git repository with a commit, .*`git init"):
+        clones.clone(tmp_path / "tree", tmp_path / "clone")
+    assert not (tmp_path / "clone").exists()
+
+
+@pytest.mark.parametrize("command", [("verify", "1"), ("predict", "frame.png"), ("reproduce", "1"), ("params", "show")])
+def test_a_command_in_a_subfolder_names_the_root_and_writes_nothing(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path / "models")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    settings.cache_clear()
+    ended = CliRunner().invoke(app, command)
+    settings.cache_clear()
+    assert ended.exit_code == 1
+    assert f"run from the root of the repository, `cd {tmp_path}`" in ended.output
+    assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_a_clone_is_deleted_after_its_process_even_if_its_id_is_reused(tmp_path: Path) -> None:

@@ -114,15 +114,8 @@ def _refuse_audit(given: Params, leakage: bool) -> None:
 
 
 def _require_repository(here: Path) -> None:
-    if not paths.DVC_YAML.exists():
-        raise NervesegError(f"There is no {paths.DVC_YAML} in {here}: run from the root of the repository.")
-    try:
-        commands.run(here, "git", "rev-parse", "--verify", "HEAD")
-    except NervesegError:
-        raise NervesegError(
-            f"{here} is not a git repository with a commit, which cross-validation needs to make a clone: "
-            "`git init && git add --all && git commit`."
-        ) from None
+    paths.require_root()
+    clones.require_commit(here)
     if tracking.git_tags()["git_changed"] == "true":
         console.print(
             "[yellow]Uncommitted code is not used:[/] the folds run the code of the last commit.",

@@ -17,6 +17,7 @@ from nerveseg.errors import ChangedError, NervesegError, TransientError
 
 _PUBLIC = "For a public bucket, set NERVESEG_S3_ANONYMOUS=true, or use its https address, which DVC reads unsigned too."
 _COPY = f"This is the private address on the card of the published run; its public copy is {published.COPY}."
+_ERROR_BYTES = 4096  # of an error's body, in which its code is looked for
 _UNSIGNED = "The request was not signed: unset NERVESEG_S3_ANONYMOUS, unless the bucket is public."
 
 
@@ -137,34 +138,47 @@ class HttpSource:
             ) from None
         except (requests.exceptions.RequestException, ValueError) as error:
             raise NervesegError(f"{self.uri} cannot be requested ({type(error).__name__}): check data.uri.") from None
-        self._check(reply.status_code, ranged=bool(offset))
+        self._check(reply, ranged=bool(offset))
         first, size = web.content_range(reply.headers.get("Content-Range")) or (0, None)
-        if reply.status_code == 200 and "Content-Encoding" not in reply.headers and "Content-Length" in reply.headers:
-            size = int(reply.headers["Content-Length"])
+        if reply.status_code == 200 and "Content-Encoding" not in reply.headers:
+            size = web.content_length(reply.headers.get("Content-Length"))
         etag = web.bare_etag(reply.headers["ETag"]) if "ETag" in reply.headers else None
         identity = Identity(self.uri, etag, None, size, reply.headers.get("Last-Modified"))
         return Reply(identity, first, self._chunks(reply))
 
     def _chunks(self, reply: Any) -> Iterator[bytes]:
-        import requests
+        from urllib3.exceptions import HTTPError
 
         try:
-            yield from reply.iter_content(web.CHUNK)
-        except requests.exceptions.RequestException as error:
+            with reply:
+                yield from web.body(reply.raw, decode=True)
+        except (HTTPError, OSError) as error:
             raise TransientError(f"{self.uri}: the connection was lost ({web.cause(error)}).") from None
 
-    def _check(self, status: int, *, ranged: bool) -> None:
-        said = f"{self.uri}: the server answers {status}."
+    def _check(self, reply: Any, *, ranged: bool) -> None:
+        status = reply.status_code
+        if status == 200 or (ranged and status == 206):
+            return
+        code = self._error_code(reply)
+        said = f"{self.uri}: the server answers {status}{f' {code}' if code else ''}."
         if status == 416:
             raise ChangedError(said)
         if status >= 500 or status in (408, 429):
             raise TransientError(f"{said} It has a problem or is busy.")
-        if status in (401, 403):
+        if status in (401, 403) or web.concerns_credentials(code):
             raise NervesegError(f"{said} Reading is not allowed: a signed address may have expired. Check data.uri.")
         if status in (404, 410):
             raise NervesegError(f"{said} There is no such file: check data.uri.")
-        if status != 200 and not (ranged and status == 206):
-            raise NervesegError(f"{said} Not a file: check data.uri.")
+        raise NervesegError(f"{said} Not a file: check data.uri.")
+
+    @staticmethod
+    def _error_code(reply: Any) -> str:
+        from urllib3.exceptions import HTTPError
+
+        try:
+            return web.error_code(reply.raw.read(_ERROR_BYTES, decode_content=True))
+        except (HTTPError, OSError):
+            return ""  # the status says enough
 
 
 class FileSource:

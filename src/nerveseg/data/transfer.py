@@ -1,6 +1,5 @@
 """One download of a source, which continues after an interruption."""
 
-import errno
 import json
 import os
 import time
@@ -62,9 +61,10 @@ def download(source: Source, target: Path, sha256: str | None = None) -> dict[st
             part.replace(target)
             belongs.unlink(missing_ok=True)  # not `part`: the next download may already own that name
     except OSError as error:
-        hint = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
+        kept = "what was downloaded is kept"
+        said = files.disk_error(error, part, kept)
         raise NervesegError(
-            f"{part} cannot be written ({error.strerror}): {hint} and run again; what was downloaded is kept."
+            said or f"{part} cannot be written ({error.strerror}): fix that and run again; {kept}."
         ) from None
     return {
         "uri": identity.uri,
@@ -169,6 +169,7 @@ class _Partial:
 
     @property
     def _size(self) -> int:
+        self._file.flush()  # so that also the bytes of an incomplete chunk count
         return os.fstat(self._file.fileno()).st_size
 
     def _progress(self) -> str:

@@ -140,7 +140,8 @@ def _flip(frames: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
 def _write(state: dict[str, torch.Tensor], folder: Path) -> None:
     content = serialise({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
     with replacing(folder / WEIGHTS_FILE) as beside:
-        beside.write_bytes(content)  # safetensors' own `save_file` gives it a mode that lets nobody else read it
+        # Not safetensors' `save_file`: it lets nobody else read the file, and its own exception hides a full disk.
+        beside.write_bytes(content)
 
 
 def _load_weights(network: torch.nn.Module, folder: Path) -> None:

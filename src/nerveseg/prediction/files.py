@@ -77,7 +77,7 @@ def predict_files(files: list[Path], wanted: str) -> None:
                 for kind, content in pngs.items():
                     with replacing(file.with_name(f"{file.stem}_predicted_{kind}.png")) as beside:
                         beside.write_bytes(content)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, NervesegError) as error:
                 problems.append(f"{file}: {getattr(error, 'strerror', None) or error}")
                 continue
             found = f"{metrics.confidence(probability, mask):.3f}" if mask.any() else "no nerve"

@@ -199,6 +199,15 @@ def holder(client: MlflowClient, alias: str) -> tuple[str, str] | None:
         raise
 
 
+def misspelt(client: MlflowClient, alias: str) -> str:
+    """A sentence that names aliases which differ from `alias` in case only; empty where there are none."""
+    found = client.search_registered_models(f"name = '{NAME}'", max_results=1)
+    others = dict(found[0].aliases) if found else {}
+    near = {name: number for name, number in others.items() if name != alias and name.lower() == alias}
+    said = ", ".join(f"version {number} has the alias {name}" for name, number in sorted(near.items()))
+    return f"{said}, but aliases are case-sensitive: set {alias} instead" if near else ""
+
+
 def fetch(client: MlflowClient, model: Model, folder: Path) -> None:
     """Fetches a model's files into `folder`, as far as they exist.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from configobj import ConfigObj
 from filelock import FileLock, Timeout
 
 from nerveseg import params, paths
@@ -43,8 +44,9 @@ def clone(source: Path, target: Path, revision: str = "HEAD") -> None:
     A revision that the source lacks is fetched from its origin.
 
     Raises:
-        NervesegError: neither the source nor its origin has the revision.
+        NervesegError: the source has no commit, or neither it nor its origin has the revision.
     """
+    require_commit(source)
     commands.run(source, "git", "clone", "--quiet", "--no-checkout", str(source.resolve()), str(target))
     try:
         commit = commands.run(
@@ -56,8 +58,26 @@ def clone(source: Path, target: Path, revision: str = "HEAD") -> None:
     local = Path(".dvc/config.local")
     if (source / local).exists():
         shutil.copy(source / local, target / local)
-    commands.dvc(target, "cache", "dir", "--local", commands.dvc(source, "cache", "dir"))
+    _set_cache(target / local, commands.dvc(source, "cache", "dir"))
     shutil.copytree(source / paths.WEIGHTS, target / paths.WEIGHTS, dirs_exist_ok=True)
+
+
+def require_commit(root: Path) -> None:
+    """Raises NervesegError where a clone cannot be made: this is no git repository, or has no commit yet."""
+    try:
+        commands.run(root, "git", "rev-parse", "--verify", "HEAD")
+    except NervesegError:
+        raise NervesegError(
+            f"{root.resolve()} is not a git repository with a commit, which is needed to make a clone: "
+            "`git init && git add --all && git commit`."
+        ) from None
+
+
+def _set_cache(config: Path, cache: str) -> None:
+    """What `dvc cache dir --local` does, which fails for a path that is not ASCII."""
+    content = ConfigObj(str(config), encoding="utf-8")
+    content.setdefault("cache", {})["dir"] = cache
+    content.write()
 
 
 def _fetch(source: Path, target: Path, revision: str) -> str:

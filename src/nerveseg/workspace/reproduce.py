@@ -29,8 +29,8 @@ def reproduce(version: str, target: Path) -> None:
         NervesegError: this is not the repository, the folder exists, there is no such version, it has no record, or
             code or data are not available.
     """
-    if not paths.DVC_YAML.exists():
-        raise NervesegError(f"There is no {paths.DVC_YAML} in {Path.cwd()}: run from the root of the repository.")
+    paths.require_root()
+    clones.require_commit(Path())
     if target.exists():
         raise NervesegError(f"{target} exists: choose a new folder.")
     clones.keep_outside(Path.cwd())  # stages that run in the clone find the version's run
