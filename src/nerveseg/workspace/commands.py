@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from nerveseg.errors import NervesegError, TransientError
 
+FOLDS_LOCK = Path(".dvc/tmp/crossval.lock")  # held by a command that trains folds
 _SUPERVISE = Path(__file__).with_name("supervise.py")
 _STATUS = re.compile(r"exited with (-?\d+)")
 # What DVC prints if the network fails before a stage has started, or during a push.
