@@ -39,10 +39,8 @@ def paired(masks: list[bytes]) -> dict[str, bytes]:
 
 
 def studies() -> dict[str, bytes]:
-    """`<study>_<patient>_<frame>`: eight patients of two studies, each with three frames."""
-    return listed(
-        [f"{study}_{patient:02}_{number}.png" for study in "AB" for patient in range(4) for number in range(3)]
-    )
+    """`<study>_<patient>_<frame>`: five patients, each in all of six studies."""
+    return listed([f"{study}_{patient:02}_1.png" for study in "ABCDEF" for patient in range(1, 6)])
 
 
 def no_subjects() -> dict[str, bytes]:
