@@ -42,19 +42,14 @@ from nerveseg.params import Params
 from nerveseg.stages import split
 
 MEMORY = 2**30  # bytes that an input may take: small files that need more are bombs
-SECONDS = 20.0  # that an input may take
+SECONDS, SECONDS_TO_START = 20.0, 300.0  # that an input may take, and a process
+PER_PROCESS = 10_000  # inputs, so that what the allocators keep does not add up
+ACCEPTED, REFUSED, FAULT = OUTCOMES = ("accepted", "refused", "fault")
 SIDE = 32  # pixels: the smallest frame that is accepted
 SUBJECTS = 4
-SHOWN = 20  # faults
 
 Random = np.random.Generator
 Members = dict[str, bytes]
-
-
-class FaultError(Exception):
-    """The input was accepted or refused in a wrong way."""
-
-
 ODD_NAMES = (
     *("1_1.png", "1_1", "_", "__", "1_", "_1.png", ".png", "", " ", "a/../1_1.png", "../1_1.png", "/1_1.png"),
     *("C:\\x\\1_1.png", "1_1.PNG", "1_1.png/", "\N{LATIN SMALL LETTER E WITH ACUTE}_1.png", "e\u0301_1.png"),
@@ -92,47 +87,52 @@ ODD_VALUES: tuple[Any, ...] = (
 )
 
 
+class FaultError(Exception):
+    """The input was accepted or refused in a wrong way."""
+
+
 def main(number: int, seed: int) -> int:
     """Reads the inputs SEED to SEED + NUMBER - 1; returns the exit status."""
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # Arrow's own pool reserves a GiB at once
-    began, counts, faults = time.monotonic(), Counter[str](), list[tuple[int, str]]()
-    at, end = seed, seed + number
-    while at < end:
-        at = _in_a_process(at, end, counts, faults)
-    for name, count in sorted(counts.items()):
-        print(f"{count:8} {name}")
-    for place, fault in faults[:SHOWN]:
-        print(f"seed {place}: {fault if number == 1 else fault.splitlines()[-1]}")
-    print(f"{number} inputs from seed {seed} in {time.monotonic() - began:.0f} s: {len(faults)} faults")
+    began, counts = time.monotonic(), Counter[str]()
+
+    def count(place: int, kind: str, outcome: str) -> None:
+        if outcome not in OUTCOMES:
+            print(f"seed {place}: {outcome if number == 1 else outcome.strip().splitlines()[-1]}", flush=True)
+            outcome = FAULT
+        counts[f"{kind}: {outcome}"] += 1
+
+    at = seed
+    while at < seed + number:
+        at = _in_a_process(at, min(at + PER_PROCESS, seed + number), count)
+    for name, times in sorted(counts.items()):
+        print(f"{times:8} {name}")
+    faults = sum(times for name, times in counts.items() if name.endswith(FAULT))
+    print(f"{number} inputs from seed {seed} in {time.monotonic() - began:.0f} s: {faults} faults")
     return int(bool(faults))
 
 
-def _in_a_process(at: int, end: int, counts: Counter[str], faults: list[tuple[int, str]]) -> int:
+def _in_a_process(at: int, end: int, count: Callable[[int, str, str], None]) -> int:
     """Reads inputs from `at` on in a new process, up to `end` or until it dies; returns the next one to read."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     worker = context.Process(target=_read_all, args=(at, end, sender))
     worker.start()
     sender.close()
-    kind = "start"
     try:
+        if not receiver.poll(SECONDS_TO_START):
+            raise SystemExit("the process that reads does not start")
+        receiver.recv()
         while at < end:
-            if not receiver.poll(SECONDS if kind != "start" else 300):
+            if not receiver.poll(SECONDS):
                 worker.kill()
-                faults.append((at, f"it takes more than {SECONDS:g} s"))
+                count(at, "any", f"it takes more than {SECONDS:g} s")
                 return at + 1
-            kind, outcome = receiver.recv()
-            if outcome is None:  # ready for the next one
-                continue
-            counts[f"{kind}: {'fault' if outcome.startswith('Traceback') else outcome}"] += 1
-            if outcome.startswith("Traceback"):
-                faults.append((at, outcome.strip()))
+            count(at, *receiver.recv())
             at += 1
     except EOFError:
         worker.join()
-        if kind == "start":
-            raise SystemExit(f"the worker could not start: exit status {worker.exitcode}") from None
-        faults.append((at, f"the process died with exit status {worker.exitcode}"))
+        count(at, "any", f"the process died with exit status {worker.exitcode}")
         return at + 1
     finally:
         worker.join(SECONDS)
@@ -151,7 +151,7 @@ def _read_all(at: int, end: int, sender: Connection) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         paths.DATASET_ZIP.parent.mkdir(parents=True)
-        sender.send(("ready", None))
+        sender.send("ready")
         for seed in range(at, end):
             random = np.random.default_rng(seed)
             kind = str(random.choice(list(KINDS), p=SHARES))
@@ -169,12 +169,12 @@ def read_runs(random: Random, _: Params) -> str:
     try:
         found = rle.decode(_runs(random, height, width), height, width)
     except ValueError:
-        return "refused"
+        return REFUSED
     if found.dtype != np.uint8 or found.shape != (height, width) or found.max(initial=0) > 1:
         raise FaultError(f"{found.dtype} {found.shape} up to {found.max(initial=0)} is not a mask")
     if not np.array_equal(rle.decode(rle.encode(found), height, width), found):
         raise FaultError("it decodes to what does not encode to it")
-    return "accepted"
+    return ACCEPTED
 
 
 def read_zip(random: Random, given: Params) -> str:
@@ -231,11 +231,11 @@ def _split(random: Random, given: Params, content: bytes) -> str:
             raise FaultError("an error without a message") from None
         if left := [path.name for path in paths.PACKED.parent.iterdir() if "packed" in path.name]:
             raise FaultError(f"a refusal left {left}") from None
-        return "refused"
+        return REFUSED
     store = FrameStore.open(paths.PACKED)
     if not len(store) or any(store.mask(row).max() > 1 for row in range(len(store))):
         raise FaultError("the store is empty, or its masks are not 0 and 1")
-    return "accepted"
+    return ACCEPTED
 
 
 def _damaged(random: Random, content: bytes) -> bytes:
