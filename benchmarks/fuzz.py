@@ -54,32 +54,14 @@ ODD_NAMES = (
     *("1_1.png", "1_1", "_", "__", "1_", "_1.png", ".png", "", " ", "a/../1_1.png", "../1_1.png", "/1_1.png"),
     *("C:\\x\\1_1.png", "1_1.PNG", "1_1.png/", "\N{LATIN SMALL LETTER E WITH ACUTE}_1.png", "e\u0301_1.png"),
     *("1_\x00.png", "1\n_1.png", "\u202e1_1.png", "\ud800_1.png", "1" * 300 + "_1.png", "1_" + "9" * 5000 + ".png"),
-    *(
-        "\u0661_\u0662.png",
-        "\u00b2_1.png",
-        "nan",
-        "1_1_mask.png",
-        "_mask.tif",
-        "1_1_mask_mask.tif",
-        "train.csv",
-        "x.pq",
-    ),
+    *("\u0661_\u0662.png", "\u00b2_1.png", "nan", "1_1_mask.png", "_mask.tif", "1_1_mask_mask.tif", "train.csv"),
+    "x.pq",
 )
 ODD_CELLS = (
     *(None, "", " ", "nan", "None", "-1", "0", "1", "1 1", "1  2", "1 2 3", "0 5", "-1 -1", "1 -5", "1 0", "5 1 4 3"),
-    *(
-        "1.0 2.0",
-        "1e3 2",
-        "a b",
-        "1,2",
-        "[1, 2]",
-        "1 99999999999999999999",
-        "9" * 5000,
-        "\u0661 \u0662",
-        "\x00",
-        "1\t2",
-    ),
-    *("1 1024", "1 1025", "1024 1", "1 1 2 1", "1 2 2 2", " ".join(["1 1"] * 3000), "\ud800", "e\u0301", "x" * 70000),
+    *("1.0 2.0", "1e3 2", "a b", "1,2", "[1, 2]", "1 99999999999999999999", "\u0661 \u0662", "\x00", "1\t2"),
+    *("9" * 5000, "x" * 70_000),
+    *("1 1024", "1 1025", "1024 1", "1 1 2 1", "1 2 2 2", " ".join(["1 1"] * 3000), "\ud800", "e\u0301"),
 )
 ODD_VALUES: tuple[Any, ...] = (
     *(0, -1, 2**63 - 1, -(2**63), 1.5, float("nan"), float("inf"), True, b"1 1", b"\xff\xfe", [1, 2], [], ["1 1"]),
@@ -340,6 +322,8 @@ def _odd_table(random: Random) -> Members:
             columns = {each: [*column, column[row]] for each, column in columns.items()}
         elif len(columns) > 1 and random.random() < 0.3:
             del columns[name]
+    if random.random() < 0.01:
+        return {"train.pq": _bomb(_sound_table(random)["image"])}
     try:
         if random.random() < 0.5:
             name, content = "train.pq", _parquet(random, columns)
@@ -357,6 +341,16 @@ def _parquet(random: Random, columns: dict[str, list[Any]]) -> bytes:
     buffer = io.BytesIO()
     compression = str(random.choice(["NONE", "SNAPPY", "GZIP", "ZSTD"]))
     pq.write_table(pa.table(arrays, list(columns)), buffer, compression=compression)
+    return buffer.getvalue()
+
+
+def _bomb(names: list[str]) -> bytes:
+    """A parquet file of a few kB whose run lengths take 2 GB: a dictionary of one long text for a million rows."""
+    rows = 10**6
+    text = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), [" ".join(["1 1"] * 500)])
+    images = pa.DictionaryArray.from_arrays(np.arange(rows, dtype=np.int32) % len(names), names)
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image": images, "rle_mask": text}), buffer)
     return buffer.getvalue()
 
 
