@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass, fields
 from pathlib import Path
 from threading import Timer
@@ -94,6 +95,7 @@ class Repro:
         for name in ("MLFLOW_TRACKING_URI", "NERVESEG_WORKERS", "NERVESEG_CHECKPOINTS"):
             environment.pop(name, None)
         self.said: list[str] = []
+        self.killed_in = ""  # the part
         self._process = subprocess.Popen(
             (sys.executable, "-m", "dvc", "repro"),
             cwd=root,
@@ -105,28 +107,31 @@ class Repro:
             start_new_session=True,
         )
 
-    def run(self, kill_in: str | None = None, after: float = 0) -> tuple[int, dict[str, float]]:
+    def run(self, parts: Container[str] = (), after: float = 0) -> tuple[int, dict[str, float]]:
         """Waits for its end.
 
         Args:
-            kill_in: the part in which it is killed.
-            after: seconds from the beginning of that part.
+            parts: it is killed in the first of them that begins.
+            after: seconds from the beginning of that part to the kill.
 
         Returns:
             The exit status, and the seconds of each part.
         """
-        begins = {START: time.monotonic()}
+        begins: dict[str, float] = {}
         timer = Timer(after, os.killpg, (self._process.pid, signal.SIGKILL))
-        if kill_in == START:
-            timer.start()
+
+        def begin(part: str) -> None:
+            begins[part] = time.monotonic()
+            if part in parts and not self.killed_in:
+                self.killed_in = part
+                timer.start()
+
+        begin(START)
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.said.append(line.rstrip())
             if found := MARKER.search(line):
-                part = found["stage"] or f"train, after epoch {found['epoch']}"
-                begins[part] = time.monotonic()
-                if part == kill_in:
-                    timer.start()
+                begin(found["stage"] or f"train, after epoch {found['epoch']}")
         status = self._process.wait()
         timer.cancel()
         ends = [*list(begins.values())[1:], time.monotonic()]
@@ -193,26 +198,28 @@ def uninterrupted(fresh: Path, root: Path) -> tuple[Outcome, dict[str, float]]:
     return Outcome.of(root), seconds
 
 
-def plan(dice: np.random.Generator, seconds: dict[str, float], kills: int) -> list[tuple[str, float]]:
-    """Parts to kill in, in the order of the pipeline, each with the seconds to wait."""
+def plan(dice: np.random.Generator, seconds: dict[str, float], kills: int) -> list[tuple[list[str], float]]:
+    """Kills in the order of the pipeline, as for `Repro.run`: in a random part, or in a later one where that was before
+    the resume; and the seconds to wait, at most that part's."""
     parts = list(seconds)
     weights = np.array([WEIGHTS.get(part, 1.0) for part in parts])
     chosen = sorted(dice.choice(len(parts), kills, p=weights / weights.sum()))
-    return [(parts[place], dice.uniform(0, seconds[parts[place]])) for place in chosen]
+    return [(parts[place:], dice.uniform(0, seconds[parts[place]])) for place in chosen]
 
 
 def one_round(
-    root: Path, planned: list[tuple[str, float]], expected: Outcome
+    root: Path, planned: list[tuple[list[str], float]], expected: Outcome
 ) -> tuple[list[tuple[str, float]], list[str]]:
     """Kills as planned, then runs to the end; returns the kills that took place, and what is not as expected.
 
-    A kill does not take place if its part does not begin any more, such as an epoch before the resume, or ends sooner.
+    A kill does not take place if `dvc repro` ends sooner.
     """
     killed = []
-    for part, after in planned:
-        status, _ = Repro(root).run(part, after)
+    for parts, after in planned:
+        repro = Repro(root)
+        status, _ = repro.run(parts, after)
         if status == -signal.SIGKILL:
-            killed.append((part, after))
+            killed.append((repro.killed_in, after))
         elif status:
             break  # the next run says why
     repro = Repro(root)

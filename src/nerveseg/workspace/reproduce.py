@@ -20,6 +20,16 @@ from nerveseg.registry import verification, versions
 from nerveseg.registry.versions import Model
 from nerveseg.workspace import clones, commands
 
+_AGAIN = (  # how a fold is made again: up to which stage, which out must be as recorded, and why it may not be
+    ("split", paths.PACKED, "the dataset at data.uri is no longer that of the version."),
+    (
+        "evaluate",
+        paths.MODEL_WEIGHTS,
+        "weights are the same on the same kind of machine only. Restore the DVC cache, or run `dvc push --run-cache` "
+        "where the version was trained.",
+    ),
+)
+
 
 def reproduce(version: str, target: Path) -> None:
     """Restores everything a version of `nerve-segmentation` was made from into `target`, which must not exist.
@@ -80,8 +90,7 @@ def _restore_ensemble(model: Model, here: Path, root: Path, lock: BinaryIO) -> N
     folder = root / paths.CROSSVAL
     folder.mkdir()
     with tracking.reachable("Nothing was restored."):
-        client = tracking.connect()
-        versions.fetch(client, model, folder)
+        versions.fetch(tracking.connect(), model, folder)
     parts = [folder / part for part in versions.recorded(model.members)]
     for number, part in reversed(list(enumerate(parts, start=1))):  # the first fold comes last, and stays in `root`
         name = f"fold {number} of {len(parts)}"
@@ -98,11 +107,12 @@ def _restore_ensemble(model: Model, here: Path, root: Path, lock: BinaryIO) -> N
                 f"{model.label} is tagged with {recorded or 'none'}: run `nerveseg reproduce` from the commit of the "
                 f"version, {model.tags['git_commit']}, and `nerveseg verify {model.label}`."
             )
-    verification.require_figures(client, model, folder)
+    with tracking.reachable("Nothing was restored."):
+        verification.require_figures(tracking.connect(), model, folder)
 
 
 def _restore_fold(name: str, recorded: Path, here: Path, root: Path, lock: BinaryIO) -> bool:
-    """Restores a fold up to evaluate from cache or remote, or else trains it again; returns whether it trained.
+    """Restores a fold up to evaluate from cache or remote, or else makes it again; returns whether it was trained.
 
     Args:
         name: of the fold, for messages.
@@ -115,17 +125,16 @@ def _restore_fold(name: str, recorded: Path, here: Path, root: Path, lock: Binar
         NervesegError: the dataset is not available or another one, or the training gave other weights.
     """
     try:
-        outs = verification.locked_outs(verification.read_lock(recorded))
+        recorded_stages = verification.read_lock(recorded)
         _bring_recorded(recorded, root)
     except (NervesegError, FileNotFoundError):
         raise NervesegError(
             f"{name} cannot be restored: its {paths.PARAMS} and {paths.DVC_LOCK} are not among the artifacts of the "
             f"version's run, in {versions.REPRODUCE}/{recorded.name}/."
         ) from None
-    stages = [stage for stage in verification.read_lock(recorded) if stage not in ("register", "report")]
+    missing = None
     try:
-        _fetch_outputs(root, stages, name)
-        missing = None
+        _fetch_outputs(root, [stage for stage in recorded_stages if stage not in ("register", "report")], name)
     except NervesegError as error:
         missing = error
     if (root / paths.DATASET_ZIP).exists():
@@ -135,24 +144,23 @@ def _restore_fold(name: str, recorded: Path, here: Path, root: Path, lock: Binar
         clones.link_dataset(here, root)
     if missing is None:
         return False
-    console.print(f"[yellow]{name} is trained again:[/] {escape(str(missing))}", soft_wrap=True)
-    for stage, product in (("split", paths.PACKED), ("evaluate", paths.MODEL_WEIGHTS)):
+    console.print(f"[yellow]{name} is made again:[/] {escape(str(missing))}", soft_wrap=True)
+    return _make_again(name, verification.locked_outs(recorded_stages), root, lock)
+
+
+def _make_again(name: str, recorded: dict[str, str | None], root: Path, lock: BinaryIO) -> bool:
+    """Runs what is missing of a fold; returns whether it was trained. Raises NervesegError if an out of `_AGAIN` is not
+    as recorded."""
+    said = []
+    for stage, out, why in _AGAIN:
         try:
-            commands.supervised_dvc(root, name, ("repro", stage), lock, _say)
+            said += commands.supervised_dvc(root, name, ("repro", stage), lock, _say)
         except commands.StageError as error:
             raise (TransientError if error.transient else NervesegError)(str(error)) from None
-        found = verification.locked_outs(verification.read_lock(root)).get(str(product))
-        if found != outs.get(str(product)):
-            raise NervesegError(
-                f"{name} was made again, but {product} has MD5 {found} instead of {outs.get(str(product))}: "
-                + (
-                    "the dataset at data.uri is no longer the version's."
-                    if product == paths.PACKED
-                    else "weights are the same only on the same kind of machine. Restore the DVC cache, or run "
-                    "`dvc push --run-cache` where the version was trained."
-                )
-            )
-    return True
+        found, wanted = verification.locked_outs(verification.read_lock(root)).get(str(out)), recorded.get(str(out))
+        if found != wanted:
+            raise NervesegError(f"{name} was made again, but {out} has the MD5 {found} instead of {wanted}: {why}")
+    return "Running stage 'train':" in said
 
 
 def _say(line: str) -> None:
