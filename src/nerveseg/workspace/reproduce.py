@@ -25,8 +25,8 @@ _AGAIN = (  # how a fold is made again: up to which stage, which out must be as 
     (
         "evaluate",
         paths.MODEL_WEIGHTS,
-        "weights are the same on the same kind of machine only. Restore the DVC cache, or run `dvc push --run-cache` "
-        "where the version was trained.",
+        "weights are the same on the same kind of machine only. Restore the DVC cache, or run `dvc exp push` the "
+        "folds where the version was trained.",
     ),
 )
 
@@ -132,9 +132,10 @@ def _restore_fold(name: str, recorded: Path, here: Path, root: Path, lock: Binar
             f"{name} cannot be restored: its {paths.PARAMS} and {paths.DVC_LOCK} are not among the artifacts of the "
             f"version's run, in {versions.REPRODUCE}/{recorded.name}/."
         ) from None
+    stages = [stage for stage in recorded_stages if stage not in ("register", "report")]
     missing = None
     try:
-        _fetch_outputs(root, [stage for stage in recorded_stages if stage not in ("register", "report")], name)
+        _fetch_outputs(root, stages, name, "dvc exp push")
     except NervesegError as error:
         missing = error
     if (root / paths.DATASET_ZIP).exists():
@@ -177,7 +178,7 @@ def _restore_outputs(root: Path, version: str, receipt: dict[str, Any]) -> None:
     console.print(f"data, model and reports of {', '.join(lock)}")
     # register records the lock before its own entry and report's are in it: they are made from the version instead.
     stages = [name for name in lock if name not in ("register", "report")]
-    _fetch_outputs(root, stages, f"version {version}")
+    _fetch_outputs(root, stages, f"version {version}", "dvc push")
     _restore_local_dataset(root)
     write_json(root / paths.REGISTRATION_JSON, receipt)
     _fetch_from_run(root, receipt["run_id"])
@@ -226,12 +227,12 @@ def _fetch_from_run(root: Path, run_id: str) -> None:
                 shutil.move(client.download_artifacts(run_id, artifact, folder), root / path)
 
 
-def _fetch_outputs(root: Path, stages: list[str], whose: str) -> None:
+def _fetch_outputs(root: Path, stages: list[str], whose: str, push: str) -> None:
     try:
         commands.dvc(root, "checkout", *stages)
     except NervesegError:
         remote = commands.remote(root)
-        fix = "`dvc push` them where the version was trained."
+        fix = f"`{push}` them where the version was trained."
         if remote is None:
             raise NervesegError(
                 f"Data or model of {whose} are not in the DVC cache, and no DVC remote is configured: {fix}"
