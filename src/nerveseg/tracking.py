@@ -120,15 +120,16 @@ def reachable(consequence: str) -> Iterator[None]:
         ) from error
 
 
-def git_tags() -> dict[str, str]:
-    """Tags with the commit that is checked out, and whether tracked files or the running package differ from it.
+def git_tags(root: Path = Path()) -> dict[str, str]:
+    """Tags with the commit that is checked out in `root`, and whether tracked files there or the running package differ
+    from it.
 
     Empty outside a git repository. params.yaml and dvc.lock do not count: register records them as they are.
     """
     try:
-        commit = _git("rev-parse", "HEAD")
+        commit = _git(root, "rev-parse", "HEAD")
         recorded = (f":(exclude){paths.PARAMS}", f":(exclude){paths.DVC_LOCK}")
-        changed = bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", *recorded))
+        changed = bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *recorded))
         # The package includes untracked files, and may be an installed one rather than this one.
         changed = changed or package.committed(commit) != package.running()
     except (OSError, subprocess.CalledProcessError):
@@ -522,5 +523,5 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _git(*arguments: str) -> str:
-    return subprocess.run(("git", *arguments), check=True, capture_output=True, text=True).stdout.strip()
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(("git", *arguments), cwd=root, check=True, capture_output=True, text=True).stdout.strip()

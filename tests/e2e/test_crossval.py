@@ -199,16 +199,48 @@ def test_the_page_shows_the_verdict_on_the_ensemble(crossed: tuple[Workspace, st
     assert logged.read_text() == page
 
 
-def test_an_ensemble_is_verified_but_not_reproduced(crossed: tuple[Workspace, str, str]) -> None:
+def test_an_ensemble_comes_back_byte_for_byte(crossed: tuple[Workspace, str, str], tmp_path: Path) -> None:
+    """It trains one fold again, whose weights are in no cache: that they are the same is what it is about."""
+    workspace, *_ = crossed
+    version = mlflow.MlflowClient(workspace.store).get_model_version(NAME, "1")
+    digest = version.tags["dvc_model"].split()[1]  # of the second fold
+    (workspace.root / ".dvc/cache/files/md5" / digest[:2] / digest[2:]).unlink()
+    before = state(workspace)
+    said = workspace.run("nerveseg", "reproduce", "1", str(tmp_path / "clone"))
+    assert re.findall(r"^fold (\d) of 3: (restored|trained again)", said, re.M) == [
+        ("3", "restored"),
+        ("2", "trained again"),
+        ("1", "restored"),
+    ]
+    assert state(workspace) == before, "the checkout stays as it is"
+    clone = Workspace.of(tmp_path / "clone", workspace.env)
+    for file in ("model.safetensors", "model.json"):
+        again, registered = (root / file for root in (clone.root / "crossval", Path(version.source) / "artifacts"))
+        assert again.read_bytes() == registered.read_bytes()
+    assert "Running stage" not in clone.run("dvc", "repro", "evaluate")
+    assert clone.git("rev-parse", "HEAD").strip() == version.tags["git_commit"]
+
+
+def test_an_ensemble_that_became_another_is_not_left_behind(
+    crossed: tuple[Workspace, str, str], tmp_path: Path
+) -> None:
+    workspace, *_ = crossed
+    client = mlflow.MlflowClient(workspace.store)
+    tag = client.get_model_version(NAME, "1").tags["sha256_weights"]
+    client.set_model_version_tag(NAME, "1", "sha256_weights", "0" * 64)
+    refused = " ".join(workspace.run("nerveseg", "reproduce", "1", str(tmp_path / "clone"), ok=False).split())
+    client.set_model_version_tag(NAME, "1", "sha256_weights", tag)
+    assert f"model.safetensors, joined again from the 3 networks, has SHA-256 {tag}" in refused
+    assert not list(tmp_path.iterdir()), "nothing half restored"
+
+
+def test_an_ensemble_is_verified(crossed: tuple[Workspace, str, str]) -> None:
     workspace, *_ = crossed
     client = mlflow.MlflowClient(workspace.store)
     verified = " ".join(workspace.run("nerveseg", "verify", "1").split())
     assert "FAILED" not in verified
     assert "for each of 3 folds" in verified
     assert "not compared" in verified, "there is no split of all folds here"
-    refused = " ".join(workspace.run("nerveseg", "reproduce", "1", ok=False).split())
-    assert "Version 1 is an ensemble of 3 networks" in refused
-    assert "nerveseg crossval --ensemble" in refused
     version = client.get_model_version(NAME, "1")
     client.set_model_version_tag(NAME, "1", "dvc_split", version.tags["dvc_split"].split()[0])
     weights = Path(version.source) / "artifacts" / "model.safetensors"

@@ -78,3 +78,12 @@ def test_code_that_differs_from_the_commit_counts_as_changed(
     assert not changed(), "its location does not matter"
     (installed / "part" / "module.py").write_text("2\n")
     assert changed(), "the running package is not the one checked out"
+
+
+def test_a_clone_has_its_own_commit(source: Path, tmp_path: Path) -> None:
+    """The folds of an ensemble run in one, and what is committed meanwhile is not their code."""
+    git("clone", "--quiet", ".", str(tmp_path / "clone"))
+    former = tracking.git_tags()
+    Path("flow.py").write_text("2\n")
+    git("commit", "--quiet", "--all", "--message", "next")
+    assert tracking.git_tags(tmp_path / "clone") == former != tracking.git_tags()

@@ -5,7 +5,6 @@ An ensemble has seen every frame, so its metrics are the out-of-fold metrics of 
 
 import hashlib
 import shutil
-import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from typing import Any, Self
 import numpy as np
 
 from nerveseg import logged_code, package, paths, tracking
-from nerveseg.console import console, progress
+from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.evaluation.results import Metrics
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import read_json, replacing, write_json
-from nerveseg.model import plausibility
-from nerveseg.model.spec import ModelSpec, read_spec
+from nerveseg.model.ensemble import join
+from nerveseg.model.spec import read_spec
 from nerveseg.modelcard import card, provenance, smoke
 from nerveseg.modelcard.card import Card
 from nerveseg.params import Params, flatten
@@ -98,7 +97,7 @@ def register(members: Sequence[Member], root: Path, params: Params, render: Call
                 for path in (paths.PARAMS, paths.DVC_LOCK):
                     client.log_artifact(run["run_id"], str(member.folder / path), str(versions.REPRODUCE / part))
             client.log_dict(run["run_id"], verdict.record, str(versions.VERDICT))
-            version = versions.settle(client, run, verdict, tags, tracking.git_tags(), card.description(record))
+            version = versions.settle(client, run, verdict, tags, tracking.git_tags(root), card.description(record))
             receipt = versions.receipt(run["run_id"], version, verdict.reasons, verdict.record)
             page = render(receipt)
             client.log_text(run["run_id"], page, str(paths.REPORT))
@@ -148,24 +147,15 @@ def _build(members: Sequence[Member], store: FrameStore, folder: Path) -> None:
     """Writes `models/`, the drift reference and the smoke frames."""
     from nerveseg.model.device import device_name
     from nerveseg.model.inference import Segmenter
-    from nerveseg.model.network import save_ensemble
     from nerveseg.modelcard import evidence  # they import torch
 
     parts, rows = [member.folder / paths.MODELS for member in members], np.arange(len(store))
     (folder / paths.MODELS).mkdir()
-    save_ensemble(parts, _spec([read_spec(part) for part in parts], store), folder / paths.MODELS)
+    join(parts, store, folder / paths.MODELS)
     segmenter = Segmenter.load(folder / paths.MODELS, device_name(settings().device))
     write_json(folder / paths.REFERENCE_JSON, evidence.reference(store, rows, segmenter))
     table = Scores.read(paths.CROSSVAL / paths.PREDICTIONS.name).table
     smoke.write(evidence.smoke_pairs(store, table, segmenter), folder / paths.SMOKE)
-
-
-def _spec(specs: Sequence[ModelSpec], store: FrameStore) -> ModelSpec:
-    """A member's spec with the mean of all thresholds, and the statistics of all masks: each was in some training."""
-    with progress("masks") as bar:
-        masks = plausibility.fit(store.mask(row) for row in bar.track(range(len(store)), description="all masks"))
-    threshold = statistics.mean(spec.threshold for spec in specs)
-    return specs[0].model_copy(update={"threshold": threshold, "plausibility": masks})
 
 
 def _card(

@@ -38,7 +38,6 @@ _FOLDS = 5  # if neither the command nor split.folds gives a number
 _TMP = Path(".dvc/tmp")
 _CLONES = _TMP / "crossval"
 _MEMBERS = _TMP / "members"  # in the clone: the networks of finished folds
-_LOCK = _TMP / "crossval.lock"
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,10 @@ def crossval(folds: int | None, *, leakage: bool, ensemble: bool) -> None:
     _refuse_audit(_params(Path(), folds), leakage)  # report invalid params immediately
     _require_repository(here)
     clones.keep_outside(here)
-    with commands.alone_in(here / _LOCK, "another cross-validation", console.print) as lock, _clone(here) as root:
+    with (
+        commands.alone_in(here / commands.FOLDS_LOCK, "another cross-validation", console.print) as lock,
+        _clone(here) as root,
+    ):
         given = _params(root, folds)  # params.yaml may have changed while waiting for the lock
         _refuse_audit(given, leakage)
         by_subject = _run_folds(root, "subject", given, lock, root / _MEMBERS if ensemble else None)

@@ -233,28 +233,23 @@ def fetch(client: MlflowClient, model: Model, folder: Path) -> None:
                 shutil.move(client.download_artifacts(model.run_id, artifact.path, str(folder)), folder / target)
 
 
-def origin(client: MlflowClient, version: str) -> tuple[str, str]:
-    """The run of a version, and the commit that its params.yaml and dvc.lock belong to.
+def origin(client: MlflowClient, version: str) -> Model:
+    """A version whose tag `git_commit` is the commit that its params.yaml and dvc.lock belong to.
 
     Raises:
-        NervesegError: there is no such version, it is an ensemble, or its code was not committed.
+        NervesegError: there is no such version, or its code was not committed.
     """
     with _explaining(client, version):
         found = client.get_model_version(NAME, version)
-    if "git_commit" not in found.tags or found.run_id is None:
+    if "git_commit" not in found.tags or not found.run_id or not found.source:
         raise NervesegError(f"Version {version} has no git commit: it was not registered from a git repository.")
-    if ENSEMBLE in found.tags:
-        raise NervesegError(
-            f"Version {version} is an ensemble of {found.tags[ENSEMBLE]} networks, not the result of a single run: "
-            f"check out its commit, {found.tags['git_commit']}, and run `nerveseg crossval --ensemble`. The "
-            f"params.yaml and dvc.lock of each fold are on its run, {found.run_id}, in {REPRODUCE}/."
-        )
-    if found.tags.get("git_changed") == "true":
+    # The folds of an ensemble run in a clone, which has nothing but the commit.
+    if found.tags.get("git_changed") == "true" and ENSEMBLE not in found.tags:
         raise NervesegError(
             f"Version {version} was registered with uncommitted code changes on {found.tags['git_commit']}; they "
             "are not recorded, so its state cannot be restored. Commit before a run that matters."
         )
-    return found.run_id, found.tags["git_commit"]
+    return Model(version, found.run_id, found.source, found.tags)
 
 
 def receipt(run_id: str, version: str | None, reasons: list[str], verdict: dict[str, Any] | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from filelock import lock_descriptor
 
 from nerveseg.errors import NervesegError, TransientError
 
+FOLDS_LOCK = Path(".dvc/tmp/crossval.lock")  # held by a command that trains folds
 _SUPERVISE = Path(__file__).with_name("supervise.py")
 _STATUS = re.compile(r"exited with (-?\d+)")
 # What DVC prints if the network fails before a stage has started, or during a push.
