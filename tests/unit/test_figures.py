@@ -81,7 +81,7 @@ def test_a_new_figure_of_frames_shows_up_everywhere(monkeypatch: pytest.MonkeyPa
     for shown in (f"({low:.1f} to {high:.1f})", f"{by_subject.loc['2', 'excess']:.1f}", "area of the largest"):
         assert shown in html
 
-    record = card.record(SPEC, SPLITS, 0, metrics, "nerves.zip", ORIGINS)
+    record = card.record(SPEC, SPLITS, 0, metrics, "nerves.zip", ORIGINS, STATED)
     assert record.figure("test.excess").value == pytest.approx(mean)
     assert f"| Excess area, px, mean over frames | {mean:.4f} | {low:.4f} to {high:.4f} |" in card.markdown(record)
     assert "| Largest mask | 600.0000 |  |" in card.markdown(record)
@@ -131,7 +131,7 @@ def test_files_of_older_versions_are_read_by_their_former_names(tmp_path: Path) 
     assert found.measured("test.selective_gain") == metrics.measured("test.selective_gain")
     assert found.measured("ceiling.dice").value is None
 
-    record = card.record(SPEC, SPLITS, 0, metrics, "nerves.zip", ORIGINS)
+    record = card.record(SPEC, SPLITS, 0, metrics, "nerves.zip", ORIGINS, STATED)
     text = record.model_dump_json().replace("test.selective_gain", f"test.{former['selective_gain']}")
     (tmp_path / "card.json").write_text(text)
     assert card.read(tmp_path / "card.json") == record

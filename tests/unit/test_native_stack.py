@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,8 @@ def test_a_worker_that_does_not_end_is_ended_once_its_runs_have(tmp_path: Path, 
             process.terminate()
             assert process.wait(20) == 0
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert (tmp_path / "signalled").exists()
     assert (tmp_path / "run-ended").exists() == has_run, "runs in progress are not cut off"
     assert time.monotonic() - begun < 10

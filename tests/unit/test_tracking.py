@@ -51,7 +51,7 @@ def test_training_starts_without_a_server_that_never_answers(
         monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
         monkeypatch.setattr(tracking, "ANSWER", 1)
     begun = time.monotonic()
-    run = tracking.TrainingRun({}, tmp_path / "run.json").__enter__()
+    run = tracking.TrainingRun({"tags": {}}, tmp_path / "run.json").__enter__()
     assert time.monotonic() - begun < 5
     assert "does not answer within 1 s" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(TransientError, match="The training is complete and kept") as error:
