@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_card import SPEC
+from test_card import SPEC, STATED
 from test_provenance import ORIGINS
 from test_scores import FRAMES, of_scores, scored
 
