@@ -10,7 +10,7 @@ def test_table_counts_kinds_and_shows_errors_first(capsys: pytest.CaptureFixture
     many = [Finding("warning", "colour", f"1_{number}.png", "has colours") for number in range(500)]
     findings.show([*many, Finding("error", "mask values", "[/red]2_1.png", "[bold]odd")], Path("data/findings.json"))
     shown = capsys.readouterr().err
-    assert "1 errors and 500 warnings" in shown
+    assert "1 error and 500 warnings" in shown
     assert shown.index("mask values") < shown.index("colour ")
     assert "[/red]2_1.png" in shown  # a name is text, not markup
     assert "data/findings.json" in shown

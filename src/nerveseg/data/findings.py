@@ -34,13 +34,19 @@ def count(findings: Sequence[Finding], severity: str) -> int:
     return sum(finding.severity == severity for finding in findings)
 
 
+def counted(findings: Sequence[Finding], severity: str) -> str:
+    """`1 error`, `2 warnings`."""
+    number = count(findings, severity)
+    return f"{number} {severity}{'' if number == 1 else 's'}"
+
+
 def show(findings: Sequence[Finding], everything_in: Path) -> None:
     """Prints a table of the kinds of findings, errors first, then by frequency: each with its count and examples."""
     if not findings:
         return
     kinds = Counter((finding.severity, finding.kind) for finding in findings)
     table = Table(
-        title=f"The dataset has {count(findings, 'error')} errors and {count(findings, 'warning')} warnings",
+        title=f"The dataset has {counted(findings, 'error')} and {counted(findings, 'warning')}",
         caption=f"full list: {everything_in}",
         title_justify="left",
         caption_justify="left",

@@ -49,8 +49,9 @@ def _refuse(report: dict[str, Any]) -> None:
     _write(paths.FINDINGS_JSON, report)
     findings.show(report["findings"], paths.FINDINGS_JSON)
     raise NervesegError(
-        f"{paths.DATASET_ZIP} has {report['errors']} errors, all of them in {paths.FINDINGS_JSON}; nothing was stored. "
-        "Mend the dataset at its source (data.uri)."
+        f"{paths.DATASET_ZIP} has {findings.counted(report['findings'], 'error')}; nothing was stored, and "
+        f"{paths.FINDINGS_JSON} lists them all. Change the parameter that a finding names, or mend the dataset at its "
+        "source (data.uri)."
     )
 
 
