@@ -161,7 +161,7 @@ def test_a_flow_run_registers_a_version(workspace: Workspace, prefect: Prefect, 
     assert f"/#/runs/{trained.info.run_id}" in page
     assert f"/#/models/{NAME}/versions/1" in page
     recorded = {info.path for info in client.list_artifacts(trained.info.run_id, "reproduce")}
-    assert recorded == {"reproduce/params.yaml", "reproduce/dvc.lock", "reproduce/gate.json"}
+    assert recorded == {f"reproduce/{name}" for name in ("params.yaml", "dvc.lock", "gate.json", "code.sha256")}
     workspace.commit()
 
 

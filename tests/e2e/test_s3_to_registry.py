@@ -100,7 +100,12 @@ def test_the_run_holds_params_curves_figures_and_lineage(workspace: Workspace, b
         "atypical.jpg",
         "curves.png",
     }
-    assert artifacts(client, record["run_id"], "reproduce") == {"dvc.lock", "params.yaml", "gate.json"}
+    assert artifacts(client, record["run_id"], "reproduce") == {
+        "dvc.lock",
+        "params.yaml",
+        "gate.json",
+        "code.sha256",
+    }
     metrics = report(workspace, "reports/metrics.json")
     assert run.data.metrics["test.dice"] == pytest.approx(metrics["test"]["dice"])
     logged = client.get_logged_model(report(workspace, "models/calibration.json")["model_id"])
