@@ -1,7 +1,8 @@
 """The code that MLflow holds with a model and runs to load it: its hashes, recorded when it is logged.
 
 Everything in the logged model's folder counts as code, MLmodel and requirements included, but for `artifacts/`, whose
-files have hashes of their own, and for what Python compiles, which is removed before anything is loaded.
+files have hashes of their own, for what Python compiles, which is removed before anything is loaded, and for the name
+and version that MLflow writes into a local folder when it loads a version from there.
 """
 
 import shutil
@@ -14,12 +15,13 @@ SUMS = Path("reproduce/code.sha256")  # artifact of a model's run: `sums`, as `s
 TAG = "sha256_code"  # of a run and its version: the SHA-256 of SUMS
 _ARTIFACTS = "artifacts"
 _COMPILED = "__pycache__"
+_LOADED = Path("registered_model_meta")
 
 
 def sums(logged: Path) -> dict[str, str]:
     """SHA-256 of each file of code in the folder of a logged model, by its relative name, sorted."""
     names = (path.relative_to(logged) for path in sorted(logged.rglob("*")) if path.is_file())
-    code = [name for name in names if name.parts[0] != _ARTIFACTS and _COMPILED not in name.parts]
+    code = [name for name in names if name.parts[0] != _ARTIFACTS and _COMPILED not in name.parts and name != _LOADED]
     return {name.as_posix(): sha256(logged / name) for name in code}
 
 
