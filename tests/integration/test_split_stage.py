@@ -402,7 +402,7 @@ def test_a_member_with_a_bad_crc_is_a_finding() -> None:
     content = paths.DATASET_ZIP.read_bytes()
     at = content.index(members["images/4_1.png"][40:80]) + 100
     paths.DATASET_ZIP.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-    with pytest.raises(NervesegError, match="1 errors"):
+    with pytest.raises(NervesegError, match="1 error;"):
         run()
     assert found() == [("error", "unreadable", "4_1.png")]
     assert "damaged in the zip" in read_json(paths.FINDINGS_JSON)["findings"][0]["detail"]
