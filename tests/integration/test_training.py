@@ -145,9 +145,10 @@ def test_a_killed_training_resumes_as_if_it_had_not_been(
 
     timings = json.loads((workspace.root / "models" / "timings.json").read_text())
     frames = json.loads((workspace.root / "models" / "run.json").read_text())["params"]["frames.train"] // 4 * 4
-    assert timings["data"] + timings["training_steps"] >= (frames / found["images_per_second"]).sum(), "all processes'"
+    in_steps = (frames / found["images_per_second"]).sum()
+    assert timings["data"] + timings["training_steps"] >= in_steps - 0.01, "all processes', rounded"
     total = timings.pop("total")
-    assert total >= sum(timings.values())
+    assert total >= sum(timings.values()) - 0.01
 
 
 def test_a_training_killed_before_dvc_records_it_is_restored_and_another_one_is_not(workspace: Workspace) -> None:
