@@ -3,6 +3,7 @@
 `pytest -rP tests/integration/test_foreign_datasets.py` shows what the terminal says to each.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,22 +90,18 @@ def test_classes_are_not_taken_for_people_in_silence(capsys: pytest.CaptureFixtu
     assert "data.subject" in said
 
 
-def test_palettes_are_read_by_their_indices(capsys: pytest.CaptureFixture[str]) -> None:
-    said, accepted = say(foreign_zips.palettes(), capsys)
-    assert accepted, said
-    assert "The dataset has" not in said, "nothing is wrong with it"
-    require_exact()
-
-
-def test_a_mask_in_the_alpha_channel_is_read(capsys: pytest.CaptureFixture[str]) -> None:
-    said, accepted = say(foreign_zips.alpha_masks(), capsys)
-    assert accepted, said
-    assert "The dataset has" not in said, "nothing is wrong with it"
-    require_exact()
-
-
-def test_frames_and_masks_are_turned_as_they_say(capsys: pytest.CaptureFixture[str]) -> None:
-    said, accepted = say(foreign_zips.turned(), capsys)
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param(foreign_zips.palettes, id="palettes by their indices"),
+        pytest.param(foreign_zips.alpha_masks, id="masks in the alpha channel"),
+        pytest.param(foreign_zips.turned, id="frames and masks turned as they say"),
+    ],
+)
+def test_masks_of_other_kinds_are_read(
+    members: Callable[[], dict[str, bytes]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said, accepted = say(members(), capsys)
     assert accepted, said
     assert "The dataset has" not in said, "nothing is wrong with it"
     require_exact()
