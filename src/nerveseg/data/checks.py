@@ -77,14 +77,13 @@ def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -
         with_mask += has_mask
         if has_mask or keep_empty:
             record = pair.record
-            who = record.subject or record.image  # a frame of an unknown subject is a group of its own
-            writer.append(record.image, who, record.fold, pair.frame, pair.mask, record.site)
+            writer.append(record.image, record.group, record.fold, pair.frame, pair.mask, record.site)
             used += 1
     findings += _several_values(values)
     return {
         "layout": dataset.layout,
         "frames": len(dataset.records),
-        "subjects": len({record.subject or record.image for record in dataset.records}),
+        "subjects": len({record.group for record in dataset.records}),
         "subjects_known": all(record.subject for record in dataset.records),
         "subjects_read": subjects.described(dataset),
         "subject_rule": dataset.subject_rule,

@@ -53,6 +53,11 @@ class Record:
     fold: int | None = None
     site: str = ""
 
+    @property
+    def group(self) -> str:
+        """The subject; a frame of an unknown subject is a group of its own."""
+        return self.subject or self.image
+
 
 @dataclass(frozen=True)
 class Dataset:
