@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from ruamel.yaml import YAML
 
 from nerveseg import paths
+from nerveseg.dvc_lock import locked_outs, read_lock
 from nerveseg.settings import settings
 
 COMPLETE = "complete"  # the folder of the outputs, within that of the training
@@ -28,11 +28,9 @@ def is_recorded(training: Path) -> bool:
     """Whether dvc.lock records the outputs kept in a training's folder, and not those of another training like it."""
     if not paths.DVC_LOCK.exists():
         return False
-    lock = YAML(typ="safe", pure=True).load(paths.DVC_LOCK)["stages"]
     with (training / COMPLETE / paths.RUN_JSON.name).open("rb") as file:  # names the MLflow run, so no two are equal
         md5 = hashlib.file_digest(file, "md5").hexdigest()
-    outs = lock.get("train", {}).get("outs", [])
-    return any(out["path"] == paths.RUN_JSON.as_posix() and out["md5"] == md5 for out in outs)
+    return locked_outs(read_lock(Path())).get(paths.RUN_JSON.as_posix()) == md5
 
 
 def drop_recorded() -> None:

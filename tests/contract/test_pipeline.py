@@ -20,7 +20,19 @@ STAGES: dict[str, Any] = PIPELINE["stages"]
 CARRIERS = {
     f"src/nerveseg/{name}.py"
     for name in (
-        *("arrays", "console", "errors", "files", "kept", "legacy", "logged_code", "package", "params", "paths"),
+        *(
+            "arrays",
+            "console",
+            "dvc_lock",
+            "errors",
+            "files",
+            "kept",
+            "legacy",
+            "logged_code",
+            "package",
+            "params",
+            "paths",
+        ),
         "settings",
         "tracking",
     )

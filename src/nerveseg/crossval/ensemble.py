@@ -16,6 +16,7 @@ import numpy as np
 from nerveseg import logged_code, package, paths, tracking
 from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore, counts
+from nerveseg.dvc_lock import read_lock
 from nerveseg.evaluation.results import Metrics
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import read_json, replacing, write_json
@@ -83,7 +84,7 @@ def register(members: Sequence[Member], root: Path, params: Params, render: Call
             client = tracking.connect()
             tags = {
                 **_tags(members),
-                **verification.lineage([verification.read_lock(member.folder) for member in members]),
+                **verification.lineage([read_lock(member.folder) for member in members]),
                 **versions.dataset_tags(source),
                 **versions.hashes(folder, [member.folder for member in members]),
                 logged_code.TAG: run["code"],

@@ -9,11 +9,10 @@ import mlflow
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from nerveseg import legacy, logged_code, paths
 from nerveseg.arrays import Frame, Mask, Probability
+from nerveseg.dvc_lock import Stages, locked_outs, read_lock
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.evaluation import metrics
 from nerveseg.evaluation.results import Metrics
@@ -25,7 +24,6 @@ from nerveseg.registry import gate, versions
 from nerveseg.registry.gate import Verdict
 from nerveseg.registry.versions import FILES, RECORDED, Model
 
-Stages = dict[str, dict[str, Any]]  # the stages in a dvc.lock, by name
 _OUTS = {
     "dvc_data": paths.DATASET_ZIP,
     "dvc_split": paths.PACKED,
@@ -376,27 +374,6 @@ def _require_same(recorded: dict[str, Any], found: dict[str, Any], where: str) -
     ]
     if wrong:
         raise NervesegError("; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""))
-
-
-def read_lock(folder: Path) -> Stages:
-    """The stages of the dvc.lock in a folder.
-
-    Raises:
-        NervesegError: it is missing or damaged.
-    """
-    try:
-        stages: Stages = YAML(typ="safe", pure=True).load(folder / paths.DVC_LOCK)["stages"]
-        for stage in stages.values():
-            for part in (*stage.get("deps", []), *stage.get("outs", [])):
-                part["path"]
-    except (OSError, YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise NervesegError(f"there is no readable dvc.lock ({type(error).__name__})") from None
-    return stages
-
-
-def locked_outs(stages: Stages) -> dict[str, str | None]:
-    """DVC's hashes of all outs in a dvc.lock, by path."""
-    return {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", [])}
 
 
 def _smoke(name: str, folder: Path) -> Check:

@@ -9,13 +9,14 @@ from rich.table import Table
 from nerveseg import package, params, paths, tracking
 from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore, pixel_digest
+from nerveseg.dvc_lock import locked_outs, read_lock
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import sha256
 from nerveseg.modelcard import card
 from nerveseg.modelcard.card import Card
 from nerveseg.registry import bundle, delivery, versions
 from nerveseg.registry.signatures import verify_key
-from nerveseg.registry.verification import Check, checked, failures, locked_outs, of_network, of_record, read_lock
+from nerveseg.registry.verification import Check, checked, failures, of_network, of_record
 from nerveseg.workspace import commands
 from nerveseg.workspace.clones import lasting_storage
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from nerveseg import logged_code, paths, tracking
 from nerveseg.data.frame_store import FrameStore, counts
+from nerveseg.dvc_lock import read_lock
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation.results import Metrics
 from nerveseg.files import read_json, write_json
@@ -89,7 +90,7 @@ def _card(
 def _lineage(source: dict[str, Any]) -> dict[str, str]:
     """Tags that tie a version to its inputs: DVC's hashes of data, split and model, and the dataset's source."""
     try:
-        hashes = verification.lineage([verification.read_lock(Path())])
+        hashes = verification.lineage([read_lock(Path())])
     except NervesegError:
         raise NervesegError(
             "dvc.lock does not record data, split and model: run `dvc repro`, not the stage alone."

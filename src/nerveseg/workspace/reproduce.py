@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from nerveseg import paths, tracking
 from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore
+from nerveseg.dvc_lock import locked_outs, read_lock
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import read_json, sha256, write_json
 from nerveseg.model.ensemble import join
@@ -125,7 +126,7 @@ def _restore_fold(name: str, recorded: Path, here: Path, root: Path, lock: Binar
         NervesegError: the dataset is not available or another one, or the training gave other weights.
     """
     try:
-        recorded_stages = verification.read_lock(recorded)
+        recorded_stages = read_lock(recorded)
         _bring_recorded(recorded, root)
     except (NervesegError, FileNotFoundError):
         raise NervesegError(
@@ -146,7 +147,7 @@ def _restore_fold(name: str, recorded: Path, here: Path, root: Path, lock: Binar
     if missing is None:
         return False
     console.print(f"[yellow]{name} is made again:[/] {escape(str(missing))}", soft_wrap=True)
-    return _make_again(name, verification.locked_outs(recorded_stages), root, lock)
+    return _make_again(name, locked_outs(recorded_stages), root, lock)
 
 
 def _make_again(name: str, recorded: dict[str, str | None], root: Path, lock: BinaryIO) -> bool:
@@ -158,7 +159,7 @@ def _make_again(name: str, recorded: dict[str, str | None], root: Path, lock: Bi
             said += commands.supervised_dvc(root, name, ("repro", stage), lock, _say)
         except commands.StageError as error:
             raise (TransientError if error.transient else NervesegError)(str(error)) from None
-        found, wanted = verification.locked_outs(verification.read_lock(root)).get(str(out)), recorded.get(str(out))
+        found, wanted = locked_outs(read_lock(root)).get(str(out)), recorded.get(str(out))
         if found != wanted:
             raise NervesegError(f"{name} was made again, but {out} has the MD5 {found} instead of {wanted}: {why}")
     return "Running stage 'train':" in said
@@ -174,7 +175,7 @@ def _bring_recorded(recorded: Path, root: Path) -> None:
 
 
 def _restore_outputs(root: Path, version: str, receipt: dict[str, Any]) -> None:
-    lock = YAML(typ="safe", pure=True).load(root / paths.DVC_LOCK)["stages"]
+    lock = read_lock(root)
     console.print(f"data, model and reports of {', '.join(lock)}")
     # register records the lock before its own entry and report's are in it: they are made from the version instead.
     stages = [name for name in lock if name not in ("register", "report")]
