@@ -26,6 +26,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(stack.close)
 
 
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """The test processes are forks of the preloaded one, too."""
+    for spec in specs:
+        spec.python = f"{os.environ[VARIABLE]}/python"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     folders = ("e2e", "integration", "contract", "unit")
 
@@ -37,6 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         )
 
     items.sort(key=place)
+
+
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all test processes."""
+    root = tmp_path_factory.getbasetemp()
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
 
 @dataclass(frozen=True)
@@ -59,9 +71,7 @@ class Bucket:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace after `dvc repro`, made once for all test processes; only to be copied."""
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent
+    root = shared(tmp_path_factory)
     project = root / "trained" / "project"
     with FileLock(root / "trained.lock"):
         if not project.exists():
@@ -73,10 +83,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the API of a Prefect server, for all files that a test process runs."""
-    with prefect_server(tmp_path_factory.mktemp("prefect")) as api:
-        yield api
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of the API of a Prefect server, started once for all test processes; it ends with the preloaded
+    process, which runs it."""
+    root = shared(tmp_path_factory)
+    address = root / "prefect.txt"
+    with FileLock(root / "prefect.lock"):
+        if not address.exists():
+            address.write_text(prefect_server(root / "prefect"))
+    return address.read_text()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -169,22 +170,28 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
         *("--backend-store-uri", f"sqlite:///{folder}/store.db", "--artifacts-destination", str(folder / "artifacts")),
     )
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # jobs of language models: five more processes
-    with _serving(folder, command, f"http://127.0.0.1:{port}/health", quiet):
+    server = _serve(folder, command, f"http://127.0.0.1:{port}/health", quiet)
+    try:
         yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
-@contextmanager
-def prefect_server(folder: Path) -> Iterator[str]:
-    """A real Prefect server with its store in `folder`; yields the address of its API."""
+def prefect_server(folder: Path) -> str:
+    """Starts a real Prefect server with its store in `folder`; returns the address of its API.
+
+    It ends with the preloaded process.
+    """
     address = f"http://127.0.0.1:{(port := free_port())}/api"
     command = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
     variables = {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_URL": address}
-    with _serving(folder, command, f"{address}/health", variables):
-        yield address
+    _serve(folder, command, f"{address}/health", variables)
+    return address
 
 
-@contextmanager
-def _serving(folder: Path, command: tuple[str, ...], health: str, variables: Mapping[str, str] = {}) -> Iterator[None]:
+def _serve(folder: Path, command: tuple[str, ...], health: str, variables: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Starts a server as a fork of the preloaded process, and waits for its answer."""
     folder.mkdir(exist_ok=True)
     with (folder / "server.log").open("a") as log:
         server = subprocess.Popen(
@@ -195,12 +202,8 @@ def _serving(folder: Path, command: tuple[str, ...], health: str, variables: Map
             text=True,
             start_new_session=True,
         )
-        try:
-            wait_for("the server's answer", lambda: _answers(health), server)
-            yield
-        finally:
-            os.killpg(server.pid, 9)
-            server.wait()
+    wait_for("the server's answer", lambda: _answers(health), server)
+    return server
 
 
 def _answers(url: str) -> bool:

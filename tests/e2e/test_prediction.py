@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from nerveseg.model.inference import Segmenter
 from nerveseg.model.spec import read_spec
 from nerveseg.params import load
 from nerveseg.phantom import dataset as phantom
-from workspace import Workspace, entered, free_port, wait_for
+from workspace import Workspace, entered, free_port, kill, wait_for
 
 COLUMNS = ["image", "rle_mask", "area", "confidence", "atypicality", "height", "width", "model_version"]
 Predict = Callable[..., tuple[str, str]]
@@ -208,8 +207,7 @@ def dask_cluster(workspace: Workspace, log: Path) -> Iterator[str]:
 
 def test_dask_workers_elsewhere_give_the_same(workspace: Workspace, frames: Path, folder: Path) -> None:
     """The flow is loaded as a worker of Prefect loads it, by its path."""
-    script = workspace.root / "by_dask.py"
-    script.write_text(
+    (workspace.root / "flows" / "by_dask.py").write_text(
         "from prefect.flows import load_flow_from_entrypoint\n"
         "if __name__ == '__main__':\n"
         "    predict = load_flow_from_entrypoint('flows/predict.py:predict')\n"
@@ -217,7 +215,7 @@ def test_dask_workers_elsewhere_give_the_same(workspace: Workspace, frames: Path
     )
     with dask_cluster(workspace, folder / "dask.log") as address:
         elsewhere = Workspace.of(workspace.root, workspace.env | {"NERVESEG_TASK_RUNNER": address})
-        elsewhere.run("python", str(script))
+        elsewhere.run("python", "-m", "flows.by_dask")
     first, other = (folder / name / "1" / "predictions.parquet" for name in ("first", "by-dask"))
     assert first.read_bytes() == other.read_bytes()
 
@@ -226,18 +224,15 @@ def test_a_killed_run_goes_on_with_what_is_missing(
     workspace: Workspace, predict: Predict, frames: Path, folder: Path
 ) -> None:
     output = folder / "killed"
-    script = workspace.root / "killed.py"
-    script.write_text(
+    (workspace.root / "flows" / "cut_off.py").write_text(
         f"from flows.predict import predict\npredict(input={str(frames)!r}, output={str(output)!r}, shard=4)\n"
     )
     with (folder / "killed.log").open("w") as log:
-        process = subprocess.Popen(
-            (sys.executable, str(script)), cwd=workspace.root, env=workspace.env, stdout=log, stderr=log, text=True
-        )
+        command = ("python", "-m", "flows.cut_off")
+        process = subprocess.Popen(command, cwd=workspace.root, env=workspace.env, stdout=log, stderr=log, text=True)
         shards = output / "1" / "shards"
         wait_for("three shards", lambda: len(list(shards.glob("*.parquet"))) >= 3, process)
-        process.kill()
-        process.wait()
+        kill(process, workspace.root)
     done = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.parquet")}
     assert not (output / "1" / "predictions.parquet").exists()
     assert predict(input=str(frames), output=str(output), shard=4)[0] == "Completed"
@@ -245,7 +240,7 @@ def test_a_killed_run_goes_on_with_what_is_missing(
     assert all((shards / name).stat().st_mtime_ns == time for name, time in done.items()), "predicted once"
     first, other = (folder / name / "1" / "predictions.parquet" for name in ("first", "killed"))
     assert first.read_bytes() == other.read_bytes()
-    assert not [one for one in psutil.process_iter(["cmdline"]) if str(script) in (one.info["cmdline"] or [])]
+    assert not [one for one in psutil.process_iter(["name"]) if one.info["name"] == "flows.cut_off"]
 
 
 def test_unreadable_frames_are_listed(predict: Predict, frames: Path, folder: Path) -> None:

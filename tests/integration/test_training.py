@@ -8,7 +8,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -350,7 +349,7 @@ def test_a_sigterm_that_only_lightning_notices_is_no_success(store: Workspace, t
 def test_an_exception_ends_the_run_failed(workspace: Workspace) -> None:
     """The disk takes no file as large as a checkpoint."""
     process = subprocess.run(
-        (sys.executable, "-m", "nerveseg.stages.train"),
+        ("python", "-m", "nerveseg.stages.train"),
         cwd=workspace.root,
         env=workspace.env,
         capture_output=True,

@@ -14,11 +14,13 @@ import sys
 FOLDER = os.path.dirname(sys.argv[0])  # noqa: PTH120 - pathlib takes longer than all the rest
 SCRIPTS = {"dvc": ["-m", "dvc"], "nerveseg": ["-m", "nerveseg"]}
 FORWARDED = ("nerveseg.", "flows.", "distributed.cli.", "dvc.", "prefect.", "mlflow.", "uvicorn.")
+TESTS = ["-u", "-c", "import sys;exec(eval(sys.stdin.readline()))"]  # what pytest-xdist starts a test process with
 LIMITS = (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)
 
 
 def main(arguments: list[str]) -> None:
-    if len(arguments) < 2 or arguments[0] != "-m" or not f"{arguments[1]}.".startswith(FORWARDED):
+    ours = len(arguments) > 1 and arguments[0] == "-m" and f"{arguments[1]}.".startswith(FORWARDED)
+    if not ours and arguments != TESTS:
         os.execv(f"{FOLDER}/real/python", [f"{FOLDER}/python", *arguments])
     server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     server.connect(f"{FOLDER}/socket")

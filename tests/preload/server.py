@@ -140,17 +140,21 @@ def become(streams: list[int]) -> None:
 def run(
     executable: str, arguments: list[str], folder: str, environment: dict[str, str], mask: int, limits: dict
 ) -> None:
-    """Does what `python ARGUMENTS` does, which begin with `-m MODULE`."""
+    """Does what `python ARGUMENTS` does, which are `-m MODULE` and more, or `-u -c CODE` for a test process."""
     os.umask(mask)
     for limit, values in limits.items():
         resource.setrlimit(limit, values)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.executable = executable
     sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     importlib.invalidate_caches()
     sys.modules["prefect.context"].refresh_global_settings_context()  # it read the environment when it was imported
+    if arguments[0] == "-u":
+        Path("/proc/self/comm").write_text("pytest")
+        exec(arguments[-1], {"__name__": "__main__"})
+        return
+    sys.executable = executable
     module = arguments[1]
     Path("/proc/self/comm").write_text(module.removeprefix("nerveseg."))  # what `ps` and `top` show
     measured = module.startswith(("nerveseg", "flows")) or module == "prefect.engine"

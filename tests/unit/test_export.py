@@ -23,7 +23,7 @@ from nerveseg.prediction.openvino import OpenVinoScorer
 from nerveseg.registry import verification
 from nerveseg.registry.verification import Check
 
-SPEC = ModelSpec(architecture="Unet", encoder="resnet18", height=64, width=96, threshold=0.5)
+SPEC = ModelSpec(architecture="Unet", encoder="tu-test_resnet", height=64, width=96, threshold=0.5)
 
 
 def frames(*shape: int) -> np.ndarray:

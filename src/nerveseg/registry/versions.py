@@ -226,11 +226,14 @@ def fetch(client: MlflowClient, model: Model, folder: Path) -> None:
     of_run = {path: Path(path.name) for path in plain if path.parent != paths.MODELS}
     for training in recorded(model.members):
         of_run |= {REPRODUCE / training / path: training / path for path in RECORDED.values()}
+    root = client.get_run(model.run_id).info.artifact_uri  # by run id, MLflow would ask for the run at each file
     for part in sorted({path.parent for path in of_run}):
         for artifact in client.list_artifacts(model.run_id, part.as_posix()):
             if target := of_run.get(Path(artifact.path)):
                 (folder / target).parent.mkdir(exist_ok=True)
-                shutil.move(client.download_artifacts(model.run_id, artifact.path, str(folder)), folder / target)
+                uri = f"{root}/{artifact.path}"
+                fetched = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
+                shutil.move(fetched, folder / target)
 
 
 def origin(client: MlflowClient, version: str) -> Model:
