@@ -36,6 +36,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 run: install  ## run the pipeline, on the built-in phantom unless params.yaml says otherwise
+	@python -c 'from pathlib import Path; from nerveseg.workspace.commands import mend_rwlock; mend_rwlock(Path())'
 	dvc repro
 	@echo
 	@echo "Look at   reports/index.html  the report: open it in a browser, it works offline"

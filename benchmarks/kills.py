@@ -6,7 +6,8 @@ The pipeline runs on a small phantom in a temporary workspace, in processes as u
 number of loader workers. Its log is divided into parts: a stage each, and in train each epoch and what follows the last
 one, where most kills go. A kill waits for the line that begins a part, then a random share of that part's time, and
 sends SIGKILL to the whole process group. After some kills the pipeline runs to its end: it must need no other command
-than `dvc repro`, and end with the weights, the metrics, the curve and the MLflow runs of the uninterrupted one.
+than `dvc repro`, started as `make run` starts it, and end with the weights, the metrics, the curve and the MLflow runs
+of the uninterrupted one.
 
 Prints a line for each such round, and how many kills each part got. The exit status is 1 if anything differed.
 """
@@ -34,6 +35,7 @@ from ruamel.yaml import YAML
 
 from nerveseg import paths
 from nerveseg.registry.versions import NAME
+from nerveseg.workspace.commands import mend_rwlock
 
 KILLS_A_ROUND = 5
 EPOCHS = 6
@@ -94,6 +96,7 @@ class Repro:
         }
         for name in ("MLFLOW_TRACKING_URI", "NERVESEG_WORKERS", "NERVESEG_CHECKPOINTS"):
             environment.pop(name, None)
+        mend_rwlock(root)
         self.said: list[str] = []
         self.killed_in = ""  # the part
         self._process = subprocess.Popen(

@@ -25,16 +25,18 @@ from contextlib import suppress
 from pathlib import Path
 
 LIBRARIES = (
-    *("albumentations", "boto3", "coverage", "cv2", "dvc.cli", "dvc_s3", "dvc.repo", "dvc.stage", "dvc.output"),
-    *("dvc.commands.status", "dvc.commands.checkout", "dvc.commands.config", "dvc.commands.repro", "filelock"),
-    *("apprise", "dulwich.porcelain", "dvc.scm", "git", "jinja2", "lightning.pytorch", "matplotlib.pyplot"),
-    *("mlflow", "mlflow.cli", "mlflow.pyfunc", "omegaconf"),
-    *("mlflow.store.tracking.sqlalchemy_store", "onnx", "openvino", "pandas", "PIL.Image"),
-    *("prefect", "prefect.cli.server", "prefect.cli.worker", "prefect.flow_engine", "prefect.runner"),
-    *("prefect.task_runners", "prefect.workers.process", "prefect_dask", "psutil", "pyarrow.parquet", "requests"),
-    *("pydantic_settings", "rich.progress", "rich.table", "rich.traceback", "ruamel.yaml", "s3fs", "scipy.ndimage"),
-    *("safetensors.torch", "scipy.optimize", "scipy.spatial", "scipy.stats", "segmentation_models_pytorch", "typer"),
-    *("sklearn.isotonic", "sklearn.metrics", "sklearn.model_selection", "torch", "torch.utils.data", "torchvision"),
+    *("albumentations", "apprise", "boto3", "configobj", "coverage", "cv2", "dulwich.porcelain", "dulwich.worktree"),
+    *("dvc.cachemgr", "dvc.cli", "dvc.cli.parser", "dvc.commands.checkout", "dvc.commands.config"),
+    *("dvc.commands.repro", "dvc.commands.status", "dvc.compare", "dvc.data_cloud", "dvc.output", "dvc.repo"),
+    *("dvc.repo.index", "dvc.repo.open_repo", "dvc.repo.stage", "dvc.scm", "dvc.stage", "dvc.utils.strictyaml"),
+    *("dvc_data.hashfile.db.local", "dvc_s3", "filelock", "fsspec.implementations.memory", "git", "jinja2"),
+    *("lightning.pytorch", "matplotlib.pyplot", "mlflow", "mlflow.cli", "mlflow.pyfunc"),
+    *("mlflow.store.tracking.sqlalchemy_store", "omegaconf", "onnx", "openvino", "pandas", "PIL.Image", "prefect"),
+    *("prefect.cli.server", "prefect.cli.worker", "prefect.flow_engine", "prefect.runner", "prefect.task_runners"),
+    *("prefect.workers.process", "prefect_dask", "psutil", "pyarrow.parquet", "pydantic_settings", "requests"),
+    *("rich.progress", "rich.table", "rich.traceback", "ruamel.yaml", "s3fs", "safetensors.torch", "scipy.ndimage"),
+    *("scipy.optimize", "scipy.spatial", "scipy.stats", "segmentation_models_pytorch", "sklearn.isotonic"),
+    *("sklearn.metrics", "sklearn.model_selection", "torch", "torch.utils.data", "torchvision", "typer"),
 )
 
 

@@ -75,6 +75,20 @@ def test_a_command_in_a_subfolder_names_the_root_and_writes_nothing(
     assert list((tmp_path / "models").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("content", "is_kept"), [(b"", False), (b'{"read": {', False), (b'{"read": {}, "write": {}}', True)]
+)
+def test_a_list_of_used_files_that_a_killed_dvc_left_cut_off_is_removed(
+    tmp_path: Path, content: bytes, is_kept: bool
+) -> None:
+    rwlock = tmp_path / ".dvc" / "tmp" / "rwlock"
+    rwlock.parent.mkdir(parents=True)
+    commands.mend_rwlock(tmp_path)
+    rwlock.write_bytes(content)
+    commands.mend_rwlock(tmp_path)
+    assert rwlock.exists() == is_kept
+
+
 def test_a_clone_is_deleted_after_its_process_even_if_its_id_is_reused(tmp_path: Path) -> None:
     for name in (str(os.getpid()), "1", "no-number"):  # as if left by killed processes, whose ids have been reused
         (tmp_path / name / "clone").mkdir(parents=True)

@@ -1,5 +1,6 @@
 """Runs git, DVC and supervised DVC in a workspace."""
 
+import json
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from filelock import lock_descriptor
 from nerveseg.errors import NervesegError, TransientError
 
 FOLDS_LOCK = Path(".dvc/tmp/crossval.lock")  # held by a command that trains folds
+_RWLOCK = Path(".dvc/tmp/rwlock")
 _SUPERVISE = Path(__file__).with_name("supervise.py")
 _STATUS = re.compile(r"exited with (-?\d+)")
 # What DVC prints if the network fails before a stage has started, or during a push.
@@ -40,7 +42,26 @@ def run(root: Path, *command: str) -> str:
 
 def dvc(root: Path, *arguments: str) -> str:
     """Runs DVC in a workspace, like `run`."""
+    mend_rwlock(root)
     return run(root, sys.executable, "-m", "dvc", *arguments)
+
+
+def mend_rwlock(root: Path) -> None:
+    """Removes DVC's list of the files that its processes use, if DVC was killed while it wrote the list.
+
+    DVC does not write it atomically, and cannot run any stage while it is cut off.
+    """
+    path = root / _RWLOCK
+    if not path.exists():
+        return
+    with path.with_name("rwlock.lock").open("ab") as guard:  # DVC holds it while it reads and writes the list
+        lock_descriptor(guard.fileno())
+        try:
+            json.loads(path.read_bytes())
+        except FileNotFoundError:  # another process has removed it
+            return
+        except ValueError:
+            path.unlink()
 
 
 def environment(root: Path) -> dict[str, str]:
@@ -99,6 +120,7 @@ def supervised_dvc(
     Raises:
         StageError: it failed. No process is left behind, however this function ends.
     """
+    mend_rwlock(root)
     process = subprocess.Popen(
         (sys.executable, "-P", str(_SUPERVISE), sys.executable, "-m", "dvc", *arguments),
         cwd=root,
