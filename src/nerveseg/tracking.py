@@ -39,7 +39,7 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
-from rich.markup import escape
+from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from nerveseg import logged_code, package, paths
@@ -222,7 +222,10 @@ class TrainingRun:
             self._failed = True
             # From now on, none of MLflow's own requests waits longer either.
             os.environ.setdefault(MLFLOW_HTTP_REQUEST_TIMEOUT.name, str(ANSWER))
-            console.print(f"[yellow]MLflow failed; the training continues without it:[/] {escape(_first_line(error))}")
+            said = Text.assemble(
+                ("MLflow failed; the training continues without it:", "yellow"), f" {_first_line(error)}"
+            )
+            console.print(said)
 
 
 def read_record(folder: Path) -> Record:
@@ -382,7 +385,8 @@ def end_interrupted(run_id: str) -> None:
         if _has_run(client, run_id) and client.get_run(run_id).info.status == "RUNNING":
             client.set_terminated(run_id, "KILLED")
     except _FAILURES as error:
-        console.print(f"[yellow]The interrupted run {run_id} could not be ended:[/] {escape(_first_line(error))}")
+        said = f"The interrupted run {run_id} could not be ended:"
+        console.print(Text.assemble((said, "yellow"), f" {_first_line(error)}"))
 
 
 def _set_experiment(name: str) -> mlflow.entities.Experiment:
