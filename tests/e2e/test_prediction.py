@@ -318,17 +318,35 @@ def test_a_person_predicts_one_frame(
     workspace: Workspace, frames: Path, tmp_path: Path, expected: dict[str, np.ndarray]
 ) -> None:
     path = next(iter(sorted(frames.iterdir())))
-    (tmp_path / path.name).write_bytes(path.read_bytes())
-    output = workspace.run("nerveseg", "predict", str(tmp_path / path.name), "missing.png", ok=False)
+    (tmp_path / "frame [1].png").write_bytes(path.read_bytes())
+    (tmp_path / "black.png").write_bytes(cv2.imencode(".png", np.zeros((96, 128), np.uint8))[1].tobytes())
+    given = (str(tmp_path / name) for name in ("frame [1].png", "black.png"))
+    output = workspace.run("nerveseg", "predict", "--spacing-mm", "0.08 0.1", *given, "missing.png", ok=False)
     assert "missing.png: No such file or directory" in output
     assert "Traceback" not in output
-    mask = cv2.imread(str(tmp_path / f"{path.stem}_predicted_mask.png"), cv2.IMREAD_UNCHANGED)
+    mask = cv2.imread(str(tmp_path / "frame [1]_predicted_mask.png"), cv2.IMREAD_UNCHANGED)
     assert np.count_nonzero((mask > 0) != expected[path.name]) <= 2
-    overlay = cv2.imread(str(tmp_path / f"{path.stem}_predicted_overlay.png"))
+    overlay = cv2.imread(str(tmp_path / "frame [1]_predicted_overlay.png"))
     assert overlay.shape == (*mask.shape, 3)
-    assert path.name in output
     training = read_spec(workspace.root / "models").plausibility
-    assert f"{plausibility.atypicality(mask // 255, training):.3f}" in output
+    atypicality = plausibility.atypicality(mask // 255, training)
+    row = next(line for line in output.splitlines() if "frame [1].png" in line)
+    cells = [cell.strip() for cell in row.split("│")]
+    kind = "atypical" if atypicality > 0.5 else "typical"
+    area = np.count_nonzero(mask)
+    assert cells[1:5] == ["frame [1].png", kind, str(area), f"{area * 0.08 * 0.1:.4g}"]
+    assert cells[6:8] == [f"{atypicality:.3f}", "frame [1]_predicted_*.png"]
+    assert "area [px]" in output
+    assert "area [mm²]" in output
+    assert ("frame [1].png: This mask is more atypical than 95 %" in output) == (kind == "atypical")
+    black = cv2.imread(str(tmp_path / "black_predicted_mask.png"), cv2.IMREAD_UNCHANGED)
+    said = "black.png: This mask is more atypical" if black.any() else "black.png: No nerve was found in this frame"
+    assert said in output
+
+
+def test_a_spacing_that_is_none_is_refused_before_anything_is_fetched(workspace: Workspace) -> None:
+    output = workspace.run("nerveseg", "predict", "--spacing-mm", "80", "frame.png", ok=False)
+    assert "'80' is not a pixel spacing" in output
 
 
 def test_a_champion_that_is_not_delivered_is_not_used(workspace: Workspace, predict: Predict, frames: Path) -> None:
