@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -39,6 +39,9 @@ _SILENT: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configu
 _DESCRIPTION = "Finds nerves in ultrasound frames. Research and teaching only: this is no medical device."
 
 Format = Literal["json", "layers", "mask", "overlay"]
+_FORMATS = (
+    "in the query; json; layers: the same with the frame and the mask as pictures; mask or overlay: that picture alone"
+)
 _EXAMPLE: JsonDict = {
     "image": "frame.png",
     "rle_mask": "23 2 32 4 42 4 53 2",
@@ -175,7 +178,7 @@ def create_app(follower: Follower, metrics: Metrics, settings: Settings) -> Fast
     metrics.count(app, SEGMENT)  # after the authentication, so that it is around it: what is refused counts too
 
     @app.post(SEGMENT, responses=_ANSWER | _PROBLEMS, openapi_extra=_FORM, response_model=None)
-    async def segment(request: Request, format: Format = "json") -> Response:
+    async def segment(request: Request, format: Annotated[Format, Query(description=_FORMATS)] = "json") -> Response:
         """Find the nerve in a frame."""
         with queue.place():
             upload = await read_form(request, settings.predictor_upload_mb * 2**20, settings.predictor_timeout)

@@ -68,7 +68,7 @@ def page(schema: dict[str, Any]) -> str:
 def _operation(schema: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> str:
     form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data", {}).get("schema", {})
     inputs = [
-        *((one["name"], _type(one["schema"]), f"in the {one['in']}") for one in operation.get("parameters", [])),
+        *((one["name"], _type(one["schema"]), one["description"]) for one in operation.get("parameters", [])),
         *((name, _type(field), field["description"]) for name, field in form.get("properties", {}).items()),
     ]
     answers = [(status, reply["description"]) for status, reply in operation["responses"].items()]
