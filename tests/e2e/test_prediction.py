@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import httpx
 import mlflow
 import numpy as np
 import pandas as pd
@@ -26,9 +27,11 @@ from nerveseg.model.inference import Segmenter
 from nerveseg.model.spec import read_spec
 from nerveseg.params import load
 from nerveseg.phantom import dataset as phantom
+from preload import VARIABLE
 from workspace import Workspace, entered, free_port, wait_for
 
 COLUMNS = ["image", "rle_mask", "area", "confidence", "atypicality", "height", "width", "model_version"]
+JSON = {"Content-Type": "application/json"}
 Predict = Callable[..., tuple[str, str]]
 
 
@@ -347,6 +350,49 @@ def test_a_person_predicts_one_frame(
 def test_a_spacing_that_is_none_is_refused_before_anything_is_fetched(workspace: Workspace) -> None:
     output = workspace.run("nerveseg", "predict", "--spacing-mm", "80", "frame.png", ok=False)
     assert "'80' is not a pixel spacing" in output
+
+
+def test_mlflow_serves_the_champion(
+    workspace: Workspace, frames: Path, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """In processes, as docs/how-to.md says: MLflow starts uvicorn by its name, for which the preloaded one stands."""
+    uvicorn = tmp_path / "uvicorn"
+    uvicorn.write_text(f'#!/bin/sh\nexec {os.environ[VARIABLE]}/python -m uvicorn "$@"\n')
+    uvicorn.chmod(0o755)
+    env = workspace.env | {"PATH": f"{tmp_path}:{workspace.env['PATH']}", "MLFLOW_TRACKING_URI": workspace.store}
+    model, port = "models:/nerve-segmentation@champion", free_port()
+    serve = ("models", "serve", "--model-uri", model, "--env-manager", "local", "--port", str(port))
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            ("python", "-m", "mlflow", *serve), cwd=workspace.root, env=env, stdout=log, stderr=log, text=True
+        )
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+        try:
+            wait_for("MLflow's server", lambda: answers(client), process)
+            example = f"{model}/serving_input_example.json"
+            with entered(workspace):
+                stored = Path(mlflow.artifacts.download_artifacts(artifact_uri=example, dst_path=str(tmp_path)))
+            answer = client.post("/invocations", content=stored.read_bytes(), headers=JSON)
+            assert answer.status_code == 200, answer.text
+            assert np.shape(answer.json()["predictions"]["mask"]) == (1, 24, 32)
+            path = min(frames.iterdir())
+            frame = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+            found = client.post("/invocations", json={"inputs": {"frames": [frame.tolist()]}}).json()["predictions"]
+            assert np.count_nonzero(np.array(found["mask"][0]) != expected[path.name]) <= 2
+            refused = client.post("/invocations", json={"inputs": {"frames": [(frame // 128).tolist()]}})
+            assert (refused.status_code, "These are not 8-bit frames" in refused.text) == (400, True)
+        finally:
+            for child in psutil.Process(process.pid).children():
+                child.kill()
+            process.kill()
+            process.wait()
+
+
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/ping").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_a_champion_that_is_not_delivered_is_not_used(workspace: Workspace, predict: Predict, frames: Path) -> None:
