@@ -158,8 +158,8 @@ function report() {
   ].join(" · ");
 }
 
-function step(by) {
-  const next = frames[frames.indexOf(shown) + by];
+function step(way) {
+  const next = frames[frames.indexOf(shown) + way];
   if (!next) return;
   next.button.scrollIntoView({ block: "nearest" });
   select(next);

@@ -58,7 +58,8 @@ export async function show(found) {
   }
   paint(fill, mask, height, width);
   outline.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  for (const path of outline.children) path.setAttribute("d", edges(mask, height, width));
+  const sides = edges(mask, height, width);
+  for (const path of outline.children) path.setAttribute("d", sides);
   enlarge(1);
 }
 
