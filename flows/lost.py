@@ -67,7 +67,7 @@ def watch() -> None:
             try:
                 main()
             except Exception as error:  # of any kind: the server may be down, and the next check comes
-                console.print(f"lost runs could not be looked for, trying again in {EVERY:g} s: {error}", markup=False)
+                console.print(f"lost runs could not be looked for, trying again in {EVERY:g} s: {error}")
             due = time.monotonic() + EVERY
         time.sleep(1)
 

@@ -9,6 +9,7 @@ import typer
 from nerveseg import params as parameters
 from nerveseg import paths, profiles
 from nerveseg.console import console, readable_errors
+from nerveseg.prediction import spacing
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 params_app = typer.Typer(
@@ -105,12 +106,16 @@ def crossval(
 def predict(
     files: Annotated[list[Path], typer.Argument(help="Frames: PNG, JPEG, TIFF or BMP with 8 bits per sample.")],
     model: Annotated[str, typer.Option(help="An alias, a version number or a run id.")] = "champion",
+    spacing_mm: Annotated[
+        str | None,
+        typer.Option(metavar="MM", help="mm per pixel, for areas in mm²: one number, or '0.08 0.1', height and width."),
+    ] = None,
 ) -> None:
-    """Write the mask and overlay of each frame next to it."""
+    """Write the mask and overlay of each frame next to it, and say which masks to check."""
     from nerveseg.prediction.files import predict_files  # it imports mlflow
 
     with readable_errors():
-        predict_files(files, model)
+        predict_files(files, model, None if spacing_mm is None else spacing.parse(spacing_mm))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -18,16 +19,19 @@ from rich.text import Text
 from nerveseg.errors import NervesegError
 from nerveseg.files import disk_error
 
+# Texts are printed verbatim: rich would take [px], or the brackets of a file's name, for markup. Styles come as Text.
+_VERBATIM: Any = {"highlight": False, "markup": False, "emoji": False}
 # Logs of `dvc repro` and CI are not terminals: there, 120 columns keep tables readable.
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, **_VERBATIM)
 if not console.is_terminal:
-    console = Console(stderr=True, highlight=False, width=120)
+    console = Console(stderr=True, width=120, **_VERBATIM)
 
 
 def progress(unit: str) -> Progress:
     """A progress bar that counts bytes (`unit="bytes"`) or items called `unit`."""
     counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
-    return Progress(TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn(), console=console)
+    what = TextColumn("{task.description}", markup=False)
+    return Progress(what, BarColumn(), *counts, TimeRemainingColumn(), console=console)
 
 
 @contextmanager

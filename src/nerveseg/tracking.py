@@ -30,6 +30,7 @@ os.environ.setdefault("MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD", "false")
 
 import mlflow
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import requests
 from mlflow.data.dataset_source_registry import resolve_dataset_source
@@ -39,7 +40,7 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
-from rich.markup import escape
+from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from nerveseg import logged_code, package, paths
@@ -222,7 +223,10 @@ class TrainingRun:
             self._failed = True
             # From now on, none of MLflow's own requests waits longer either.
             os.environ.setdefault(MLFLOW_HTTP_REQUEST_TIMEOUT.name, str(ANSWER))
-            console.print(f"[yellow]MLflow failed; the training continues without it:[/] {escape(_first_line(error))}")
+            said = Text.assemble(
+                ("MLflow failed; the training continues without it:", "yellow"), f" {_first_line(error)}"
+            )
+            console.print(said)
 
 
 def read_record(folder: Path) -> Record:
@@ -382,7 +386,8 @@ def end_interrupted(run_id: str) -> None:
         if _has_run(client, run_id) and client.get_run(run_id).info.status == "RUNNING":
             client.set_terminated(run_id, "KILLED")
     except _FAILURES as error:
-        console.print(f"[yellow]The interrupted run {run_id} could not be ended:[/] {escape(_first_line(error))}")
+        said = f"The interrupted run {run_id} could not be ended:"
+        console.print(Text.assemble((said, "yellow"), f" {_first_line(error)}"))
 
 
 def _set_experiment(name: str) -> mlflow.entities.Experiment:
@@ -452,11 +457,11 @@ def _log_model(run_id: str, folder: Path) -> str:
             ]
         ),
     )
-    with warnings.catch_warnings(action="ignore"):  # it asks for type hints and an input example
+    with warnings.catch_warnings(action="ignore"):  # it asks for type hints
         # Not `mlflow.pyfunc.log_model`, which takes an active run: to make one of a finished run moves its end.
         info = Model.log(
             None,
-            mlflow.pyfunc,
+            _Pyfunc,
             name="model",
             run_id=run_id,
             python_model=str(SERVED_MODEL),
@@ -467,11 +472,31 @@ def _log_model(run_id: str, folder: Path) -> str:
             code_paths=[str(SERVED_MODEL.parents[1])],
             pip_requirements=[f"{name}=={version(name)}" for name in SERVED_MODEL_REQUIREMENTS],
             signature=signature,
+            input_example={"frames": _example_frames()},
+            validate_serving_input=False,
         )
     model_id: str | None = info.model_id
     if model_id is None:
         raise MlflowException("the server returned no id for the logged model")
     return model_id
+
+
+class _Pyfunc:
+    """`mlflow.pyfunc` as a flavour that takes `validate_serving_input`, a parameter of `Model.log` alone.
+
+    To validate, MLflow would load the model that it has just written, and torch with it, in each stage that logs one.
+    """
+
+    @staticmethod
+    def save_model(*, validate_serving_input: bool, **kwargs: Any) -> None:
+        mlflow.pyfunc.save_model(**kwargs)
+
+
+def _example_frames() -> npt.NDArray[np.uint8]:
+    """What travels with a model as an example of its input, uint8 (1, 24, 32): a bright ellipse, drawn, of nobody."""
+    rows, columns = np.mgrid[:24, :32]
+    inside = ((rows - 11.5) / 5) ** 2 + ((columns - 15.5) / 9) ** 2 <= 1
+    return np.where(inside, 170, 70).astype(np.uint8)[None]
 
 
 def _record_code(client: mlflow.MlflowClient, run_id: str, model_id: str) -> str:

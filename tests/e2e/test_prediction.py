@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import httpx
 import mlflow
 import numpy as np
 import pandas as pd
@@ -25,9 +26,11 @@ from nerveseg.model.inference import Segmenter
 from nerveseg.model.spec import read_spec
 from nerveseg.params import load
 from nerveseg.phantom import dataset as phantom
+from preload import VARIABLE
 from workspace import Workspace, entered, free_port, kill, wait_for
 
 COLUMNS = ["image", "rle_mask", "area", "confidence", "atypicality", "height", "width", "model_version"]
+JSON = {"Content-Type": "application/json"}
 Predict = Callable[..., tuple[str, str]]
 
 
@@ -313,17 +316,78 @@ def test_a_person_predicts_one_frame(
     workspace: Workspace, frames: Path, tmp_path: Path, expected: dict[str, np.ndarray]
 ) -> None:
     path = next(iter(sorted(frames.iterdir())))
-    (tmp_path / path.name).write_bytes(path.read_bytes())
-    output = workspace.run("nerveseg", "predict", str(tmp_path / path.name), "missing.png", ok=False)
+    (tmp_path / "frame [1].png").write_bytes(path.read_bytes())
+    (tmp_path / "black.png").write_bytes(cv2.imencode(".png", np.zeros((96, 128), np.uint8))[1].tobytes())
+    given = (str(tmp_path / name) for name in ("frame [1].png", "black.png"))
+    output = workspace.run("nerveseg", "predict", "--spacing-mm", "0.08 0.1", *given, "missing.png", ok=False)
     assert "missing.png: No such file or directory" in output
     assert "Traceback" not in output
-    mask = cv2.imread(str(tmp_path / f"{path.stem}_predicted_mask.png"), cv2.IMREAD_UNCHANGED)
+    mask = cv2.imread(str(tmp_path / "frame [1]_predicted_mask.png"), cv2.IMREAD_UNCHANGED)
     assert np.count_nonzero((mask > 0) != expected[path.name]) <= 2
-    overlay = cv2.imread(str(tmp_path / f"{path.stem}_predicted_overlay.png"))
+    overlay = cv2.imread(str(tmp_path / "frame [1]_predicted_overlay.png"))
     assert overlay.shape == (*mask.shape, 3)
-    assert path.name in output
     training = read_spec(workspace.root / "models").plausibility
-    assert f"{plausibility.atypicality(mask // 255, training):.3f}" in output
+    atypicality = plausibility.atypicality(mask // 255, training)
+    row = next(line for line in output.splitlines() if "frame [1].png" in line)
+    cells = [cell.strip() for cell in row.split("│")]
+    kind = "atypical" if atypicality > 0.5 else "typical"
+    area = np.count_nonzero(mask)
+    assert cells[1:5] == ["frame [1].png", kind, str(area), f"{area * 0.08 * 0.1:.4g}"]
+    assert cells[6:8] == [f"{atypicality:.3f}", "frame [1]_predicted_*.png"]
+    assert "area [px]" in output
+    assert "area [mm²]" in output
+    assert ("frame [1].png: This mask is more atypical than 95 %" in output) == (kind == "atypical")
+    black = cv2.imread(str(tmp_path / "black_predicted_mask.png"), cv2.IMREAD_UNCHANGED)
+    said = "black.png: This mask is more atypical" if black.any() else "black.png: No nerve was found in this frame"
+    assert said in output
+
+
+def test_a_spacing_that_is_none_is_refused_before_anything_is_fetched(workspace: Workspace) -> None:
+    output = workspace.run("nerveseg", "predict", "--spacing-mm", "80", "frame.png", ok=False)
+    assert "'80' is not a pixel spacing" in output
+
+
+def test_mlflow_serves_the_champion(
+    workspace: Workspace, frames: Path, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """In processes, as docs/how-to.md says: MLflow starts uvicorn by its name, for which the preloaded one stands."""
+    uvicorn = tmp_path / "uvicorn"
+    uvicorn.write_text(f'#!/bin/sh\nexec {os.environ[VARIABLE]}/python -m uvicorn "$@"\n')
+    uvicorn.chmod(0o755)
+    env = workspace.env | {"PATH": f"{tmp_path}:{workspace.env['PATH']}", "MLFLOW_TRACKING_URI": workspace.store}
+    model, port = "models:/nerve-segmentation@champion", free_port()
+    serve = ("models", "serve", "--model-uri", model, "--env-manager", "local", "--port", str(port))
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            ("python", "-m", "mlflow", *serve), cwd=workspace.root, env=env, stdout=log, stderr=log, text=True
+        )
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+        try:
+            wait_for("MLflow's server", lambda: answers(client), process)
+            example = f"{model}/serving_input_example.json"
+            with entered(workspace):
+                stored = Path(mlflow.artifacts.download_artifacts(artifact_uri=example, dst_path=str(tmp_path)))
+            answer = client.post("/invocations", content=stored.read_bytes(), headers=JSON)
+            assert answer.status_code == 200, answer.text
+            assert np.shape(answer.json()["predictions"]["mask"]) == (1, 24, 32)
+            path = min(frames.iterdir())
+            frame = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+            found = client.post("/invocations", json={"inputs": {"frames": [frame.tolist()]}}).json()["predictions"]
+            assert np.count_nonzero(np.array(found["mask"][0]) != expected[path.name]) <= 2
+            refused = client.post("/invocations", json={"inputs": {"frames": [(frame // 128).tolist()]}})
+            assert (refused.status_code, "These are not 8-bit frames" in refused.text) == (400, True)
+        finally:
+            for child in psutil.Process(process.pid).children():
+                child.kill()
+            process.kill()
+            process.wait()
+
+
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/ping").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_a_champion_that_is_not_delivered_is_not_used(workspace: Workspace, predict: Predict, frames: Path) -> None:

@@ -161,9 +161,13 @@ def test_answers_are_those_of_the_scorer(
     assert atypicality == pytest.approx(plausibility.atypicality(mask, PLAUSIBILITY["1"]), abs=1e-6)
     assert 0 < atypicality < 1
     assert confidence == pytest.approx(metrics.confidence(probability, mask), abs=1e-4)
+    assert found.pop("assessment") in ("typical", "atypical")
+    assert found.pop("message").startswith("This mask is ")
     assert found == {
         "image": "frame.png",
         "area": int(mask.sum()),
+        "area_mm2": None,
+        "spacing_mm": None,
         "height": 100,
         "width": 150,
         "model_version": "1",
@@ -221,7 +225,7 @@ def test_a_form_without_a_frame_is_refused(server: Server, frame: np.ndarray) ->
     assert post(content=b"junk", headers={"Content-Type": "multipart/form-data; boundary=a"})[0] == 400
     status, sentence = post(files={"frame": encoded(frame)}, params={"format": "gif"})
     assert status == 422
-    assert "'json', 'mask' or 'overlay'" in sentence
+    assert "'json', 'layers', 'mask' or 'overlay'" in sentence
 
 
 def test_an_endless_upload_ends_at_the_limit(server: Server) -> None:
@@ -259,7 +263,7 @@ def test_pages_load_nothing_from_elsewhere(server: Server) -> None:
     for path in ("/", "/docs"):
         page = server.client.get(path)
         assert "default-src 'none'" in page.headers["content-security-policy"]
-        parts = re.findall(r"static/[\w.]+", page.text)
+        parts = [*re.findall(r"static/[\w.]+", page.text), "static/viewer.js"]
         assert "static/style.css" in parts
         for text in (page.text, *(server.client.get(f"/{part}").raise_for_status().text for part in parts)):
             assert re.findall(r"(?:https?:)?//[\w.]+\.\w+", text) == []

@@ -119,10 +119,8 @@ def _require_repository(here: Path) -> None:
     paths.require_root()
     clones.require_commit(here)
     if tracking.git_tags()["git_changed"] == "true":
-        console.print(
-            "[yellow]Uncommitted code is not used:[/] the folds run the code of the last commit.",
-            soft_wrap=True,
-        )
+        said = Text.assemble(("Uncommitted code is not used:", "yellow"), " the folds run the code of the last commit.")
+        console.print(said, soft_wrap=True)
 
 
 @contextmanager
@@ -158,12 +156,12 @@ def _run_fold(root: Path, by: By, number: int, given: Params, lock: BinaryIO, ke
     commands.dvc(root, "exp", "push", "--quiet", "--force", "--no-cache", "origin", experiment)
     fold = _read_fold(root, by, number, experiment, keep)
     test, dice, iou = fold.metrics.test, *(fold.metrics.measured(key) for key in ("test.dice", "test.iou"))
-    console.print(
-        f"[bold]{name}[/]: Dice {figures.number(dice.value)} ({figures.interval(dice.interval) or 'no interval'}), "
+    found = (
+        f": Dice {figures.number(dice.value)} ({figures.interval(dice.interval) or 'no interval'}), "
         f"IoU {figures.number(iou.value)} on {test.frames} frames {test.of_subjects}; "
-        f"{'trained' if _trained(said) else 'restored'}, run {fold.run_id}",
-        soft_wrap=True,
+        f"{'trained' if _trained(said) else 'restored'}, run {fold.run_id}"
     )
+    console.print(Text.assemble((name, "bold"), found), soft_wrap=True)
     return fold
 
 
@@ -285,7 +283,5 @@ def _print(metrics: Metrics) -> None:
             for name in ("dice", "iou")
             for optimism in (leakage.optimism.measured(name),)
         )
-        console.print(
-            f"[bold]leakage[/]: the same training on random folds scores a Dice of {dice}, and an IoU of {iou}.",
-            soft_wrap=True,
-        )
+        said = f": the same training on random folds scores a Dice of {dice}, and an IoU of {iou}."
+        console.print(Text.assemble(("leakage", "bold"), said), soft_wrap=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from rich.table import Table
-from rich.text import Text
 
 from nerveseg.console import console
 
@@ -57,5 +56,5 @@ def show(findings: Sequence[Finding], everything_in: Path) -> None:
         same = [finding for finding in findings if (finding.severity, finding.kind) == (severity, kind)]
         for number, finding in enumerate(same[:_EXAMPLES]):
             head = (severity, kind, str(len(same))) if number == 0 else ("", "", "")
-            table.add_row(*head, Text(finding.image), Text(finding.detail))  # Text: names may look like markup
+            table.add_row(*head, finding.image, finding.detail)
     console.print(table)

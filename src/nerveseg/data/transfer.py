@@ -200,4 +200,4 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _say(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)

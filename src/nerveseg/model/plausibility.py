@@ -25,7 +25,8 @@ from nerveseg.model import shape
 from nerveseg.model.spec import Outlines, Place, Plausibility, Spread
 
 _LEAST = 1e-3  # minimum deviation: if all training masks were the same, any other would be infinitely far away
-_RARE = 0.05  # share of training masks with an atypicality of 0.5 or more
+RARE = 0.05  # share of training masks with an atypicality above ATYPICAL
+ATYPICAL = 0.5  # by the definition above
 
 
 def fit(masks: Iterable[Mask]) -> Plausibility:
@@ -46,7 +47,7 @@ def fit(masks: Iterable[Mask]) -> Plausibility:
         place=Place(mean=place.mean(axis=0).tolist(), inverse_covariance=np.linalg.inv(covariance).tolist()),
         odd=1.0,  # replaced below, once distances can be computed
     )
-    odd = max(float(np.quantile([_squared_distance(each, outlines) for each in found], 1 - _RARE)), _LEAST)
+    odd = max(float(np.quantile([_squared_distance(each, outlines) for each in found], 1 - RARE)), _LEAST)
     return Plausibility(empty_share=1 - len(found) / len(described), outlines=outlines.model_copy(update={"odd": odd}))
 
 
@@ -60,7 +61,7 @@ def atypicality(mask: Mask, training: Plausibility | None) -> float:
         return float("nan")
     figures = _describe(mask)
     if figures is None:
-        return _RARE / (_RARE + training.empty_share)
+        return RARE / (RARE + training.empty_share)
     if training.outlines is None:
         return 1.0  # all training masks are empty
     distance = _squared_distance(figures, training.outlines)

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from nerveseg import params, tracking
 from nerveseg.console import console
@@ -13,11 +14,15 @@ from nerveseg.errors import NervesegError
 from nerveseg.evaluation import metrics
 from nerveseg.files import replacing
 from nerveseg.prediction import pictures
+from nerveseg.prediction.assessment import assess
 from nerveseg.prediction.openvino import ONNX_FILE, OpenVinoScorer
+from nerveseg.prediction.spacing import Spacing
 from nerveseg.registry import bundle, delivery, verification, versions
 from nerveseg.registry.signatures import verify_key
 from nerveseg.registry.versions import Model
 from nerveseg.workspace.clones import lasting_storage
+
+_STYLES = {"typical": "cyan", "atypical": "bold red", "empty": "bold yellow", "unknown": "dim"}
 
 
 def fetch(wanted: str, folder: Path) -> Model:
@@ -52,18 +57,23 @@ def fetch(wanted: str, folder: Path) -> Model:
     return model
 
 
-def predict_files(files: list[Path], wanted: str) -> None:
+def predict_files(files: list[Path], wanted: str, spacing: Spacing | None) -> None:
     """Writes `NAME_predicted_mask.png` and `NAME_predicted_overlay.png` next to each frame, and prints a table.
+
+    Below it stands a sentence for each mask that is to be checked.
+
+    Args:
+        wanted: an alias, a version number or a run id.
+        spacing: size of a pixel, for areas in mm²; None: unknown.
 
     Raises:
         NervesegError: there is no such model; or a file is not a frame, raised after all others are done.
     """
-    problems = []
+    problems, to_check = [], []
     with tempfile.TemporaryDirectory() as name:
         model = fetch(wanted, Path(name))
         scorer = OpenVinoScorer(Path(name), streams=1, threads=0)
-        columns = ("frame", "area [px]", "confidence", "atypicality", "mask and overlay")
-        table = Table(*columns, title=f"{versions.NAME} {model.label}")
+        table = _table(f"{versions.NAME} {model.label}", spacing)
         stems: dict[Path, Path] = {}
         for file in files:
             if (other := stems.setdefault(file.with_suffix(""), file)) != file:
@@ -80,11 +90,32 @@ def predict_files(files: list[Path], wanted: str) -> None:
             except (OSError, ValueError, NervesegError) as error:
                 problems.append(f"{file}: {getattr(error, 'strerror', None) or error}")
                 continue
-            found = f"{metrics.confidence(probability, mask):.3f}" if mask.any() else "no nerve"
-            atypicality = scorer.atypicality(mask)
-            doubt = "unknown" if math.isnan(atypicality) else f"{atypicality:.3f}"
-            table.add_row(file.name, str(int(mask.sum())), found, doubt, f"{file.stem}_predicted_*.png")
+            area, atypicality = int(mask.sum()), scorer.atypicality(mask)
+            assessment = assess(mask, atypicality, scorer.spec.plausibility)
+            table.add_row(
+                file.name,
+                Text(assessment.kind, _STYLES[assessment.kind]),
+                str(area),
+                *([f"{spacing.area(area):.4g}"] if spacing else []),
+                f"{metrics.confidence(probability, mask):.3f}" if area else "",
+                "unknown" if math.isnan(atypicality) else f"{atypicality:.3f}",
+                f"{file.stem}_predicted_*.png",
+            )
+            if assessment.kind != "typical":
+                to_check.append((file, assessment))
     if table.row_count:
         console.print(table)
+    for file, assessment in to_check:
+        console.print(Text.assemble((file.name, _STYLES[assessment.kind]), f": {assessment.message}"), soft_wrap=True)
     if problems:
         raise NervesegError("Not predicted:\n" + "\n".join(problems))
+
+
+def _table(title: str, spacing: Spacing | None) -> Table:
+    table = Table(title=title)
+    table.add_column("frame", overflow="fold")
+    table.add_column("assessment", no_wrap=True)
+    for number in ("area [px]", *(["area [mm²]"] if spacing else []), "confidence", "atypicality"):
+        table.add_column(number, justify="right", no_wrap=True)
+    table.add_column("mask and overlay", overflow="fold")
+    return table

@@ -9,6 +9,11 @@ from nerveseg.model import shape
 _NERVE = (255, 200, 0)  # blue, green, red: the colour of predictions in the report
 
 
+def frame_png(frame: Frame) -> bytes:
+    """A frame, uint8 (H, W), as a grey PNG."""
+    return _png(frame)
+
+
 def mask_png(mask: Mask) -> bytes:
     """A mask, uint8 0/1 (H, W), as a PNG of 0 and 255."""
     return _png(mask * np.uint8(255))

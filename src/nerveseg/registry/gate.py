@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from nerveseg.evaluation import figures
 from nerveseg.evaluation.bootstrap import Estimate
@@ -139,8 +139,8 @@ def table(verdict: Verdict) -> Table:
     shown.add_column("threshold", no_wrap=True)
     shown.add_column("found")
     for one in verdict.criteria:
-        result = "[green]passed[/]" if one.passed else "[bold red]FAILED[/]"
-        shown.add_row(one.name, result, one.figure, f"{one.relation} {one.threshold:.4g}", escape(one.detail))
+        result = Text("passed", "green") if one.passed else Text("FAILED", "bold red")
+        shown.add_row(one.name, result, one.figure, f"{one.relation} {one.threshold:.4g}", one.detail)
     return shown
 
 

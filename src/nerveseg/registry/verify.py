@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from rich.table import Table
+from rich.text import Text
 
 from nerveseg import package, params, paths, tracking
 from nerveseg.console import console
@@ -152,7 +153,8 @@ def verify(version: str) -> None:
             signature = _signature(version, Path(name), key)
     table = Table("check", "", "found", title=f"version {version}")
     for one in [*checks, *([signature] if signature else [])]:
-        table.add_row(one.name, "[green]passed[/]" if one.passed else "[bold red]FAILED[/]", one.found)
+        result = Text("passed", "green") if one.passed else Text("FAILED", "bold red")
+        table.add_row(one.name, result, one.found)
     console.print(table)
     if reason := failures(checks):
         raise NervesegError(f"Version {version} must not be delivered: {reason}")

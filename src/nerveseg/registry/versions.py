@@ -12,7 +12,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
-from rich.markup import escape
+from rich.text import Text
 
 from nerveseg import logged_code, paths
 from nerveseg.console import console
@@ -100,13 +100,14 @@ def settle(
 def print_outcome(verdict: Verdict, version: str | None) -> None:
     """Prints what `settle` did, and why."""
     if verdict.mode == "off":
-        console.print(f"The gate is off: no criteria were checked. {escape(verdict.note)}".rstrip(), soft_wrap=True)
+        console.print(f"The gate is off: no criteria were checked. {verdict.note}".rstrip(), soft_wrap=True)
     else:
         console.print(gate.table(verdict))
     if version is None:
-        console.print(f"[bold yellow]not registered[/]: {escape('; '.join(verdict.reasons))}", soft_wrap=True)
+        reasons = f": {'; '.join(verdict.reasons)}"
+        console.print(Text.assemble(("not registered", "bold yellow"), reasons), soft_wrap=True)
     else:
-        console.print(f"[bold green]registered[/] {NAME} version {version}, alias {CHALLENGER}")
+        console.print(Text.assemble(("registered", "bold green"), f" {NAME} version {version}, alias {CHALLENGER}"))
 
 
 def hashes(root: Path, trainings: Sequence[Path]) -> dict[str, str]:

@@ -1,24 +1,27 @@
 """The routes: frames in, masks out; health, metrics, and two pages that load nothing from elsewhere."""
 
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from nerveseg.data.archive import UnfitImageError, decode_grey
 from nerveseg.prediction import pictures
+from nerveseg.prediction.assessment import Kind, assess
 from nerveseg.prediction.batch import row
-from nerveseg.serving.bounds import FIELD, Queue, read_frame
+from nerveseg.serving.bounds import FIELD, SPACING, Queue, Upload, read_form
 from nerveseg.serving.champion import STREAMS, Champion, Follower
-from nerveseg.serving.docs import page
+from nerveseg.serving.docs import page, samples
 from nerveseg.serving.metrics import Metrics
 from nerveseg.serving.middleware import BasicAuth
 from nerveseg.settings import Settings
@@ -35,23 +38,50 @@ _PAGE_HEADERS = {
 _SILENT: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 _DESCRIPTION = "Finds nerves in ultrasound frames. Research and teaching only: this is no medical device."
 
-Format = Literal["json", "mask", "overlay"]
+Format = Literal["json", "layers", "mask", "overlay"]
+_FORMATS = (
+    "in the query; json; layers: the same with the frame and the mask as pictures; mask or overlay: that picture alone"
+)
+_EXAMPLE: JsonDict = {
+    "image": "frame.png",
+    "rle_mask": "23 2 32 4 42 4 53 2",
+    "area": 12,
+    "area_mm2": 0.0768,
+    "spacing_mm": [0.08, 0.08],
+    "confidence": 0.91,
+    "atypicality": 0.62,
+    "assessment": "atypical",
+    "message": "This mask is more atypical than 95 % of the training masks: check it before use.",
+    "height": 10,
+    "width": 10,
+    "model_version": "3",
+}
 
 
 class Segmentation(BaseModel):
     """What was found on a frame."""
 
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
+
     image: str = Field(description="file name, as uploaded")
     rle_mask: str = Field(description="run lengths, 'start length ...', down the columns from 1; empty: no nerve")
     area: int = Field(description="pixels of the mask")
+    area_mm2: float | None = Field(description="area of the mask in mm²; null: no spacing was given")
+    spacing_mm: tuple[float, float] | None = Field(description="height and width of a pixel in mm, as given; or null")
     confidence: float | None = Field(description="mean probability within the mask; null: no nerve")
     atypicality: float | None = Field(
         description="how unlike the training masks this one is, in [0, 1]; above 0.5, it is more atypical than 95 % of "
         "them; null: the version predates this field"
     )
+    assessment: Kind = Field(
+        description="typical, atypical (above 0.5) or empty (no nerve); unknown: the version predates atypicality"
+    )
+    message: str = Field(description="the assessment as a sentence for people, with what to do")
     height: int = Field(description="height of the frame in pixels")
     width: int = Field(description="width of the frame in pixels")
     model_version: str = Field(description="version of the model that segmented the frame")
+    frame_png: str = Field("", description="only for layers: the frame as it was read, a grey PNG in base64")
+    mask_png: str = Field("", description="only for layers: the mask, a PNG of 0 and 255 in base64")
 
 
 class Readiness(BaseModel):
@@ -76,7 +106,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         413: "The upload is too large, or the frame has too many pixels.",
         415: "The request is not multipart/form-data.",
         422: "The form has no frame, or the file is not one: not a PNG, JPEG, TIFF or BMP, damaged, or with several "
-        "pages or more than 8 bits per sample.",
+        "pages or more than 8 bits per sample; or the spacing is none.",
         429: "Too many frames are waiting; Retry-After says when to try again.",
         503: "No version is loaded yet, or the frame was not segmented in time.",
     }.items()
@@ -84,7 +114,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "What was found, or a PNG at the frame's size: the mask, 0 and 255, or the frame with its "
-        "outline. A PNG comes with X-Model-Version, X-Area, X-Atypicality and, where there is a nerve, X-Confidence.",
+        "outline. A PNG comes with X-Model-Version, X-Assessment, X-Area, X-Area-Mm2 where a spacing was given, "
+        "X-Atypicality and, where there is a nerve, X-Confidence.",
         "model": Segmentation,
         "content": {"image/png": {}},
     }
@@ -103,12 +134,19 @@ _FORM = {
                             "format": "binary",
                             "description": "a grey frame: PNG, JPEG, TIFF or BMP, 8 bits per sample, any size up to "
                             "16777216 pixels; it is turned as its orientation says, and colours become grey",
-                        }
+                        },
+                        SPACING: {
+                            "type": "string",
+                            "description": "optional, for areas in mm²: mm per pixel, one number, or the height and "
+                            "the width of a pixel with a space between them; what the file says is not used",
+                            "example": "0.08 0.1",
+                        },
                     },
                 }
             }
         },
-    }
+    },
+    "x-codeSamples": samples(SEGMENT),
 }
 
 
@@ -140,11 +178,11 @@ def create_app(follower: Follower, metrics: Metrics, settings: Settings) -> Fast
     metrics.count(app, SEGMENT)  # after the authentication, so that it is around it: what is refused counts too
 
     @app.post(SEGMENT, responses=_ANSWER | _PROBLEMS, openapi_extra=_FORM, response_model=None)
-    async def segment(request: Request, format: Format = "json") -> Response:
+    async def segment(request: Request, format: Annotated[Format, Query(description=_FORMATS)] = "json") -> Response:
         """Find the nerve in a frame."""
         with queue.place():
-            name, content = await read_frame(request, settings.predictor_upload_mb * 2**20, settings.predictor_timeout)
-            work = partial(_segment, follower, name, content, format)
+            upload = await read_form(request, settings.predictor_upload_mb * 2**20, settings.predictor_timeout)
+            work = partial(_segment, follower, upload, format)
             return await queue.run(work, settings.predictor_timeout)
 
     @app.get("/healthz")
@@ -176,21 +214,37 @@ def create_app(follower: Follower, metrics: Metrics, settings: Settings) -> Fast
     return app
 
 
-def _segment(follower: Follower, name: str, content: bytes, format: Format) -> Response:
+def _segment(follower: Follower, upload: Upload, format: Format) -> Response:
     """The response to an uploaded file, from the version that is loaded when its turn comes."""
     try:
-        frame, _ = decode_grey(content)
+        frame, _ = decode_grey(upload.content)
     except UnfitImageError as error:
         status = 413 if error.kind == "too large" else 422
         raise HTTPException(status, f"The file {error}.") from None
     champion = _loaded(follower)
     probability = champion.scorer.probability(frame)
     mask = champion.scorer.mask(probability)
-    found = row(name, probability, mask, champion.scorer.atypicality(mask), champion.version)
+    atypicality = champion.scorer.atypicality(mask)
+    assessment = assess(mask, atypicality, champion.scorer.spec.plausibility)
+    found = row(upload.name, probability, mask, atypicality, champion.version) | {
+        "area_mm2": upload.spacing and upload.spacing.area(int(mask.sum())),
+        "spacing_mm": upload.spacing,
+        "assessment": assessment.kind,
+        "message": assessment.message,
+    }
     headers = {"Cache-Control": "no-store"}
-    if format == "json":
+    if format == "layers":
+        pngs = {"frame_png": pictures.frame_png(frame), "mask_png": pictures.mask_png(mask)}
+        found |= {name: b64encode(png).decode() for name, png in pngs.items()}
+    if format in ("json", "layers"):
         return JSONResponse(found, headers=headers)
-    headers |= {"X-Model-Version": champion.version, "X-Area": str(found["area"])}
+    headers |= {
+        "X-Model-Version": champion.version,
+        "X-Assessment": assessment.kind,
+        "X-Area": str(found["area"]),
+    }
+    if found["area_mm2"] is not None:
+        headers["X-Area-Mm2"] = f"{found['area_mm2']:.6g}"
     if found["area"]:
         headers["X-Confidence"] = f"{found['confidence']:.6f}"
     if found["atypicality"] is not None:

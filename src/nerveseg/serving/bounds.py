@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from fastapi import HTTPException, Request
@@ -12,11 +13,30 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-FIELD = "frame"
-_FIELDS = 8  # beside the frame; none of them is used
+from nerveseg.errors import NervesegError
+from nerveseg.prediction import spacing
+from nerveseg.prediction.spacing import Spacing
+
+FIELD, SPACING = "frame", "spacing_mm"
+_FIELDS = 8  # beside the frame; others than SPACING are not used
 _RETRY = {"Retry-After": "1"}  # seconds
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A form that was sent.
+
+    Attributes:
+        name: of the file, as the client gives it.
+        content: of the file.
+        spacing: size of a pixel; None: not given.
+    """
+
+    name: str
+    content: bytes
+    spacing: Spacing | None
 
 
 class Queue:
@@ -58,15 +78,16 @@ class Queue:
         self._pool.shutdown()
 
 
-async def read_frame(request: Request, most: int, seconds: float) -> tuple[str, bytes]:
-    """Name and content of the uploaded file. It stays in memory: frames of patients go to no disk.
+async def read_form(request: Request, most: int, seconds: float) -> Upload:
+    """What was uploaded. It stays in memory: frames of patients go to no disk.
 
     Args:
         most: bytes of the request's body.
         seconds: that the upload may take.
 
     Raises:
-        HTTPException: 400 damaged, 408 too slow, 413 too large, 415 no form, 422 a form without the frame.
+        HTTPException: 400 damaged, 408 too slow, 413 too large, 415 no form, 422 a form without the frame,
+            or with a spacing that is none.
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise HTTPException(415, f"Send the frame as multipart/form-data, in the field '{FIELD}'.")
@@ -86,7 +107,17 @@ async def read_frame(request: Request, most: int, seconds: float) -> tuple[str, 
     frame = form.get(FIELD)
     if not isinstance(frame, UploadFile):
         raise HTTPException(422, f"The form lacks a file in the field '{FIELD}'.")
-    return frame.filename or "", await frame.read()
+    return Upload(frame.filename or "", await frame.read(), _spacing(form.get(SPACING)))
+
+
+def _spacing(given: UploadFile | str | None) -> Spacing | None:
+    if not given:  # the page's form without scripts sends it empty
+        return None
+    assert isinstance(given, str)  # the frame is the only file that the parser lets pass
+    try:
+        return spacing.parse(given)
+    except NervesegError as error:
+        raise HTTPException(422, f"{SPACING}: {error}") from None
 
 
 async def _bounded(request: Request, most: int) -> AsyncGenerator[bytes, None]:

@@ -1,5 +1,6 @@
-"""A page of the API, made of its openapi.json. FastAPI's own loads its scripts from elsewhere."""
+"""A page of the API, made of its openapi.json, and examples in it. FastAPI's own loads its scripts from elsewhere."""
 
+import json
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -16,17 +17,42 @@ _PAGE = """<!doctype html>
 <body>
 <main class="docs">
 <h1>{title}</h1>
-<p>{description} <a href="./">Page to drop a frame on</a> · <a href="openapi.json">openapi.json</a></p>
-<pre>curl --form frame=@frame.png --user "user:password" "http://HOST:8000/v1/segment?format=json"</pre>
+<p>{description} <a href="./">Page to drop frames on</a> · <a href="openapi.json">openapi.json</a></p>
 {operations}
 </main>
 </body>
 </html>
 """
+_CURL = """curl --user "USER:PASSWORD" --form frame=@frame.png --form spacing_mm=0.08 "http://HOST:8000{path}"
+curl --user "USER:PASSWORD" --form frame=@frame.png --output mask.png "http://HOST:8000{path}?format=mask"
+"""
+_PYTHON = """import requests
+
+with open("frame.png", "rb") as file:
+    answer = requests.post(
+        "http://HOST:8000{path}",
+        files={{"frame": file}},
+        data={{"spacing_mm": "0.08"}},  # mm per pixel, if you know it
+        auth=("USER", "PASSWORD"),  # if the server wants them
+        timeout=60,
+    )
+if not answer.ok:
+    raise SystemExit(answer.json()["detail"])
+found = answer.json()
+print(found["message"], found["area"], "px,", found["area_mm2"], "mm²")
+"""
+
+
+def samples(path: str) -> list[dict[str, str]]:
+    """Requests to `path` as code, for the field `x-codeSamples` of its operation."""
+    return [
+        {"lang": "Shell", "label": "curl", "source": _CURL.format(path=path)},
+        {"lang": "Python", "label": "Python", "source": _PYTHON.format(path=path)},
+    ]
 
 
 def page(schema: dict[str, Any]) -> str:
-    """HTML of an OpenAPI schema: each operation with its parameters, the fields it takes, and its answers."""
+    """HTML of an OpenAPI schema: each operation with its examples, its parameters, the fields it takes, its answers."""
     operations = (
         _operation(schema, method, path, operation)
         for path, methods in schema["paths"].items()
@@ -42,18 +68,20 @@ def page(schema: dict[str, Any]) -> str:
 def _operation(schema: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> str:
     form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data", {}).get("schema", {})
     inputs = [
-        *((one["name"], _type(one["schema"]), f"in the {one['in']}") for one in operation.get("parameters", [])),
-        *((name, "file", field["description"]) for name, field in form.get("properties", {}).items()),
+        *((one["name"], _type(one["schema"]), one["description"]) for one in operation.get("parameters", [])),
+        *((name, _type(field), field["description"]) for name, field in form.get("properties", {}).items()),
     ]
     answers = [(status, reply["description"]) for status, reply in operation["responses"].items()]
-    fields = [
-        (name, _type(field), field.get("description", ""))
-        for name, field in _fields(schema, operation["responses"].get("200", {})).items()
-    ]
+    model = _model(schema, operation["responses"].get("200", {}))
+    fields = [(name, _type(field), field.get("description", "")) for name, field in model.get("properties", {}).items()]
+    examples = [(one["label"], one["source"]) for one in operation.get("x-codeSamples", [])]
+    if "example" in model:
+        examples.append(("JSON of a 200, for a frame of 10 x 10 pixels", json.dumps(model["example"], indent=2)))
     return "\n".join(
         (
             f"<h2><code>{method.upper()} {escape(path)}</code></h2>",
             f"<p>{escape(operation['description'])}</p>",
+            *(f"<h3>{escape(title)}</h3>\n<pre>{escape(source)}</pre>" for title, source in examples),
             _table("Takes", inputs),
             _table("Status", answers),
             _table("JSON of a 200", fields),
@@ -61,12 +89,11 @@ def _operation(schema: dict[str, Any], method: str, path: str, operation: dict[s
     )
 
 
-def _fields(schema: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a reply's JSON, where it is one of the named models."""
+def _model(schema: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a reply's JSON, where it is one of the named models."""
     reference = reply.get("content", {}).get("application/json", {}).get("schema", {}).get("$ref", "")
-    model = schema["components"]["schemas"].get(reference.rpartition("/")[2], {})
-    fields: dict[str, Any] = model.get("properties", {})
-    return fields
+    model: dict[str, Any] = schema["components"]["schemas"].get(reference.rpartition("/")[2], {})
+    return model
 
 
 def _type(field: dict[str, Any]) -> str:
@@ -74,6 +101,8 @@ def _type(field: dict[str, Any]) -> str:
         return " or ".join(_type(one) for one in field["anyOf"])
     if "enum" in field:
         return " or ".join(field["enum"]) + (f"; default {field['default']}" if "default" in field else "")
+    if field.get("format") == "binary":
+        return "file"
     return str(field["type"])
 
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pandas as pd
-from rich.markup import escape
 from rich.table import Table
 
 from nerveseg import paths, tracking
@@ -53,7 +52,7 @@ def _print(metrics: Metrics, record: dict[str, Any]) -> None:
 
 def _print_parity(record: dict[str, Any], curve: pd.DataFrame, timings: dict[str, float], conditions: str) -> None:
     """The training's figures beside the published run's, whose settings it had."""
-    note = escape(f"{conditions} {parity.NOTE}")
+    note = f"{conditions} {parity.NOTE}"
     shown = Table(title=parity.TITLE, caption=note, title_justify="left", caption_justify="left")
     for number, column in enumerate(parity.COLUMNS):
         shown.add_column(column, justify="right" if number else "left")

@@ -41,7 +41,7 @@ def run(params: Params) -> None:
         report["warnings"] += len(leaks)
         _write(folder / store.FINDINGS, report)
     console.print(folds.table(index))
-    console.print(report["subjects_read"], soft_wrap=True, markup=False)
+    console.print(report["subjects_read"], soft_wrap=True)
 
 
 def _refuse(report: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from rich.markup import escape
+from rich.text import Text
 
 from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore
@@ -134,11 +134,11 @@ def _newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
             except Exception as error:  # damage can raise anything in the pickle's reader
                 aside = path.with_name(f"{path.name}.damaged")
                 path.replace(aside)
-                console.print(
-                    f"[yellow]{path} is damaged[/] ({escape(str(error) or type(error).__name__)}) and now called "
-                    f"{aside.name}: the training resumes from the epoch before or, without that, starts from scratch.",
-                    soft_wrap=True,
+                said = (
+                    f" ({str(error) or type(error).__name__}) and now called {aside.name}: the training resumes from "
+                    "the epoch before or, without that, starts from scratch."
                 )
+                console.print(Text.assemble((f"{path} is damaged", "yellow"), said), soft_wrap=True)
     return None, 0
 
 

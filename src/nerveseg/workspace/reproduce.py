@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rich.markup import escape
 from rich.text import Text
 from ruamel.yaml import YAML
 
@@ -97,7 +96,8 @@ def _restore_ensemble(model: Model, here: Path, root: Path, lock: BinaryIO) -> N
         name = f"fold {number} of {len(parts)}"
         trained = _restore_fold(name, part, here, root, lock)
         shutil.copytree(root / paths.MODELS, part / paths.MODELS)
-        console.print(f"[bold]{name}[/]: {'trained again, to the same weights' if trained else 'restored'}")
+        done = "trained again, to the same weights" if trained else "restored"
+        console.print(Text.assemble((name, "bold"), f": {done}"))
     _require_unchanged(root, ("--with-deps", "evaluate"), model.label)
     join([part / paths.MODELS for part in parts], FrameStore.open(root / paths.PACKED), folder)
     for name in ("weights", "spec"):
@@ -146,7 +146,7 @@ def _restore_fold(name: str, recorded: Path, here: Path, root: Path, lock: Binar
         clones.link_dataset(here, root)
     if missing is None:
         return False
-    console.print(f"[yellow]{name} is made again:[/] {escape(str(missing))}", soft_wrap=True)
+    console.print(Text.assemble((f"{name} is made again:", "yellow"), f" {missing}"), soft_wrap=True)
     return _make_again(name, locked_outs(recorded_stages), root, lock)
 
 
@@ -198,11 +198,12 @@ def _hold_source(root: Path) -> None:
     """Keeps download from following a source that has changed."""
     if _source_moved(root):
         _freeze_download(root)
-        console.print(
-            "[yellow]The object at data.uri has changed, or is not accessible from here:[/] download is frozen in "
-            "dvc.yaml, so that it keeps the restored dataset; remove `frozen: true` to follow the source again.",
-            soft_wrap=True,
+        said = (
+            " download is frozen in dvc.yaml, so that it keeps the restored dataset; remove `frozen: true` to follow "
+            "the source again."
         )
+        changed = "The object at data.uri has changed, or is not accessible from here:"
+        console.print(Text.assemble((changed, "yellow"), said), soft_wrap=True)
 
 
 def _require_unchanged(root: Path, which: tuple[str, ...], version: str) -> None:
