@@ -28,10 +28,10 @@ if not console.is_terminal:
 
 
 def progress(unit: str) -> Progress:
-    """A progress bar that counts bytes (`unit="bytes"`) or items called `unit`."""
+    """A progress bar that counts bytes (`unit="bytes"`) or items called `unit`. Notebooks show none."""
     counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
-    what = TextColumn("{task.description}", markup=False)
-    return Progress(what, BarColumn(), *counts, TimeRemainingColumn(), console=console)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *counts, TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=console.is_jupyter)
 
 
 @contextmanager

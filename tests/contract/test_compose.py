@@ -158,3 +158,10 @@ def test_variables_are_filled_in_like_compose() -> None:
     assert filled == ["1", "1", "x", "", "a1bc", "$A", "11213", 5]
     with pytest.raises(Exception, match=r"NO is not set in \.env: why"):
         interpolate("${NO?why}", {})
+
+
+def test_dvc_writes_only_where_a_worker_may() -> None:
+    writable = [*SERVICES["worker"]["tmpfs"], *(mount.split(":")[1] for mount in SERVICES["worker"]["volumes"])]
+    for name in ("DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "NERVESEG_CHECKPOINTS", "TMPDIR", "HF_HOME"):
+        path = SERVICES["worker"]["environment"][name]
+        assert any(path.startswith(f"{folder}/") for folder in writable), f"{name}: the rest is read-only"

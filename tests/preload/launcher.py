@@ -13,7 +13,10 @@ import sys
 
 FOLDER = os.path.dirname(sys.argv[0])  # noqa: PTH120 - pathlib takes longer than all the rest
 SCRIPTS = {"dvc": ["-m", "dvc"], "nerveseg": ["-m", "nerveseg"]}
-FORWARDED = ("nerveseg.", "flows.", "distributed.cli.", "dvc.", "prefect.", "mlflow.", "uvicorn.")
+FORWARDED = (
+    *("distributed.cli.", "dvc.", "flows.", "ipykernel_launcher.", "mlflow.", "moto.", "nerveseg.", "prefect."),
+    "uvicorn.",
+)
 TESTS = ["-u", "-c", "import sys;exec(eval(sys.stdin.readline()))"]  # what pytest-xdist starts a test process with
 LIMITS = (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)
 
