@@ -43,6 +43,7 @@ REFERENCE_JSON = REPORTS / "reference.json"
 SMOKE = REPORTS / "smoke.npz"
 REGISTRATION_JSON = REPORTS / "registration.json"
 REPORT = REPORTS / "index.html"
+REPORT_FRAMES = REPORTS / "frames"  # that are too many for the page
 
 
 def require_root() -> None:

@@ -31,6 +31,7 @@ from nerveseg.files import replacing_folder
 from nerveseg.params import Params
 from nerveseg.report import headline
 from nerveseg.report import sections as report
+from nerveseg.report.page import Page
 from nerveseg.workspace import clones, commands
 
 By = Literal["subject", "frame"]
@@ -199,7 +200,7 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
 
 def _conclude(
     given: Params, store: FrameStore, by_subject: list[Fold], by_frame: list[Fold], commit: str
-) -> Callable[[Mapping[str, Any]], str]:
+) -> Callable[[Mapping[str, Any]], Page]:
     """Writes and logs `crossval/`; returns a function that renders its page again with the receipt of an ensemble."""
     pooled = outoffold.pool([fold.scores for fold in by_subject], len(store))
     sweep = outoffold.sweep([fold.sweep for fold in by_subject])
@@ -222,7 +223,7 @@ def _conclude(
         folds.to_csv(folder / "folds.csv", index=False, float_format="%.6f")
         pairs.to_csv(folder / "conflicts.csv", index=False, float_format="%.6f")
         render = partial(report.render_crossval, metrics, given, store, pooled, sweep, folds, pairs)
-        (folder / "index.html").write_text(render(None), encoding="utf-8")
+        render(None).write(folder / "index.html")
     _print(metrics)
     with tracking.reachable("crossval/ is written: once the server is back, the same command logs it."):
         run_id = tracking.log_crossval(

@@ -219,7 +219,7 @@ def _fetch_from_run(root: Path, run_id: str) -> None:
 
     Of older versions evaluate made the card and the figures, and register the report, if there is one.
     """
-    wanted = (paths.CARD_JSON, paths.CARD, paths.METADATA_JSON, paths.REPORT, paths.FIGURES)
+    wanted = (paths.CARD_JSON, paths.CARD, paths.METADATA_JSON, paths.REPORT, paths.REPORT_FRAMES, paths.FIGURES)
     with tracking.reachable("Nothing was restored."), tempfile.TemporaryDirectory() as folder:
         client = tracking.connect()
         there = {each.path for part in (None, str(paths.REPORTS)) for each in client.list_artifacts(run_id, part)}
