@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 
 from nerveseg import logged_code, package, paths, tracking
 from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.dvc_lock import read_lock
+from nerveseg.evaluation import paired
 from nerveseg.evaluation.results import Metrics
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import read_json, replacing, write_json
@@ -55,7 +57,9 @@ class Member:
         return cls(folder, run_id, FrameStore.open(root / paths.PACKED).digest())
 
 
-def register(members: Sequence[Member], root: Path, params: Params, render: Callable[[Mapping[str, Any]], str]) -> None:
+def register(
+    members: Sequence[Member], root: Path, params: Params, render: Callable[[Mapping[str, Any], pd.DataFrame], str]
+) -> None:
     """Combines the members into one model and registers it, once, if the gate accepts the metrics in `crossval/`.
 
     The outcome is in `crossval/registration.json` and on the page, which is also logged to the ensemble's run.
@@ -63,7 +67,7 @@ def register(members: Sequence[Member], root: Path, params: Params, render: Call
     Args:
         members: one per fold, in order.
         root: a workspace in which one of the folds ran: all folds have the same frames.
-        render: makes the page from the content of `crossval/registration.json`.
+        render: makes the page from the content of `crossval/registration.json` and of `champion.parquet`.
 
     Raises:
         NervesegError: the members are of different kinds, the champion cannot be loaded, or the tracking server failed.
@@ -92,7 +96,10 @@ def register(members: Sequence[Member], root: Path, params: Params, render: Call
             everything = np.arange(len(store))
             candidate = Candidate.read(run, tags, store, everything, folder / paths.PER_IMAGE_CSV)
             models, device = folder / paths.MODELS, settings().device
-            verdict = comparison.judge(client, candidate, metrics, models, params.evaluate, params.registration, device)
+            verdict, champion = comparison.judge(
+                client, candidate, metrics, models, params.evaluate, params.registration, device
+            )
+            paired.write(champion, folder / paths.CHAMPION_SCORES)
             tracking.log_evaluation(run, flatten(metrics.record), sorted((folder / paths.REPORTS).iterdir()))
             for member, part in zip(members, versions.recorded(len(members)), strict=True):
                 for path in (paths.PARAMS, paths.DVC_LOCK):
@@ -100,7 +107,7 @@ def register(members: Sequence[Member], root: Path, params: Params, render: Call
             client.log_dict(run["run_id"], verdict.record, str(versions.VERDICT))
             version = versions.settle(client, run, verdict, tags, tracking.git_tags(root), card.description(record))
             receipt = versions.receipt(run["run_id"], version, verdict.reasons, verdict.record)
-            page = render(receipt)
+            page = render(receipt, champion)
             client.log_text(run["run_id"], page, str(paths.REPORT))
     with replacing(paths.CROSSVAL / paths.REPORT.name) as beside:
         beside.write_text(page, encoding="utf-8")
@@ -134,7 +141,7 @@ def _tags(members: Sequence[Member]) -> dict[str, str]:
 def _copy_figures(folder: Path) -> Metrics:
     """Copies the metrics in `crossval/` to where a single model has them; returns metrics.json."""
     (folder / paths.REPORTS).mkdir()
-    for path in (paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV):
+    for path in (paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.PREDICTIONS):
         shutil.copy(paths.CROSSVAL / path.name, folder / path)
     content = Metrics.read(paths.CROSSVAL / paths.METRICS_JSON.name).record
     content.pop("leakage", None)  # it is of other networks

@@ -201,8 +201,10 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
 
 def _conclude(
     given: Params, store: FrameStore, by_subject: list[Fold], by_frame: list[Fold], commit: str
-) -> Callable[[Mapping[str, Any]], str]:
-    """Writes and logs `crossval/`; returns a function that renders its page again with the receipt of an ensemble."""
+) -> Callable[[Mapping[str, Any], pd.DataFrame], str]:
+    """Writes and logs `crossval/`; returns a function that renders its page again, with the receipt of an ensemble and
+    what the champion scores.
+    """
     pooled = outoffold.pool([fold.scores for fold in by_subject], len(store))
     sweep = outoffold.sweep([fold.sweep for fold in by_subject])
     bits = given.split.near_duplicate
@@ -224,7 +226,7 @@ def _conclude(
         folds.to_csv(folder / "folds.csv", index=False, float_format="%.6f")
         pairs.to_csv(folder / "conflicts.csv", index=False, float_format="%.6f")
         render = partial(report.render_crossval, metrics, given, store, pooled, sweep, folds, pairs)
-        (folder / "index.html").write_text(render(None), encoding="utf-8")
+        (folder / "index.html").write_text(render(None, None), encoding="utf-8")
     _print(metrics)
     with tracking.reachable("crossval/ is written: once the server is back, the same command logs it."):
         run_id = tracking.log_crossval(

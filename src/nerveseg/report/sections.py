@@ -14,14 +14,15 @@ import pandas as pd
 from nerveseg.data import frame_store as store
 from nerveseg.data import rle
 from nerveseg.data.frame_store import SITE, FrameStore
-from nerveseg.evaluation import calibration, figures, selective
+from nerveseg.evaluation import calibration, figures, paired, selective
 from nerveseg.evaluation.conflicts import CONFLICT
 from nerveseg.evaluation.figures import BASELINES, interval, number, with_interval
+from nerveseg.evaluation.paired import Pair
 from nerveseg.evaluation.results import Measured, Metrics
 from nerveseg.evaluation.scores import Sample, Scores, per_subject
 from nerveseg.files import read_json
 from nerveseg.params import EvaluateParams, Params
-from nerveseg.report import charts, overlays, page, parity
+from nerveseg.report import beside, charts, overlays, page, parity
 from nerveseg.report.page import Block, Charts, Note, Pictures, Section, Table, Tile, Tiles
 
 _EXAMPLES = 10  # rows of a table that could be long
@@ -49,9 +50,11 @@ def render(
     curve = pd.read_csv(models / "curve.csv")
     scored = scores.by_rule(evaluate.empty)
     pairs = pd.read_csv(reports / "conflicts.csv", dtype={"subject": str, "other_subject": str})
+    champion = paired.read(reports / "champion.parquet")
     sections = [
         summary(metrics, evaluate),
         verdict(receipt),
+        *_beside_champion(store, scores, champion, receipt, evaluate),
         dataset(store.index, store.findings(), evaluate.split),
         training(curve, record),
     ]
@@ -88,6 +91,7 @@ def render_crossval(
     folds: pd.DataFrame,
     pairs: pd.DataFrame,
     receipt: Mapping[str, Any] | None,
+    champion: pd.DataFrame | None,
 ) -> str:
     """The report of a cross-validation, as HTML.
 
@@ -99,12 +103,18 @@ def render_crossval(
         folds: what `crossval/folds.csv` holds.
         pairs: as `conflicts.find` returns them.
         receipt: what `crossval/registration.json` is about to hold of the ensemble; None: none was asked for.
+        champion: what the gate's champion scores, as `paired.score` makes it; None without a receipt.
     """
     scored, model = pooled.by_rule(params.evaluate.empty), params.model
     chosen = overlays.choose(scored.table, params.evaluate.overlays, params.evaluate.seed)
     sections = [
         summary(metrics, params.evaluate),
         *([verdict(receipt)] if receipt else []),
+        *(
+            _beside_champion(store, pooled, champion, receipt, params.evaluate)
+            if receipt and champion is not None
+            else []
+        ),
         fold_table(folds),
         *([leakage(metrics)] if metrics.leakage else []),
         subjects(scored.table, metrics),
@@ -661,6 +671,21 @@ def provenance(card: Mapping[str, Any]) -> Section:
     )
     table = Table(("link", "what", "SHA-256", "chain"), rows, words=frozenset(range(4)), code=frozenset({2, 3}))
     return Section("Provenance", text, [table])
+
+
+def _beside_champion(
+    store: FrameStore, scores: Scores, champion: pd.DataFrame, receipt: Mapping[str, Any], evaluate: EvaluateParams
+) -> list[Section]:
+    """The candidate beside the champion, where the gate compared them.
+
+    Args:
+        scores: the candidate's, by Kaggle's rule.
+        champion: what the champion scores, as `paired.score` makes it, and `version`; possibly without rows.
+    """
+    if champion.empty:
+        return []
+    pair = Pair.of(store, ("champion", "this model"), champion, scores.table, evaluate)
+    return [beside.champion(pair, champion["version"].iloc[0], receipt, len(scores.table))]
 
 
 def _scored_picture(store: FrameStore, score: pd.Series) -> page.Picture:
