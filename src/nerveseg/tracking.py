@@ -326,10 +326,16 @@ def log_evaluation(record: Record, metrics: dict[str, Any], tables: list[Path]) 
         client.log_artifact(record["run_id"], str(table), "reports")
 
 
-def log_report(run_id: str, figures: Path, page: Path) -> None:
-    """Adds the folder of pictures and the page to a run."""
+def log_report(run_id: str, figures: Path, page: Path, frames: Path) -> None:
+    """Adds the folder of pictures, the page and the folder of its frames to a run."""
+    connect().log_artifacts(run_id, str(figures), "figures")
+    log_page(run_id, page, frames)
+
+
+def log_page(run_id: str, page: Path, frames: Path) -> None:
+    """Adds a page and the folder of its frames to a run."""
     client = connect()
-    client.log_artifacts(run_id, str(figures), "figures")
+    client.log_artifacts(run_id, str(frames), str(paths.REPORT_FRAMES))
     client.log_artifact(run_id, str(page), str(paths.REPORTS))
 
 

@@ -5,20 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
 from nerveseg import params, paths
 from nerveseg.compare import sides
-from nerveseg.compare.sides import Side
 from nerveseg.console import console
-from nerveseg.data.frame_store import FrameStore
+from nerveseg.data.frame_store import SITE, FrameStore
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import empty, paired
+from nerveseg.evaluation import empty, figures, paired
 from nerveseg.evaluation.figures import interval, number
 from nerveseg.evaluation.paired import Pair
 from nerveseg.files import replacing_folder, write_json
-from nerveseg.params import EvaluateParams
 from nerveseg.report import beside
 from nerveseg.settings import settings
 
@@ -50,8 +49,12 @@ def compare(a: str, b: str, folder: Path) -> None:
     pair = Pair.of(store, ("A", "B"), first, second, evaluate)
     remarks = [said for side in found if (said := sides.remark(side, store, rows))]
     where = f"{len(rows)} frames {which}"
-    _write(folder, pair, found, where, remarks, evaluate)
-    _print(pair, found, where, remarks)
+    models, rule = {side.letter: side.label for side in found}, empty.describe(evaluate.empty)
+    with replacing_folder(folder) as part:
+        beside.render(store, pair, models, where, remarks, rule).write(part / _PAGE)
+        _table(pair).to_csv(part / _FRAMES, index=False, float_format="%.6f")
+        write_json(part / _SUMMARY, _summary(pair, models, where, remarks, rule))
+    _print(pair, models, where, remarks)
     console.print(f"Frame by frame, with the outlines of both: {folder / _PAGE}", soft_wrap=True)
 
 
@@ -62,19 +65,14 @@ def _require_free(folder: Path) -> None:
         raise NervesegError(f"{folder} would be replaced, and is no comparison: name a new folder.")
 
 
-def _write(
-    folder: Path, pair: Pair, found: tuple[Side, Side], where: str, remarks: list[str], evaluate: EvaluateParams
-) -> None:
-    models = {side.letter: side.label for side in found}
-    with replacing_folder(folder) as part:
-        frames = pair.frames.sort_values("agreement", kind="stable").drop(columns=["row", "rle_mask_a", "rle_mask_b"])
-        frames.to_csv(part / _FRAMES, index=False, float_format="%.6f")
-        write_json(part / _SUMMARY, _summary(pair, models, where, remarks, evaluate))
+def _table(pair: Pair) -> pd.DataFrame:
+    """What `frames.csv` holds."""
+    known = pair.frames.columns.intersection(["image", "subject", SITE, "agreement", "difference"], sort=False)
+    others = pair.frames.columns.difference([*known, "row", "rle_mask_a", "rle_mask_b"], sort=False)
+    return pair.frames.sort_values("agreement", kind="stable")[[*known, *others]]
 
 
-def _summary(
-    pair: Pair, models: dict[str, str], where: str, remarks: list[str], evaluate: EvaluateParams
-) -> dict[str, Any]:
+def _summary(pair: Pair, models: dict[str, str], where: str, remarks: list[str], rule: str) -> dict[str, Any]:
     """What `comparison.json` holds."""
     return {
         "a": models["A"],
@@ -83,7 +81,7 @@ def _summary(
         "subjects": pair.frames["subject"].nunique() if pair.subjects_known else None,
         "compared_on": where,
         "remarks": remarks,
-        "empty_rule": empty.describe(evaluate.empty),
+        "empty_rule": rule,
         "figures": {
             each.figure.column: {
                 "a": _plain(each.first),
@@ -102,12 +100,13 @@ def _plain(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _print(pair: Pair, found: tuple[Side, Side], where: str, remarks: list[str]) -> None:
-    for side in found:
-        console.print(f"[bold]{side.letter}[/]: {escape(side.label)}", soft_wrap=True)
+def _print(pair: Pair, models: dict[str, str], where: str, remarks: list[str]) -> None:
+    for name, what in models.items():
+        console.print(f"[bold]{name}[/]: {escape(what)}", soft_wrap=True)
     for remark in remarks:
         console.print(f"[yellow]{escape(remark)}[/]", soft_wrap=True)
-    table = Table(title=where, title_justify="left", caption=beside.reading(pair), caption_justify="left")
+    intervals = figures.intervals(pair.subjects_known).partition(";")[0]
+    table = Table(title=where, title_justify="left", caption=intervals, caption_justify="left")
     table.add_column("mean over frames")
     for column in ("A", "B", "B - A", "95 % interval", "in favour of"):
         table.add_column(column, justify="right")

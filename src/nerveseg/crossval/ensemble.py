@@ -21,7 +21,7 @@ from nerveseg.dvc_lock import read_lock
 from nerveseg.evaluation import paired
 from nerveseg.evaluation.results import Metrics
 from nerveseg.evaluation.scores import Scores
-from nerveseg.files import read_json, replacing, write_json
+from nerveseg.files import read_json, write_json
 from nerveseg.model.ensemble import join
 from nerveseg.model.spec import read_spec
 from nerveseg.modelcard import card, provenance, smoke
@@ -29,6 +29,7 @@ from nerveseg.modelcard.card import Card
 from nerveseg.params import Params, flatten
 from nerveseg.registry import comparison, verification, versions
 from nerveseg.registry.comparison import Candidate
+from nerveseg.report.page import Page
 from nerveseg.settings import settings
 
 _OUT_OF_FOLD = "out-of-fold"  # instead of `test`: the frames that were scored
@@ -58,7 +59,7 @@ class Member:
 
 
 def register(
-    members: Sequence[Member], root: Path, params: Params, render: Callable[[Mapping[str, Any], pd.DataFrame], str]
+    members: Sequence[Member], root: Path, params: Params, render: Callable[[Mapping[str, Any], pd.DataFrame], Page]
 ) -> None:
     """Combines the members into one model and registers it, once, if the gate accepts the metrics in `crossval/`.
 
@@ -108,9 +109,9 @@ def register(
             version = versions.settle(client, run, verdict, tags, tracking.git_tags(root), card.description(record))
             receipt = versions.receipt(run["run_id"], version, verdict.reasons, verdict.record)
             page = render(receipt, champion)
-            client.log_text(run["run_id"], page, str(paths.REPORT))
-    with replacing(paths.CROSSVAL / paths.REPORT.name) as beside:
-        beside.write_text(page, encoding="utf-8")
+            page.write(folder / paths.REPORT)
+            tracking.log_page(run["run_id"], folder / paths.REPORT, folder / paths.REPORT_FRAMES)
+    page.write(paths.CROSSVAL / paths.REPORT.name)
     write_json(paths.CROSSVAL / paths.REGISTRATION_JSON.name, receipt)
     versions.print_outcome(verdict, version)
 

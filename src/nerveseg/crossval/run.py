@@ -31,6 +31,7 @@ from nerveseg.files import replacing_folder
 from nerveseg.params import Params
 from nerveseg.report import headline
 from nerveseg.report import sections as report
+from nerveseg.report.page import Page
 from nerveseg.workspace import clones, commands
 
 By = Literal["subject", "frame"]
@@ -201,7 +202,7 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
 
 def _conclude(
     given: Params, store: FrameStore, by_subject: list[Fold], by_frame: list[Fold], commit: str
-) -> Callable[[Mapping[str, Any], pd.DataFrame], str]:
+) -> Callable[[Mapping[str, Any], pd.DataFrame], Page]:
     """Writes and logs `crossval/`; returns a function that renders its page again, with the receipt of an ensemble and
     what the champion scores.
     """
@@ -226,7 +227,7 @@ def _conclude(
         folds.to_csv(folder / "folds.csv", index=False, float_format="%.6f")
         pairs.to_csv(folder / "conflicts.csv", index=False, float_format="%.6f")
         render = partial(report.render_crossval, metrics, given, store, pooled, sweep, folds, pairs)
-        (folder / "index.html").write_text(render(None, None), encoding="utf-8")
+        render(None, None).write(folder / "index.html")
     _print(metrics)
     with tracking.reachable("crossval/ is written: once the server is back, the same command logs it."):
         run_id = tracking.log_crossval(

@@ -119,7 +119,7 @@ class Sample:
     @cached_property
     def outcomes(self) -> dict[str, Bools]:
         """TP, FP, FN and TN of nerve presence, per frame: bool (frames,)."""
-        return _outcomes(self.scores.table)
+        return outcomes(self.scores.table)
 
     @cached_property
     def kept(self) -> Floats:
@@ -233,10 +233,10 @@ def per_subject(table: pd.DataFrame, by: str = "subject") -> pd.DataFrame:
     """
     columns = [figure.column for figure in figures.of_frames()]
     below_half = table["dice"].lt(0.5).where(table["dice"].notna())
-    outcomes = pd.DataFrame(_outcomes(table)).set_axis(table.index)
-    extended = pd.concat([table, below_half.astype(float).rename("dice_below_half"), outcomes], axis=1)
+    presence = pd.DataFrame(outcomes(table)).set_axis(table.index)
+    extended = pd.concat([table, below_half.astype(float).rename("dice_below_half"), presence], axis=1)
     grouped = extended.groupby(by, sort=False)
-    counts = grouped[list(outcomes)].sum()
+    counts = grouped[list(presence)].sum()
     right = counts["true_positives"]
     parts = [
         grouped.size().rename("frames"),
@@ -321,7 +321,7 @@ def _measure(figure: Figure, sample: Sample) -> dict[str, Any]:
     return record
 
 
-def _outcomes(table: pd.DataFrame) -> dict[str, Bools]:
+def outcomes(table: pd.DataFrame) -> dict[str, Bools]:
     """TP, FP, FN and TN of nerve presence, per frame: bool (frames,)."""
     is_there, is_found = table["true_area"].to_numpy() > 0, table["predicted_area"].to_numpy() > 0
     return {

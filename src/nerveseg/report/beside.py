@@ -1,25 +1,29 @@
 """Two models side by side: the tables that the report and the page of `nerveseg compare` share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nerveseg.data import rle
+from nerveseg.data.frame_store import SITE, FrameStore
 from nerveseg.evaluation import figures
 from nerveseg.evaluation.figures import interval, number
 from nerveseg.evaluation.paired import SIDES, Pair
-from nerveseg.report.page import Block, Note, Section, Table
+from nerveseg.evaluation.scores import outcomes
+from nerveseg.report import browser, charts, page
+from nerveseg.report.browser import Browser, Field, Scored, filter_link, frame_link
+from nerveseg.report.page import Block, Charts, Link, Note, Page, Section, Table
 
 _EXAMPLES = 20  # frames in a table
 
 
-def champion(pair: Pair, version: str, receipt: Mapping[str, Any], scored: int) -> Section:
+def champion(pair: Pair, receipt: Mapping[str, Any], scored: int) -> Section:
     """What the gate's champion and the candidate score on the same frames.
 
     Args:
         pair: the champion and the candidate.
-        version: the champion's.
         receipt: the content of `registration.json`.
         scored: number of the candidate's scored frames.
     """
@@ -27,10 +31,42 @@ def champion(pair: Pair, version: str, receipt: Mapping[str, Any], scored: int) 
     note = Note(f"{criterion['detail']}.", "good" if criterion["passed"] else "bad")
     frames = f"all {scored}" if len(pair.frames) == scored else f"{len(pair.frames)} of the {scored}"
     text = (
-        f"The champion, version {version}, beside this model, on {frames} scored frames. {reading(pair)} In the frames "
-        "below, both are outlined."
+        f"The champion beside this model, on {frames} scored frames. {reading(pair)} The browser of the frames, below, "
+        "outlines both."
     )
     return Section("Beside the champion", text, [note, *tables(pair)])
+
+
+def render(
+    store: FrameStore, pair: Pair, models: Mapping[str, str], where: str, remarks: Sequence[str], rule: str
+) -> Page:
+    """The page of `nerveseg compare`.
+
+    Args:
+        store: the frames.
+        models: what the models are, by their names in the pair.
+        where: which frames they are compared on.
+        remarks: what makes the comparison doubtful.
+        rule: for empty masks, in a sentence without a full stop.
+    """
+    first, second = pair.names
+    lead = f"{'. '.join(f'{name}: {what}' for name, what in models.items())}. Compared on {where}. Rule {rule}."
+    frames = (
+        f"The frames on which the two masks differ most come first. Truth in yellow, {first} in blue, {second} dashed "
+        "in pink."
+    )
+    return page.render(
+        f"{first} and {second} on the same frames",
+        lead,
+        [
+            Section(
+                "Differences",
+                reading(pair),
+                [*(Note(remark, "bad") for remark in remarks), *tables(pair)],
+            ),
+            Section("Frames", frames, [_browser(store, pair)]),
+        ],
+    )
 
 
 def reading(pair: Pair) -> str:
@@ -48,6 +84,7 @@ def tables(pair: Pair) -> list[Block]:
     """Differences of the metrics, nerve presence, subjects, and the frames on which the masks differ most."""
     return [
         _metrics(pair),
+        Charts([charts.against(pair.frames, pair.names, "Dice of each frame")]),
         _presence(pair),
         *([_subjects(pair)] if pair.subjects_known else []),
         _frames(pair),
@@ -95,8 +132,11 @@ def _presence(pair: Pair) -> Table:
 def _subjects(pair: Pair) -> Table:
     grouped = pair.frames.groupby("subject", sort=False)
     means = grouped[["dice_a", "dice_b", "difference"]].mean().assign(frames=grouped.size())
-    rows = [
-        (str(row.Index), str(row.frames), number(row.dice_a, 3), number(row.dice_b, 3), signed(row.difference, 3))
+    rows: list[tuple[str | Link, ...]] = [
+        (
+            Link(str(row.Index), filter_link(subject=str(row.Index))),
+            *(str(row.frames), number(row.dice_a, 3), number(row.dice_b, 3), signed(row.difference, 3)),
+        )
         for row in means.sort_values("difference", kind="stable").itertuples()
     ]
     caption = f"Mean Dice by subject, what speaks most against {pair.names[1]} first"
@@ -107,7 +147,7 @@ def _frames(pair: Pair) -> Table:
     shown = most_different(pair, _EXAMPLES)
     rows = [
         (
-            row["image"],
+            Link(str(row["image"]), frame_link(str(row["image"]))),
             str(row["subject"]),
             number(row["agreement"], 3),
             *(number(row[f"dice_{side}"], 3) for side in SIDES),
@@ -128,3 +168,33 @@ def most_different(pair: Pair, count: int) -> pd.DataFrame:
 def signed(value: float, digits: int) -> str:
     """A difference as people read it, `+0.012`."""
     return number(value, digits) if np.isnan(value) else f"{value:+.{digits}f}"
+
+
+def _browser(store: FrameStore, pair: Pair) -> Browser:
+    first, second = pair.names
+    fields = [
+        Field("agreement", "Dice between the two", 3),
+        *(Field(f"dice_{side}", f"Dice of {name}", 3) for side, name in zip(SIDES, pair.names, strict=True)),
+        Field("difference", f"Dice of {second} minus that of {first}", 3),
+        Field("subject", "Subject"),
+        *([Field(SITE, "Site")] if SITE in pair.frames else []),
+        *(Field(f"outcome_{side}", f"Outcome of {name}") for side, name in zip(SIDES, pair.names, strict=True)),
+    ]
+    return browser.build(_scored(store, pair), fields)
+
+
+def _scored(store: FrameStore, pair: Pair) -> Iterator[Scored]:
+    frames = pair.frames.assign(**{f"outcome_{side}": _outcomes(pair.frames, side) for side in SIDES})
+    for row in frames.to_dict("records"):
+        frame = store.frame(row["row"])
+        masks = {
+            name: rle.decode(row[f"rle_mask_{side}"], *frame.shape)
+            for side, name in zip(SIDES, pair.names, strict=True)
+        }
+        yield Scored(str(row["image"]), frame, store.mask(row["row"]), masks, row)
+
+
+def _outcomes(frames: pd.DataFrame, side: str) -> pd.Series:
+    """Nerve presence on each frame: `true positive`, ..."""
+    found = outcomes(frames.rename(columns={f"predicted_area_{side}": "predicted_area"}))
+    return pd.DataFrame(found).idxmax(axis=1).str.removesuffix("s").str.replace("_", " ")

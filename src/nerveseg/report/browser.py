@@ -4,10 +4,10 @@ Stable for other pages: `Scored`, `Field`, `build`, `frame_link` and `filter_lin
 returns in one of its sections, at most one a page; `page.Page.write` writes the frames beside it if they are too many.
 """
 
+import math
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,7 +15,7 @@ from nerveseg.arrays import Frame, Mask
 from nerveseg.report import pictures
 
 ANCHOR = "frames"  # the id of the browser on its page
-FOLDER = PurePosixPath("frames")  # beside the page, of frames that are too many for it
+FOLDER = "frames"  # beside the page, of frames that are too many for it
 INLINE = 21_000_000  # bytes of frames, as base64, that a page holds itself: 2,000 of 580x420, and it is below 25 MB
 
 
@@ -59,15 +59,15 @@ class Browser:
     """The block of a page, as `build` makes it.
 
     Attributes:
-        data: what the page's script reads: fields, labels of the masks, and of each frame its name, size, facts and
-            outlines.
+        data: what the page's script reads: fields, labels of the predictions, of each frame its name, size, facts and
+            outlines, and where the pictures are.
         inline: the frames as base64 of AVIF, in the order of `data`; empty if they are in `files`.
-        files: content of files by their paths relative to the page.
+        files: the frames by the names of their files in `FOLDER`; empty if they are in `inline`.
     """
 
     data: Mapping[str, Any]
     inline: Sequence[str] = ()
-    files: Mapping[PurePosixPath, bytes] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
     kind: str = "browser"
 
 
@@ -93,12 +93,14 @@ def build(frames: Iterable[Scored], fields: Sequence[Field], limit: int = INLINE
         "labels": [label for each in labels for label in each],
         "frames": entries,
         "folder": None,
+        "suffix": pictures.SUFFIX,
+        "type": pictures.TYPE,
     }
     inline = [b64encode(content).decode() for content in contents]
     if sum(map(len, inline)) <= limit:
         return Browser(data, inline)
-    files = {FOLDER / f"{number}{pictures.SUFFIX}": content for number, content in enumerate(contents)}
-    return Browser(data | {"folder": str(FOLDER)}, files=files)
+    files = {f"{number}{pictures.SUFFIX}": content for number, content in enumerate(contents)}
+    return Browser(data | {"folder": FOLDER}, files=files)
 
 
 def frame_link(name: str) -> str:
@@ -116,11 +118,14 @@ def _entry(frame: Scored, fields: Sequence[Field]) -> dict[str, Any]:
     return {
         "name": frame.name,
         "size": [width, height],
-        "facts": [_plain(frame.facts.get(each.key)) for each in fields],
+        "facts": [_plain(frame.facts.get(each.key), each) for each in fields],
         "outlines": [pictures.outline(mask) for mask in (frame.truth, *frame.predictions.values())],
     }
 
 
-def _plain(fact: str | float | None) -> str | float | None:
-    """A fact as JSON knows it: NaN is no JSON."""
-    return None if fact is None or fact != fact else fact
+def _plain(fact: str | float | None, field: Field) -> str | float | None:
+    """A fact as JSON knows it, which has no NaN: "" for an unknown text, None for an undefined number."""
+    if field.digits is None:
+        return str(fact or "")
+    number = math.nan if fact is None else float(fact)
+    return None if math.isnan(number) else round(number, field.digits + 3)

@@ -28,7 +28,7 @@ def draw(
     overlays.draw_curves(curve, folder / "curves.png")
     for name, chosen in overlays.choose(table, evaluate.overlays, evaluate.seed).items():
         if len(chosen):
-            title = f"{name.replace('atypical', 'most atypical')} of {len(table)} {evaluate.split} frames"
+            title = f"{overlays.TITLES[name]}, of {len(table)} {evaluate.split} frames"
             overlays.draw_panels([_panel(store, table.loc[row]) for row in chosen], title, folder / f"{name}.jpg")
     if len(contradictions):
         pairs = [

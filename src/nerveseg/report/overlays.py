@@ -14,9 +14,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
+from nerveseg.evaluation import scores
 from nerveseg.model import shape
 from nerveseg.report import charts
 
+TITLES = {  # by the reasons of `choose`
+    "best": "Best",
+    "worst": "Worst",
+    "false_positives": "False positives: a nerve predicted where there is none",
+    "false_negatives": "False negatives: a nerve missed entirely",
+    "random": "Random",
+    "atypical": "Most atypical",
+}
 _TRUTH, _PREDICTION = "#ffd400", "#00c8ff"
 _JPEG: dict[str, Any] = {"dpi": 90, "pil_kwargs": {"quality": 85}}
 
@@ -45,22 +54,40 @@ class Labelled:
 def choose(table: pd.DataFrame, count: int, seed: int) -> dict[str, pd.Index]:
     """Which rows of a table of scores are shown, `count` at most for each reason.
 
+    Near-duplicates and frames of one subject say the same: each reason takes one frame of each subject and cluster
+    first, then one of each cluster, then others.
+
     Args:
-        table: with the columns dice and atypicality.
+        table: with the columns subject, cluster, dice, atypicality, true_area and predicted_area.
         seed: of the random ones.
 
     Returns:
-        best, worst (by Dice; frames without one left out), random, atypical (most): index of the table.
+        best, worst (by Dice, of the frames with a nerve), false_positives (the largest prediction first),
+        false_negatives (the largest nerve first), random, atypical (most): index of the table.
     """
-    ranked = table.dropna(subset="dice").sort_values("dice", kind="stable").index
-    random = np.random.default_rng(seed).choice(table.index, min(count, len(table)), replace=False)
-    atypical = table.sort_values("atypicality", ascending=False, kind="stable").index
-    return {
-        "best": ranked[::-1][:count],
-        "worst": ranked[:count],
-        "random": pd.Index(random),
-        "atypical": atypical[:count],
+    outcomes = scores.outcomes(table)
+    ranked = table[table["true_area"] > 0].dropna(subset="dice").sort_values("dice", kind="stable")
+    shuffled = np.random.default_rng(seed).permutation(table.index)
+    orders = {
+        "best": ranked[::-1],
+        "worst": ranked,
+        "false_positives": _by(table[outcomes["false_positives"]], "predicted_area"),
+        "false_negatives": _by(table[outcomes["false_negatives"]], "true_area"),
+        "random": table.loc[shuffled],
+        "atypical": _by(table, "atypicality"),
     }
+    return {name: _varied(frames).index[:count] for name, frames in orders.items()}
+
+
+def _by(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    return table.sort_values(column, ascending=False, kind="stable")
+
+
+def _varied(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows with those first that share neither subject nor cluster with one before, then those of new clusters."""
+    seen_again = table["cluster"].duplicated()
+    rank = seen_again.astype(int) + (seen_again | table["subject"].duplicated())
+    return table.iloc[np.argsort(rank.to_numpy(), kind="stable")]
 
 
 def draw_panels(panels: Sequence[Panel], title: str, path: Path) -> None:

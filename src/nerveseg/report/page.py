@@ -1,22 +1,20 @@
 """A page of HTML that needs nothing but itself: sections of text, figures, tables, charts and frames.
 
-Everything that comes from data passes the template's escaping; only what `charts` draws is taken as markup.
+Everything that comes from data passes the template's escaping; only what `charts` draws is taken as markup. Scripts add
+the frame browser and charts that answer to the pointer; without them, the page shows all the rest.
 """
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
-from nerveseg.model import shape
-
-_LONGEST = 512  # pixels of a picture's longer side
-_QUALITY = 70  # of WebP, to 100
+from nerveseg.arrays import Frame, Mask
+from nerveseg.files import replacing, replacing_folder
+from nerveseg.report import charts, pictures
+from nerveseg.report.browser import FOLDER, Browser
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,19 @@ class Tiles:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A text of a table that opens an address within the page, as `browser.frame_link` makes one."""
+
+    text: str
+    href: str
+
+
+@dataclass(frozen=True)
 class Table:
     """A table of texts; `marked` are numbers of rows that stand out, `words` and `code` of columns that hold such."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Link]]
     marked: frozenset[int] = frozenset()
     words: frozenset[int] = frozenset({0})
     code: frozenset[int] = frozenset()
@@ -52,9 +58,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Charts:
-    """SVG charts side by side, as `charts` draws them."""
+    """Charts side by side, as `charts` draws them."""
 
-    charts: Sequence[Markup]
+    charts: Sequence[charts.Chart]
     kind: str = "charts"
 
 
@@ -67,6 +73,7 @@ class Picture:
         width, height: of the frame in pixels, in which the outlines count.
         truth, prediction: paths of SVG; empty: no outline.
         name, caption: what stands below.
+        href: what a click opens, within the page; "" for nothing.
     """
 
     source: str
@@ -76,6 +83,7 @@ class Picture:
     prediction: str
     name: str
     caption: str
+    href: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class Note:
     kind: str = "note"
 
 
-Block = Tiles | Table | Charts | Pictures | Note
+Block = Tiles | Table | Charts | Pictures | Note | Browser
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,27 @@ class Section:
     blocks: Sequence[Block]
 
 
-def render(title: str, lead: str, sections: Sequence[Section]) -> str:
+@dataclass(frozen=True)
+class Page:
+    """A page, and the files that its folder `frames` holds, by their names: none but for very many frames."""
+
+    html: str
+    frames: Mapping[str, bytes]
+
+    def write(self, path: Path) -> None:
+        """Writes the page, and its folder of frames beside it, empty where it needs none.
+
+        Raises:
+            NervesegError: the disk is full or refuses a file.
+        """
+        with replacing_folder(path.with_name(FOLDER)) as folder:
+            for name, content in self.frames.items():
+                (folder / name).write_bytes(content)
+        with replacing(path) as beside:
+            beside.write_text(self.html, encoding="utf-8")
+
+
+def render(title: str, lead: str, sections: Sequence[Section]) -> Page:
     """The page.
 
     Args:
@@ -122,29 +150,26 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(title=title, lead=lead, sections=sections)
+    blocks = [block for section in sections for block in section.blocks]
+    browser = next((block for block in blocks if isinstance(block, Browser)), None)
+    library = charts.library() if any(isinstance(block, Charts) for block in blocks) else None
+    html = environment.get_template("page.html.j2").render(
+        title=title, lead=lead, sections=sections, browser=browser, library=library
+    )
+    return Page(html, browser.files if browser else {})
 
 
 def picture(
-    frame: np.ndarray, truth: np.ndarray | None, prediction: np.ndarray | None, name: str, caption: str
+    frame: Frame, truth: Mask | None, prediction: Mask | None, name: str, caption: str, href: str = ""
 ) -> Picture:
     """A frame with the outlines of its masks.
 
     Args:
         frame: uint8 (H, W). The picture is no larger than 512 pixels; the outlines keep the frame's.
         truth, prediction: uint8 0/1 (H, W), or None.
+        href: as `Picture` has it.
     """
     height, width = frame.shape
-    scale = min(1.0, _LONGEST / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame
-    content = cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])[1].tobytes()
-    source = f"data:image/webp;base64,{b64encode(content).decode()}"
-    true, predicted = ("" if mask is None else _outline(mask) for mask in (truth, prediction))
-    return Picture(source, width, height, true, predicted, name, caption)
-
-
-def _outline(mask: np.ndarray) -> str:
-    """The outlines of a mask as a path of SVG."""
-    points = (" ".join(f"{x + 0.5:g},{y + 0.5:g}" for x, y in polygon.tolist()) for polygon in shape.outlines(mask))
-    return "".join(f"M{each}Z" for each in points)
+    source = f"data:{pictures.TYPE};base64,{b64encode(pictures.encode(frame)).decode()}"
+    true, predicted = ("" if mask is None else pictures.outline(mask) for mask in (truth, prediction))
+    return Picture(source, width, height, true, predicted, name, caption, href)

@@ -4,7 +4,7 @@ Each section is a function of the data that it shows; the report of a model and 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,29 @@ from nerveseg.evaluation.conflicts import CONFLICT
 from nerveseg.evaluation.figures import BASELINES, interval, number, with_interval
 from nerveseg.evaluation.paired import Pair
 from nerveseg.evaluation.results import Measured, Metrics
-from nerveseg.evaluation.scores import Sample, Scores, per_subject
+from nerveseg.evaluation.scores import Sample, Scores, outcomes, per_subject
 from nerveseg.files import read_json
 from nerveseg.params import EvaluateParams, Params
-from nerveseg.report import beside, charts, overlays, page, parity
-from nerveseg.report.page import Block, Charts, Note, Pictures, Section, Table, Tile, Tiles
+from nerveseg.report import beside, browser, charts, overlays, page, parity
+from nerveseg.report.browser import Field, Scored, filter_link, frame_link
+from nerveseg.report.page import Block, Charts, Link, Note, Page, Pictures, Section, Table, Tile, Tiles
 
 _EXAMPLES = 10  # rows of a table that could be long
 _PAIRS = 4  # of conflicting frames that are shown
 _SPLITS = ("train", "validation", "test")
-_TITLES = {"best": "Best", "worst": "Worst", "random": "Random", "atypical": "Most atypical"}
+_OUTCOME = "outcome"  # of nerve presence, as a field of the browser
+_OUTCOMES = {  # by their names in `scores.outcomes`
+    "true_positives": "true positive",
+    "false_positives": "false positive",
+    "false_negatives": "false negative",
+    "true_negatives": "true negative",
+}
 
 
 def render(
     receipt: Mapping[str, Any], evaluate: EvaluateParams, store: FrameStore, scores: Scores, models: Path, reports: Path
-) -> str:
-    """The report of a model that the gate has judged, as HTML.
+) -> Page:
+    """The report of a model that the gate has judged.
 
     Args:
         receipt: the future content of `registration.json`.
@@ -51,10 +58,12 @@ def render(
     scored = scores.by_rule(evaluate.empty)
     pairs = pd.read_csv(reports / "conflicts.csv", dtype={"subject": str, "other_subject": str})
     champion = paired.read(reports / "champion.parquet")
+    pair = _with_champion(store, champion, scores, evaluate)
     sections = [
         summary(metrics, evaluate),
         verdict(receipt),
-        *_beside_champion(store, scores, champion, receipt, evaluate),
+        *([beside.champion(pair, receipt, len(scored.table))] if pair else []),
+        frames(store, scored.table, evaluate, pair),
         dataset(store.index, store.findings(), evaluate.split),
         training(curve, record),
     ]
@@ -67,9 +76,8 @@ def render(
         reliability(scored, metrics),
         thresholds(pd.read_csv(reports / "curves" / "thresholds.csv"), spec["threshold"], metrics),
         selective_prediction(scored.table, metrics),
-        frames(store, scored.table, overlays.choose(scored.table, evaluate.overlays, evaluate.seed)),
         empty_rules(metrics),
-        label_conflicts(store, pairs, metrics),
+        label_conflicts(store, scored.table, pairs, metrics),
         durations(timings),
         provenance(read_json(reports / "card.json")),
     ]
@@ -92,8 +100,8 @@ def render_crossval(
     pairs: pd.DataFrame,
     receipt: Mapping[str, Any] | None,
     champion: pd.DataFrame | None,
-) -> str:
-    """The report of a cross-validation, as HTML.
+) -> Page:
+    """The report of a cross-validation.
 
     Args:
         metrics: of all frames out of fold.
@@ -106,15 +114,12 @@ def render_crossval(
         champion: what the gate's champion scores, as `paired.score` makes it; None without a receipt.
     """
     scored, model = pooled.by_rule(params.evaluate.empty), params.model
-    chosen = overlays.choose(scored.table, params.evaluate.overlays, params.evaluate.seed)
+    pair = None if champion is None else _with_champion(store, champion, pooled, params.evaluate)
     sections = [
         summary(metrics, params.evaluate),
         *([verdict(receipt)] if receipt else []),
-        *(
-            _beside_champion(store, pooled, champion, receipt, params.evaluate)
-            if receipt and champion is not None
-            else []
-        ),
+        *([beside.champion(pair, receipt, len(scored.table))] if pair and receipt else []),
+        frames(store, scored.table, params.evaluate, pair),
         fold_table(folds),
         *([leakage(metrics)] if metrics.leakage else []),
         subjects(scored.table, metrics),
@@ -122,9 +127,8 @@ def render_crossval(
         reliability(scored, metrics),
         thresholds(sweep, model.threshold, metrics),
         selective_prediction(scored.table, metrics),
-        frames(store, scored.table, chosen),
         empty_rules(metrics),
-        label_conflicts(store, pairs, metrics),
+        label_conflicts(store, scored.table, pairs, metrics),
     ]
     test = metrics.test
     lead = (
@@ -239,6 +243,7 @@ def dataset(index: pd.DataFrame, findings: Mapping[str, Any], split: str) -> Sec
         leak = "Subjects are unknown: whether a scored person is in the training set cannot be told."
     else:
         leak = "No scored subject has a frame in the training set."
+    scored = set(index.loc[index["split"] == split, "image"])
     note = Note(leak, "bad" if shared or not known else "good")
     kinds = Counter((each["severity"], each["kind"]) for each in findings["findings"])
     examples = {(each["severity"], each["kind"]): each for each in reversed(findings["findings"])}
@@ -246,7 +251,13 @@ def dataset(index: pd.DataFrame, findings: Mapping[str, Any], split: str) -> Sec
         Table(
             ("severity", "kind", "count", "first", "detail"),
             [
-                (severity, kind, str(count), examples[severity, kind]["image"], examples[severity, kind]["detail"])
+                (
+                    severity,
+                    kind,
+                    str(count),
+                    _frame_cell(examples[severity, kind]["image"], scored),
+                    examples[severity, kind]["detail"],
+                )
                 for (severity, kind), count in sorted(kinds.items())
             ],
             words=frozenset({0, 1, 3, 4}),
@@ -347,16 +358,16 @@ def subjects(table: pd.DataFrame, metrics: Metrics) -> Section:
     Args:
         table: the scored frames, as `Scores` has them.
     """
-    overall = charts.histogram(table["dice"].to_numpy(), "Dice of all frames", "Dice")
+    overall = charts.histogram(table["dice"].to_numpy(), "dice", "Dice of all frames", "Dice")
     if not metrics.test.subjects_known:
         text = "The subjects are unknown, so that a subject on whom the model fails would go unnoticed."
         return Section("Distribution", text, [Charts([overall]), _distribution(table, metrics)])
     count = table.dropna(subset="dice")["subject"].nunique()
     cut = f" Only the {charts.SHOWN} subjects with the lowest mean are drawn." if count > charts.SHOWN else ""
     text = (
-        "Each dot is a frame, each bar the mean of a subject, the lowest on top; the worst subject with enough frames "
-        "is in red. Frames of one subject resemble each other, so a mean over frames can hide a subject on whom the "
-        f"model fails.{cut}"
+        "Each dot is a frame, each bar the mean of a subject, the lowest on top; a click opens them. The worst subject "
+        "with enough frames is in red. Frames of one subject resemble each other, so a mean over frames can hide a "
+        f"subject on whom the model fails.{cut}"
     )
     return Section(
         "Distribution by subject",
@@ -424,7 +435,7 @@ def subject_table(table: pd.DataFrame, metrics: Metrics) -> Section:
         ("subject", "frames", "Dice", "median", "below 0.5", *(figure.label for figure in others), "atypicality"),
         [
             (
-                str(row["subject"]),
+                Link(str(row["subject"]), filter_link(subject=str(row["subject"]))),
                 str(row["frames"]),
                 *(number(row[name], 3) for name in ("dice", "dice_median")),
                 "undefined" if np.isnan(row["dice_below_half"]) else f"{row['dice_below_half']:.0%}",
@@ -453,7 +464,7 @@ def site_table(scored: Scores, metrics: Metrics, evaluate: EvaluateParams) -> Se
         dice = Sample.of(part, evaluate, subjects_known=known).mean("dice")
         rows.append(
             (
-                row[SITE] or "unknown",
+                Link(row[SITE] or "unknown", filter_link(**{SITE: row[SITE]})),
                 str(row["frames"]),
                 str(part.table["subject"].nunique()) if known else "unknown",
                 *_cells(Measured(dice.value, dice.interval)),
@@ -532,32 +543,63 @@ def selective_prediction(table: pd.DataFrame, metrics: Metrics) -> Section:
         "Risk and coverage",
         "coverage",
         unit=False,
-        marks={f"{selective.KEPT:.0%} kept": selective.KEPT},
+        marks={"kept": selective.KEPT},
     )
-    return Section("Selective prediction", text, [Tiles(tiles), Charts([drawn])])
+    dots = charts.scatter(table, "atypicality", "atypicality", "Dice and atypicality of each frame")
+    return Section("Selective prediction", text, [Tiles(tiles), Charts([drawn, dots])])
 
 
-def frames(store: FrameStore, table: pd.DataFrame, chosen: Mapping[str, Sequence[int]]) -> Section:
-    """Frames with the outlines of both masks.
+def frames(store: FrameStore, table: pd.DataFrame, evaluate: EvaluateParams, pair: Pair | None = None) -> Section:
+    """The browser of all scored frames, and panels of some that stand without it.
 
     Args:
         table: the scored frames, as `Scores` has them.
-        chosen: rows of the table to show, by the reason, as `overlays.choose` returns them.
+        evaluate: how many frames a panel has.
+        pair: the champion and this model, where they were compared: the browser has the champion's masks too.
     """
     text = (
-        "Truth in yellow, prediction in blue; point at a frame to hide the outlines. Best and worst by Dice are the "
-        "extremes: the random frames show what is usual. The most atypical frames are found from the predicted masks "
-        "alone, without the truth."
+        f"Truth in yellow, prediction in blue{', the champion dashed in pink' if pair else ''}. The browser opens each "
+        "scored frame, the lowest Dice first; links and dots of charts all over this page lead there. The panels below show at most one frame of each subject and of "
+        "near-duplicates while there are others. Best and worst, by Dice, are of frames with a nerve, and extremes: "
+        "the random frames show what is usual. The most atypical frames are found from the predicted masks alone, "
+        "without the truth."
     )
-    blocks = [
-        Pictures(
-            _TITLES[name],
-            [_scored_picture(store, table.loc[row]) for row in rows],
-        )
-        for name, rows in chosen.items()
+    panels = [
+        Pictures(overlays.TITLES[name], [_scored_picture(store, table.loc[row]) for row in rows])
+        for name, rows in overlays.choose(table, evaluate.overlays, evaluate.seed).items()
         if len(rows)
     ]
-    return Section("Frames", text, blocks)
+    return Section("Frames", text, [browser.build(_scored(store, table, pair), _fields(table, pair)), *panels])
+
+
+def _fields(table: pd.DataFrame, pair: Pair | None) -> list[Field]:
+    """What the browser shows of the scored frames."""
+    compared = [Field("dice_a", "Dice of the champion", 3), Field("agreement", "Dice between both models", 3)]
+    return [
+        Field("subject", "Subject"),
+        *([Field(SITE, "Site")] if SITE in table else []),
+        Field(_OUTCOME, "Outcome"),
+        *(Field(figure.column, figure.label, figure.digits) for figure in figures.of_frames()),
+        *(compared if pair else []),
+        Field("atypicality", "Atypicality", 2),
+        Field("confidence", "Confidence", 2),
+        Field("true_area", "True area, pixels", 0),
+        Field("predicted_area", "Predicted area, pixels", 0),
+    ]
+
+
+def _scored(store: FrameStore, table: pd.DataFrame, pair: Pair | None) -> Iterator[Scored]:
+    presence = pd.DataFrame(outcomes(table)).idxmax(axis=1)
+    compared = (
+        {} if pair is None else pair.frames.set_index("row")[["rle_mask_a", "dice_a", "agreement"]].to_dict("index")
+    )
+    for row, outcome in zip(table.to_dict("records"), presence, strict=True):
+        frame, truth = store.frame(row["row"]), store.mask(row["row"])
+        masks, facts = {"prediction": rle.decode(row["rle_mask"], *frame.shape)}, {_OUTCOME: _OUTCOMES[outcome]}
+        if pair is not None:
+            champion = compared.get(row["row"], {"rle_mask_a": ""})  # of an ensemble, not all frames are compared
+            masks, facts = masks | {"champion": rle.decode(champion["rle_mask_a"], *frame.shape)}, facts | champion
+        yield Scored(str(row["image"]), frame, truth, masks, row | facts)
 
 
 def empty_rules(metrics: Metrics) -> Section:
@@ -565,9 +607,10 @@ def empty_rules(metrics: Metrics) -> Section:
     presence = metrics.test.presence
     rows = [(rule, number(means.dice), number(means.iou)) for rule, means in metrics.by_empty_rule.items()]
     used = metrics.empty_rule.partition(":")[0]
+    counted = {name: _of_outcome(getattr(presence, name), name) for name in _OUTCOMES}
     counts = [
-        ("with a nerve", str(presence.true_positives), str(presence.false_negatives)),
-        ("without a nerve", str(presence.false_positives), str(presence.true_negatives)),
+        ("with a nerve", counted["true_positives"], counted["false_negatives"]),
+        ("without a nerve", counted["false_positives"], counted["true_negatives"]),
     ]
     text = (
         "Tools disagree on the score of a frame without a nerve, so the same predictions get different scores: "
@@ -590,12 +633,19 @@ def empty_rules(metrics: Metrics) -> Section:
     )
 
 
-def label_conflicts(store: FrameStore, pairs: pd.DataFrame, metrics: Metrics) -> Section:
+def _of_outcome(frames: int, outcome: str) -> str | Link:
+    """A number of frames, with a link to them if there are any."""
+    return Link(str(frames), filter_link(**{_OUTCOME: _OUTCOMES[outcome]})) if frames else "0"
+
+
+def label_conflicts(store: FrameStore, table: pd.DataFrame, pairs: pd.DataFrame, metrics: Metrics) -> Section:
     """Near-duplicate frames with contradictory masks, and the ceiling that they imply.
 
     Args:
+        table: the scored frames, as `Scores` has them.
         pairs: as `conflicts.find` returns them.
     """
+    scored = set(table["image"])
     ceiling = metrics.ceiling
     text = (
         f"Near-duplicate frames whose masks have a Dice below {CONFLICT:g} with each other: one of the two outlines "
@@ -623,8 +673,8 @@ def label_conflicts(store: FrameStore, pairs: pd.DataFrame, metrics: Metrics) ->
             ("frame", "subject", "split", "area", "other frame", "subject", "split", "area", "bits apart", "Dice"),
             [
                 (
-                    *(str(row[name]) for name in ("image", "subject", "split", "area")),
-                    *(str(row[f"other_{name}"]) for name in ("image", "subject", "split", "area")),
+                    *_pair_cells(row, "", scored),
+                    *_pair_cells(row, "other_", scored),
                     str(row["bits"]),
                     number(row["dice"], 3),
                 )
@@ -635,7 +685,7 @@ def label_conflicts(store: FrameStore, pairs: pd.DataFrame, metrics: Metrics) ->
         )
     )
     pictures = [
-        page.picture(store.frame(row), store.mask(row), None, str(store.index.loc[row, "image"]), caption)
+        _labelled_picture(store, row, caption, scored)
         for pair in pairs.head(_PAIRS).to_dict("records")
         for row, caption in ((pair["row"], "truth"), (pair["other_row"], f"truth; Dice of the pair {pair['dice']:.3f}"))
     ]
@@ -673,26 +723,39 @@ def provenance(card: Mapping[str, Any]) -> Section:
     return Section("Provenance", text, [table])
 
 
-def _beside_champion(
-    store: FrameStore, scores: Scores, champion: pd.DataFrame, receipt: Mapping[str, Any], evaluate: EvaluateParams
-) -> list[Section]:
-    """The candidate beside the champion, where the gate compared them.
+def _with_champion(store: FrameStore, champion: pd.DataFrame, scores: Scores, evaluate: EvaluateParams) -> Pair | None:
+    """The champion and the candidate on the same frames; None where the gate did not compare them.
 
     Args:
+        champion: what the champion scores, as `paired.score` makes it; possibly without rows.
         scores: the candidate's, by Kaggle's rule.
-        champion: what the champion scores, as `paired.score` makes it, and `version`; possibly without rows.
     """
-    if champion.empty:
-        return []
-    pair = Pair.of(store, ("champion", "this model"), champion, scores.table, evaluate)
-    return [beside.champion(pair, champion["version"].iloc[0], receipt, len(scores.table))]
+    return None if champion.empty else Pair.of(store, ("champion", "this model"), champion, scores.table, evaluate)
 
 
 def _scored_picture(store: FrameStore, score: pd.Series) -> page.Picture:
     row = int(score["row"])
     frame, truth = store.frame(row), store.mask(row)
     caption = f"Dice {number(score['dice'], 3)}, atypicality {number(score['atypicality'], 2)}"
-    return page.picture(frame, truth, rle.decode(score["rle_mask"], *frame.shape), str(score["image"]), caption)
+    name = str(score["image"])
+    return page.picture(frame, truth, rle.decode(score["rle_mask"], *frame.shape), name, caption, frame_link(name))
+
+
+def _labelled_picture(store: FrameStore, row: int, caption: str, scored: Set[str]) -> page.Picture:
+    name = str(store.index.loc[row, "image"])
+    href = frame_link(name) if name in scored else ""
+    return page.picture(store.frame(row), store.mask(row), None, name, caption, href)
+
+
+def _pair_cells(pair: Mapping[Any, Any], side: str, scored: Set[str]) -> tuple[str | Link, ...]:
+    """One frame of a pair of `conflicts.find`; `side` is the prefix of its columns."""
+    image, *others = (str(pair[f"{side}{name}"]) for name in ("image", "subject", "split", "area"))
+    return (_frame_cell(image, scored), *others)
+
+
+def _frame_cell(name: str, scored: Set[str]) -> str | Link:
+    """The name of a frame, with a link if the browser has it."""
+    return Link(name, frame_link(name)) if name in scored else name
 
 
 def _tile(metrics: Metrics, figure: figures.Figure) -> Tile:

@@ -11,7 +11,7 @@ from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation.results import Metrics
 from nerveseg.evaluation.scores import Scores
-from nerveseg.files import read_json, replacing, replacing_folder
+from nerveseg.files import read_json, replacing_folder
 from nerveseg.model.spec import read_spec
 from nerveseg.params import Params
 from nerveseg.report import figures, headline, parity, sections
@@ -19,7 +19,9 @@ from nerveseg.stages import main
 
 
 def run(params: Params) -> None:
-    """Draws `reports/figures`, writes the page `reports/index.html`, and adds both to the model's run.
+    """Draws `reports/figures`, writes the page `reports/index.html`, and adds all to the model's run.
+
+    Frames that are too many for the page go into `reports/frames`.
 
     Raises:
         NervesegError: missing or damaged inputs, or a tracking server that failed.
@@ -33,14 +35,13 @@ def run(params: Params) -> None:
     with replacing_folder(paths.FIGURES) as folder:
         figures.draw(store, table, contradictions, curve, params.evaluate, folder)
     page = sections.render(receipt, params.evaluate, store, scores, paths.MODELS, paths.REPORTS)
-    with replacing(paths.REPORT) as beside:
-        beside.write_text(page, encoding="utf-8")
+    page.write(paths.REPORT)
     _print(metrics, record)
     if parity.applies(record):
         conditions = parity.conditions(record, recorded["dataset"]["uri"], store.index)
         _print_parity(record, curve, read_json(paths.TIMINGS_JSON), conditions)
     with tracking.reachable("reports/ is written: once the server answers, `dvc repro` reports again."):
-        tracking.log_report(receipt["run_id"], paths.FIGURES, paths.REPORT)
+        tracking.log_report(receipt["run_id"], paths.FIGURES, paths.REPORT, paths.REPORT_FRAMES)
 
 
 def _print(metrics: Metrics, record: dict[str, Any]) -> None:

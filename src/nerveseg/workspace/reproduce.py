@@ -218,7 +218,10 @@ def _fetch_from_run(root: Path, run_id: str) -> None:
 
     Of older versions evaluate made the card and the figures, and register the report, if there is one.
     """
-    wanted = (paths.CARD_JSON, paths.CARD, paths.METADATA_JSON, paths.CHAMPION_SCORES, paths.REPORT, paths.FIGURES)
+    wanted = (
+        *(paths.CARD_JSON, paths.CARD, paths.METADATA_JSON, paths.CHAMPION_SCORES),
+        *(paths.REPORT, paths.REPORT_FRAMES, paths.FIGURES),
+    )
     with tracking.reachable("Nothing was restored."), tempfile.TemporaryDirectory() as folder:
         client = tracking.connect()
         there = {each.path for part in (None, str(paths.REPORTS)) for each in client.list_artifacts(run_id, part)}
@@ -226,6 +229,8 @@ def _fetch_from_run(root: Path, run_id: str) -> None:
             artifact = path.name if path == paths.FIGURES else str(path)
             if artifact in there and not (root / path).exists():
                 shutil.move(client.download_artifacts(run_id, artifact, folder), root / path)
+    if (root / paths.REPORT).exists():
+        (root / paths.REPORT_FRAMES).mkdir(exist_ok=True)  # MLflow keeps no empty folder
 
 
 def _fetch_outputs(root: Path, stages: list[str], whose: str, push: str) -> None:
