@@ -16,7 +16,7 @@ from nerveseg.report import browser, charts, page
 from nerveseg.report.browser import Browser, Field, Scored, filter_link, frame_link
 from nerveseg.report.page import Block, Charts, Link, Note, Page, Section, Table
 
-_EXAMPLES = 20  # frames in a table
+_EXAMPLES = 10  # frames in a table
 
 
 def champion(pair: Pair, receipt: Mapping[str, Any], scored: int) -> Section:
@@ -31,10 +31,10 @@ def champion(pair: Pair, receipt: Mapping[str, Any], scored: int) -> Section:
     note = Note(f"{criterion['detail']}.", "good" if criterion["passed"] else "bad")
     frames = f"all {scored}" if len(pair.frames) == scored else f"{len(pair.frames)} of the {scored}"
     text = (
-        f"The champion beside this model, on {frames} scored frames. {reading(pair)} The browser of the frames, below, "
-        "outlines both."
+        f"The champion beside this model, on {frames} scored frames; the browser of the frames, below, outlines both. "
+        f"{_reading(pair)}"
     )
-    return Section("Beside the champion", text, [note, *tables(pair)])
+    return Section("Beside the champion", text, [note, _metrics(pair), _charts(pair), *_tables(pair)])
 
 
 def render(
@@ -50,45 +50,31 @@ def render(
         rule: for empty masks, in a sentence without a full stop.
     """
     first, second = pair.names
-    lead = f"{'. '.join(f'{name}: {what}' for name, what in models.items())}. Compared on {where}. Rule {rule}."
+    lead = (
+        f"{'. '.join(f'{name}: {what}' for name, what in models.items())}. Compared on the {where}. Empty masks: {rule}."
+    )
     frames = (
-        f"The frames on which the two masks differ most come first. Truth in yellow, {first} in blue, {second} dashed "
-        "in pink."
+        f"The frames on which the two masks differ most come first, whatever the truth is. Truth in yellow, {first} in "
+        f"blue, {second} dashed in pink."
     )
-    return page.render(
-        f"{first} and {second} on the same frames",
-        lead,
-        [
-            Section(
-                "Differences",
-                reading(pair),
-                [*(Note(remark, "bad") for remark in remarks), *tables(pair)],
-            ),
-            Section("Frames", frames, [_browser(store, pair)]),
-        ],
-    )
+    notes = [Note(remark, "bad") for remark in remarks]
+    sections = [
+        Section("Differences", _reading(pair), [*notes, _metrics(pair), _charts(pair)]),
+        Section("Frames", frames, [_browser(store, pair)]),
+        Section("Presence, subjects and frames", "Links open the frames above.", _tables(pair)),
+    ]
+    return page.render(f"{' and '.join(models.values())} on the same frames", lead, sections)
 
 
-def reading(pair: Pair) -> str:
+def _reading(pair: Pair) -> str:
     """How to read the tables, in sentences."""
     intervals = figures.intervals(pair.subjects_known).partition(";")[0]
     return (
         f"Differences are {pair.names[1]} minus {pair.names[0]}, with {intervals}; both models are drawn in the same "
-        "resamples, which cancels what is hard for both. An interval that includes 0 leaves open which is better. Each "
-        "mean leaves out the frames on which its metric is undefined: a model that finds fewer nerves has fewer frames "
-        "with an HD95, so read it beside nerve presence."
+        "resamples, which cancels what is hard for both. An interval that includes 0 leaves open which is better. "
+        "Means leave out frames on which a metric is undefined: a model that finds fewer nerves has fewer frames with "
+        "an HD95, so read it beside nerve presence."
     )
-
-
-def tables(pair: Pair) -> list[Block]:
-    """Differences of the metrics, nerve presence, subjects, and the frames on which the masks differ most."""
-    return [
-        _metrics(pair),
-        Charts([charts.against(pair.frames, pair.names, "Dice of each frame")]),
-        _presence(pair),
-        *([_subjects(pair)] if pair.subjects_known else []),
-        _frames(pair),
-    ]
 
 
 def favours(pair: Pair) -> list[str]:
@@ -116,6 +102,18 @@ def _metrics(pair: Pair) -> Table:
     return Table(columns, rows, words=frozenset({0, 5}))
 
 
+def _charts(pair: Pair) -> Charts:
+    agreement = charts.histogram(
+        pair.frames["agreement"].to_numpy(), "agreement", "How far the two agree", "Dice between the two masks"
+    )
+    return Charts([charts.against(pair.frames, pair.names, "Dice of each frame"), agreement])
+
+
+def _tables(pair: Pair) -> list[Block]:
+    """Nerve presence, subjects, and the frames on which the masks differ most."""
+    return [_presence(pair), *([_subjects(pair)] if pair.subjects_known else []), _frames(pair)]
+
+
 def _presence(pair: Pair) -> Table:
     there = pair.frames["true_area"] > 0
     found = [pair.frames[f"predicted_area_{side}"] > 0 for side in SIDES]
@@ -135,22 +133,26 @@ def _subjects(pair: Pair) -> Table:
     rows: list[tuple[str | Link, ...]] = [
         (
             Link(str(row.Index), filter_link(subject=str(row.Index))),
-            *(str(row.frames), number(row.dice_a, 3), number(row.dice_b, 3), signed(row.difference, 3)),
+            str(row.frames),
+            number(row.dice_a, 3),
+            number(row.dice_b, 3),
+            signed(row.difference, 3),
         )
         for row in means.sort_values("difference", kind="stable").itertuples()
     ]
-    caption = f"Mean Dice by subject, what speaks most against {pair.names[1]} first"
+    caption = f"Mean Dice by subject, first those on whom {pair.names[1]} is worst beside {pair.names[0]}"
     return Table(("subject", "frames", *pair.names, "difference"), rows, caption=caption)
 
 
 def _frames(pair: Pair) -> Table:
     shown = most_different(pair, _EXAMPLES)
-    rows = [
+    rows: list[tuple[str | Link, ...]] = [
         (
             Link(str(row["image"]), frame_link(str(row["image"]))),
             str(row["subject"]),
             number(row["agreement"], 3),
-            *(number(row[f"dice_{side}"], 3) for side in SIDES),
+            number(row["dice_a"], 3),
+            number(row["dice_b"], 3),
             signed(row["difference"], 3),
         )
         for row in shown.to_dict("records")

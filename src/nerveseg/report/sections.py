@@ -557,12 +557,13 @@ def frames(store: FrameStore, table: pd.DataFrame, evaluate: EvaluateParams, pai
         evaluate: how many frames a panel has.
         pair: the champion and this model, where they were compared: the browser has the champion's masks too.
     """
+    champion = ", the champion dashed in pink" if pair else ""
     text = (
-        f"Truth in yellow, prediction in blue{', the champion dashed in pink' if pair else ''}. The browser opens each "
-        "scored frame, the lowest Dice first; links and dots of charts all over this page lead there. The panels below show at most one frame of each subject and of "
-        "near-duplicates while there are others. Best and worst, by Dice, are of frames with a nerve, and extremes: "
-        "the random frames show what is usual. The most atypical frames are found from the predicted masks alone, "
-        "without the truth."
+        f"Truth in yellow, prediction in blue{champion}. The browser opens each scored frame, the lowest Dice first; "
+        "links and dots of charts all over this page lead there. The panels below show at most one frame of each "
+        "subject and of near-duplicates while there are others. Best and worst, by Dice, are of frames with a nerve, and "
+        "extremes: the random frames show what is usual. The most atypical frames are found from the predicted masks "
+        "alone, without the truth."
     )
     panels = [
         Pictures(overlays.TITLES[name], [_scored_picture(store, table.loc[row]) for row in rows])
