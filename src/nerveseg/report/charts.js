@@ -6,7 +6,7 @@
     const still = figure.querySelector("svg");
     const place = document.createElement("div");
     const spec = JSON.parse(figure.querySelector("script").textContent);
-    const { view } = await vegaEmbed(place, spec, { actions: false, renderer: "svg" });
+    const { view } = await vegaEmbed(place, spec, { actions: false, defaultStyle: false, renderer: "svg" });
     const drawn = place.querySelector("svg");
     drawn.setAttribute("role", "img");
     drawn.setAttribute("aria-label", still.getAttribute("aria-label"));

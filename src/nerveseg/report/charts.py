@@ -30,6 +30,7 @@ _CONFIG: dict[str, Any] = {
         **dict.fromkeys(("labelColor", "titleColor"), _INK),
         **dict.fromkeys(("gridColor", "domainColor", "tickColor"), _LINE),
         "labelFontSize": 10,
+        "labelFlush": False,
         "titleFontWeight": "normal",
     },
     "title": {"color": _INK, "anchor": "start", "fontSize": 12, "fontWeight": "normal"},
@@ -84,7 +85,8 @@ def lines(
         for at, value in zip(*(np.asarray(each, float).tolist() for each in points), strict=True)
         if np.isfinite(value)
     ]
-    axis: dict[str, Any] = {"tickMinStep": 1} if whole else {}
+    counted = sorted({row["x"] for row in rows}) if whole else []
+    axis: dict[str, Any] = {"values": counted[:: len(counted) // 8 + 1], "format": "d"} if whole else {}
     encoding = {
         "x": {"field": "x", "type": "quantitative", "title": x, "scale": {"zero": False, "nice": False}, "axis": axis},
         "y": {"field": "y", "type": "quantitative", "title": None, "scale": {"domain": [0, 1]} if unit else {}},
@@ -170,7 +172,7 @@ def pixels(curve: pd.DataFrame, title: str) -> Chart:
     """How many pixels have each probability, on a logarithmic scale. The curve is as for `reliability`."""
     rows = _rows(curve.loc[curve["pixels"] > 0, ["from", "to", "pixels"]])
     encoding = {
-        "x": _unit("from", "predicted probability"),
+        "x": _unit("from", "predicted probability") | {"bin": "binned"},
         "x2": {"field": "to"},
         "y": {
             "field": "pixels",
@@ -289,7 +291,7 @@ def histogram(values: np.ndarray, column: str, title: str, x: str) -> Chart:
         if count
     ]
     encoding = {
-        "x": _unit("from", x),
+        "x": _unit("from", x) | {"bin": "binned"},
         "x2": {"field": "to"},
         "y": {"field": "frames", "type": "quantitative", "axis": {"tickMinStep": 1}},
         "tooltip": [_told("from", "from", ".2f"), _told("to", "to", ".2f"), _told("frames", "frames")],

@@ -457,7 +457,7 @@ def site_table(scored: Scores, metrics: Metrics, evaluate: EvaluateParams) -> Se
     """
     known = metrics.test.subjects_known
     others = [figure for figure in figures.of_frames() if figure.column != "dice"]
-    rows = []
+    rows: list[tuple[str | Link, ...]] = []
     for row in per_subject(scored.table, by=SITE).sort_values("dice", kind="stable").to_dict("records"):
         own = (scored.table[SITE] == row[SITE]).to_numpy()
         part = Scores(scored.table[own], scored.histograms[own])
