@@ -43,7 +43,7 @@ def predictions(store: FrameStore, right: dict[int, int] | int, rows: range | No
         right: pixels, for all rows or by row; a row without any is predicted to have no nerve.
         rows: those that it predicts; None: all.
     """
-    places = {row: right for row in range(len(store))} if isinstance(right, int) else right
+    places = dict.fromkeys(range(len(store)), right) if isinstance(right, int) else right
     masks = ((row, nerve(row, places[row]) if row in places else nerve(row) * 0) for row in rows or range(len(store)))
     table = paired.score(store, masks, tolerance=3)
     return table.merge(store.index[["image", "height", "width", "sha256"]], on="image")

@@ -23,7 +23,9 @@ def test_the_difference_is_paired_so_that_what_is_hard_for_both_cancels_out(tmp_
     store = write_store(tmp_path / "packed")
     hard = {row: 2 * (row // FRAMES) for row in ALL}  # the subjects differ widely, for both models
     first = predictions(store, hard)
-    pair = Pair.of(store, ("A", "B"), first, predictions(store, {row: right + 1 for row, right in hard.items()}), EVALUATE)
+    pair = Pair.of(
+        store, ("A", "B"), first, predictions(store, {row: right + 1 for row, right in hard.items()}), EVALUATE
+    )
     dice = figure(pair, "dice")
     assert dice.difference.value == pytest.approx(-0.05), "each mask lies one of 20 columns further off"
     assert dice.difference.interval == pytest.approx((-0.05, -0.05))

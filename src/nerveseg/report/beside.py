@@ -28,7 +28,8 @@ def champion(pair: Pair, receipt: Mapping[str, Any], scored: int) -> Section:
         scored: number of the candidate's scored frames.
     """
     (criterion,) = (each for each in receipt["gate"]["criteria"] if each["name"] == "gain_over_champion")
-    note = Note(f"{criterion['detail']}.", "good" if criterion["passed"] else "bad")
+    detail = str(criterion["detail"])
+    note = Note(f"{detail[0].upper()}{detail[1:]}.", "good" if criterion["passed"] else "bad")
     frames = f"all {scored}" if len(pair.frames) == scored else f"{len(pair.frames)} of the {scored}"
     text = (
         f"The champion beside this model, on {frames} scored frames; the browser of the frames, below, outlines both. "
@@ -50,9 +51,8 @@ def render(
         rule: for empty masks, in a sentence without a full stop.
     """
     first, second = pair.names
-    lead = (
-        f"{'. '.join(f'{name}: {what}' for name, what in models.items())}. Compared on the {where}. Empty masks: {rule}."
-    )
+    what = ". ".join(f"{name}: {label}" for name, label in models.items())
+    lead = f"{what}. Compared on the {where}. Empty masks: {rule}."
     frames = (
         f"The frames on which the two masks differ most come first, whatever the truth is. Truth in yellow, {first} in "
         f"blue, {second} dashed in pink."
@@ -63,7 +63,7 @@ def render(
         Section("Frames", frames, [_browser(store, pair)]),
         Section("Presence, subjects and frames", "Links open the frames above.", _tables(pair)),
     ]
-    return page.render(f"{' and '.join(models.values())} on the same frames", lead, sections)
+    return page.render(f"Comparison of {' and '.join(models.values())}", lead, sections)
 
 
 def _reading(pair: Pair) -> str:
@@ -91,14 +91,11 @@ def _metrics(pair: Pair) -> Table:
             signed(each.difference.value, each.figure.digits),
             interval(each.difference.interval, each.figure.digits) or "none: a single subject",
             favoured,
-            *map(str, each.frames),
+            " and ".join(map(str, dict.fromkeys(each.frames))),
         )
         for each, favoured in zip(pair.differences, favours(pair), strict=True)
     ]
-    columns = (
-        *("mean over frames", first, second, "difference", "95 % interval", "in favour of"),
-        *(f"frames, {name}" for name in pair.names),
-    )
+    columns = ("mean over frames", first, second, "difference", "95 % interval", "in favour of", "frames")
     return Table(columns, rows, words=frozenset({0, 5}))
 
 

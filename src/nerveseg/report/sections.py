@@ -561,9 +561,9 @@ def frames(store: FrameStore, table: pd.DataFrame, evaluate: EvaluateParams, pai
     text = (
         f"Truth in yellow, prediction in blue{champion}. The browser opens each scored frame, the lowest Dice first; "
         "links and dots of charts all over this page lead there. The panels below show at most one frame of each "
-        "subject and of near-duplicates while there are others. Best and worst, by Dice, are of frames with a nerve, and "
-        "extremes: the random frames show what is usual. The most atypical frames are found from the predicted masks "
-        "alone, without the truth."
+        "subject and of near-duplicates while there are others. Best and worst, by Dice, are of frames with a nerve, "
+        "and extremes: the random frames show what is usual. The most atypical frames are found from the predicted "
+        "masks alone, without the truth."
     )
     panels = [
         Pictures(overlays.TITLES[name], [_scored_picture(store, table.loc[row]) for row in rows])
@@ -731,7 +731,7 @@ def _with_champion(store: FrameStore, champion: pd.DataFrame, scores: Scores, ev
         champion: what the champion scores, as `paired.score` makes it; possibly without rows.
         scores: the candidate's, by Kaggle's rule.
     """
-    return None if champion.empty else Pair.of(store, ("champion", "this model"), champion, scores.table, evaluate)
+    return None if champion.empty else Pair.of(store, ("the champion", "this model"), champion, scores.table, evaluate)
 
 
 def _scored_picture(store: FrameStore, score: pd.Series) -> page.Picture:
