@@ -39,8 +39,8 @@ class Side:
         scored: the frames that it was scored on when it was evaluated; None: unknown. The column image and, if the
             masks were recorded, height, width, rle_mask, true_area (pixels) and, but for older versions, sha256.
         network: folder with its verified `model.safetensors` and `model.json`; None: only its masks are known.
-        out_of_fold: whether the recorded masks are by networks that have not learned from the frame, which those of
-            `network` have.
+        ensemble: whether it is one: recorded masks are by members that have not learned from the frame, but `network`
+            has.
         split: `FrameStore.digest` of the frames that it was trained on; None: unknown.
     """
 
@@ -48,7 +48,7 @@ class Side:
     label: str
     scored: pd.DataFrame | None
     network: Path | None = None
-    out_of_fold: bool = False
+    ensemble: bool = False
     split: str | None = None
 
     @property
@@ -70,16 +70,18 @@ def find(letter: str, given: str, folder: Path) -> Side:
 
     Args:
         given: a version number, a run id, an alias, a bundle (folder or s3://...) or a table of predictions.
-        folder: an empty folder for its files.
+        folder: does not exist; for its files.
 
     Raises:
         NervesegError: there is none, or it is not what was recorded of it; the tracking server or the storage failed.
     """
+    folder.mkdir()
     if given.startswith("s3://"):
         base, _, name = given.rstrip("/").rpartition("/")
         return _of_bundle(letter, given, base, name, folder)
     path = Path(given)
-    if given.isdigit() or not (path.exists() or len(path.parts) > 1 or path.suffix):  # a folder 3 is named ./3
+    is_file = path.exists() or len(path.parts) > 1 or path.suffix == ".parquet"
+    if given.isdigit() or not is_file:  # a folder 3 is named ./3
         return _of_registry(letter, given, folder)
     if path.is_dir():
         whole = path.resolve()
@@ -154,19 +156,20 @@ def masks(side: Side, store: FrameStore, rows: Ints, device: str) -> Iterator[tu
 
 def remark(side: Side, store: FrameStore, rows: Ints) -> str:
     """Whether the model may have learned from the frames, as a sentence; empty if not."""
+    doubt = "it may have seen them in training, which favours it. Compare with care."
+    if side.ensemble and not _is_recorded(side, store, rows):
+        return f"{side.letter} is an ensemble, which has learned from every frame of its dataset: {doubt}"
     if set(store.index["image"].iloc[rows]) <= side.images:
         return ""
     if side.split == store.digest() and not (store.index["split"].iloc[rows] == "train").any():
         return ""
-    return (
-        f"{side.letter} was not evaluated on these frames: it may have seen them in training, which favours it. "
-        "Compare with care."
-    )
+    return f"{side.letter} was not evaluated on these frames: {doubt}"
 
 
 def _is_recorded(side: Side, store: FrameStore, rows: Ints) -> bool:
     """Whether the recorded masks are used though there is a network."""
-    return side.out_of_fold and set(store.index["image"].iloc[rows]) <= side.images
+    recorded = side.ensemble and side.scored is not None and "rle_mask" in side.scored
+    return recorded and set(store.index["image"].iloc[rows]) <= side.images
 
 
 def _rows(store: FrameStore, side: Side) -> Ints:
@@ -202,19 +205,12 @@ def _of_registry(letter: str, given: str, folder: Path) -> Side:
     else:
         scored = pd.read_csv(folder / paths.PER_IMAGE_CSV.name, usecols=["image"], dtype=str)
     alias = f" ({given})" if model.version not in (None, given) else ""
-    return Side(
-        letter,
-        f"run {model.run_id}" if model.version is None else f"version {model.version}{alias}",
-        scored,
-        folder,
-        out_of_fold=model.members > 1 and paths.PREDICTIONS.name in tables,
-        split=card.read(folder / paths.CARD_JSON.name).origins.split,
-    )
+    label = f"run {model.run_id}" if model.version is None else f"version {model.version}{alias}"
+    return _with_card(letter, label, scored, folder)
 
 
 def _of_bundle(letter: str, given: str, base: str, name: str, folder: Path) -> Side:
     storage = open_storage(base)
-    folder.mkdir(exist_ok=True)
     try:
         sums = parse_sums(bundle.read_sums(storage, name, verify_key()))
         bundle.bring(storage, name, sums, (*_NETWORK, paths.CARD_JSON.name), folder)
@@ -222,8 +218,13 @@ def _of_bundle(letter: str, given: str, base: str, name: str, folder: Path) -> S
         raise NervesegError(
             f"{given} is no delivered bundle ({error}): give the folder of a version, such as delivery/3."
         ) from None
-    split = card.read(folder / paths.CARD_JSON.name).origins.split
-    return Side(letter, f"bundle {given}", None, folder, split=split)
+    return _with_card(letter, f"bundle {given}", None, folder)
+
+
+def _with_card(letter: str, label: str, scored: pd.DataFrame | None, folder: Path) -> Side:
+    """The model whose network and card are in `folder`."""
+    record = card.read(folder / paths.CARD_JSON.name)
+    return Side(letter, label, scored, folder, record.network.members > 1, record.origins.split)
 
 
 def _read_masks(path: Path) -> pd.DataFrame:

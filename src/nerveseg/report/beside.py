@@ -89,7 +89,7 @@ def _metrics(pair: Pair) -> Table:
             each.figure.label,
             *(number(value, each.figure.digits) for value in (each.first, each.second)),
             signed(each.difference.value, each.figure.digits),
-            interval(each.difference.interval, each.figure.digits) or "none: a single subject",
+            interval(each.difference.interval, each.figure.digits),
             favoured,
             " and ".join(map(str, dict.fromkeys(each.frames))),
         )
