@@ -8,9 +8,13 @@ import pandas as pd
 from nerveseg.data.frame_store import FINDINGS, FrameStore, Writer
 from nerveseg.evaluation import paired
 from nerveseg.files import write_json
+from nerveseg.params import EvaluateParams
 
 SUBJECTS, FRAMES = 6, 4  # of a subject
 HEIGHT, WIDTH = 48, 64
+EVALUATE = EvaluateParams(
+    split="test", empty="kaggle", nsd_tolerance=3, min_frames=1, resamples=500, overlays=1, seed=70
+)
 
 
 def nerve(row: int, right: int = 0) -> np.ndarray:

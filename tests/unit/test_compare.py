@@ -4,12 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
 from nerveseg.cli import app
-from paired_masks import predictions, write_store
+from nerveseg.compare.sides import Side, common, masks, remark
+from paired_masks import EVALUATE, nerve, predictions, write_store
 from workspace import ROOT
 
 
@@ -131,3 +133,46 @@ def test_what_does_not_exist_is_named(here: Path) -> None:
         result = compare("a.parquet", missing)
         assert result.exit_code == 1
         assert missing in said(result)
+
+
+NETWORK = Path("nowhere")  # of which nothing may be loaded
+
+
+def test_networks_are_compared_on_the_frames_of_a_unless_all_of_one_are_the_others(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "packed")
+    table = predictions(store, 1)
+    first, second = Side("A", "version 1", table.iloc[:12], NETWORK), Side("B", "version 2", table.iloc[6:], NETWORK)
+    rows, which = common((first, second), store, EVALUATE)
+    assert (rows.tolist(), which) == (list(range(12)), "that A was scored on")
+    assert remark(first, store, rows) == ""
+    assert "B was not evaluated on these frames" in remark(second, store, rows)
+    whole = Side("A", "version 1", table, NETWORK)
+    rows, which = common((whole, second), store, EVALUATE)
+    assert (rows.tolist(), which) == (list(range(6, 24)), "that both were scored on")
+    masks_only = Side("B", "b.parquet", table.iloc[6:])
+    rows, which = common((first, masks_only), store, EVALUATE)
+    assert (rows.tolist(), which) == (list(range(6, 24)), "that B was scored on")
+
+
+def test_networks_of_other_frames_are_compared_on_those_of_an_evaluation_here(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "packed")
+    elsewhere = Side("A", "version 1", pd.DataFrame({"image": ["other.png"]}), NETWORK)
+    bundle = Side("B", "bundle delivery/2", None, NETWORK, split=store.digest())
+    rows, which = common((elsewhere, bundle), store, EVALUATE)
+    assert rows.tolist() == list(range(24))
+    assert which == "of data/packed for test: neither was scored on frames that are here"
+    assert remark(elsewhere, store, rows) != ""
+    assert remark(bundle, store, rows) == "", "none of them was in its training set"
+
+
+def test_of_an_ensemble_the_masks_out_of_fold_count_where_they_are_recorded(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "packed")
+    table = predictions(store, 3)
+    recorded = Side("A", "version 1", table, NETWORK, ensemble=True)
+    older = Side("A", "version 1", table[["image"]], NETWORK, ensemble=True)
+    rows, _ = common((recorded, Side("B", "b.parquet", predictions(store, 0).iloc[:6])), store, EVALUATE)
+    found = list(masks(recorded, store, rows, "cpu"))
+    assert [row for row, _ in found] == list(range(6))
+    np.testing.assert_array_equal(found[0][1], nerve(0, 3))
+    assert remark(recorded, store, rows) == ""
+    assert "A is an ensemble, which has learned from every frame of its dataset" in remark(older, store, rows)

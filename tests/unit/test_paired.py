@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 
 from nerveseg.evaluation.paired import Difference, Pair
-from nerveseg.params import EvaluateParams
-from paired_masks import FRAMES, SUBJECTS, predictions, write_store
+from paired_masks import EVALUATE, FRAMES, SUBJECTS, predictions, write_store
 
-EVALUATE = EvaluateParams(
-    split="test", empty="kaggle", nsd_tolerance=3, min_frames=1, resamples=500, overlays=1, seed=70
-)
 ALL = range(SUBJECTS * FRAMES)
 
 
