@@ -227,7 +227,7 @@ def _conclude(
         folds.to_csv(folder / "folds.csv", index=False, float_format="%.6f")
         pairs.to_csv(folder / "conflicts.csv", index=False, float_format="%.6f")
         render = partial(report.render_crossval, metrics, given, store, pooled, sweep, folds, pairs)
-        render(None, None).write(folder / "index.html")
+        render(None).write(folder / "index.html")
     _print(metrics)
     with tracking.reachable("crossval/ is written: once the server is back, the same command logs it."):
         run_id = tracking.log_crossval(

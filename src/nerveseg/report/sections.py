@@ -99,7 +99,7 @@ def render_crossval(
     folds: pd.DataFrame,
     pairs: pd.DataFrame,
     receipt: Mapping[str, Any] | None,
-    champion: pd.DataFrame | None,
+    champion: pd.DataFrame | None = None,
 ) -> Page:
     """The report of a cross-validation.
 
