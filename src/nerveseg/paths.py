@@ -45,7 +45,7 @@ SMOKE = REPORTS / "smoke.npz"
 CHAMPION_SCORES = REPORTS / "champion.parquet"  # what the gate's champion scored on the same frames
 REGISTRATION_JSON = REPORTS / "registration.json"
 REPORT = REPORTS / "index.html"
-REPORT_FRAMES = REPORTS / "frames"  # that are too many for the page; else empty
+REPORT_FRAMES = REPORTS / "frames"  # that are too many for the page
 
 
 def require_root() -> None:

@@ -1,6 +1,7 @@
 """The page: its content, and that it needs no other files."""
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +18,7 @@ from nerveseg.evaluation.scores import Scores
 from nerveseg.params import load
 from nerveseg.registry import versions
 from nerveseg.registry.gate import Verdict
-from nerveseg.report import charts, page, parity
+from nerveseg.report import browser, charts, overlays, page, parity
 from nerveseg.report import sections as report
 from nerveseg.report.page import Note, Pictures, Section, Table
 from workspace import Workspace
@@ -84,19 +85,36 @@ def test_the_page_contains_the_verdict(trained: Workspace, html: str) -> None:
 
 def test_every_panel_shows_its_frames(trained: Workspace, html: str) -> None:
     text = Parsed(html).text
+    table = Scores.read(trained.root / "reports" / "predictions.parquet").table
+    evaluate = load(trained.root / "params.yaml").evaluate
+    chosen = overlays.choose(table, evaluate.overlays, evaluate.seed)
+    for reason, rows in chosen.items():
+        assert (overlays.TITLES[reason] in text) == bool(len(rows))
+        assert all(f"{name} Dice" in text for name in table.loc[rows, "image"])
+    assert Parsed(html).tags.count("image") == sum(map(len, chosen.values()))
+
+
+def test_the_browser_has_every_scored_frame(trained: Workspace, html: str) -> None:
     scored = pd.read_csv(trained.root / "reports" / "per_image.csv")
-    count = load(trained.root / "params.yaml").evaluate.overlays
-    for title in ("Best", "Worst", "Random", "Most atypical"):
-        assert title in text
-    for chosen in (scored.nlargest(count, "dice"), scored.nlargest(count, "atypicality")):
-        assert all(f"{name} Dice" in text for name in chosen["image"])
-    assert Parsed(html).tags.count("image") == 4 * count
+    data = json.loads(re.search(r'id="frame-data">(.*?)</script>', html, re.DOTALL)[1])
+    assert [each["name"] for each in data["frames"]] == scored["image"].tolist()
+    dice = [field["key"] for field in data["fields"]].index("dice")
+    assert [each["facts"][dice] for each in data["frames"]] == pytest.approx(scored["dice"].tolist())
+    assert html.count('<script type="text/plain" id="frame-') == len(scored)
+    assert [file.name for file in (trained.root / "reports" / "frames").iterdir()] == ["README.txt"]
+
+
+def test_rows_of_tables_lead_to_their_frames(trained: Workspace, html: str) -> None:
+    addresses = Parsed(html).addresses
+    for subject in pd.read_csv(trained.root / "reports" / "per_subject.csv")["subject"]:
+        assert browser.filter_link(subject=str(subject)) in addresses
+    assert browser.filter_link(outcome="true positive") in addresses
 
 
 def test_the_page_opens_offline(html: str) -> None:
     parsed = Parsed(html)
     assert len(html.encode()) < LIMIT
-    assert not {"script", "link", "iframe", "img", "object", "embed"} & set(parsed.tags)
+    assert not {"link", "iframe", "img", "object", "embed"} & set(parsed.tags)
     loaded = [address for address in parsed.addresses if not address.startswith(("#", "data:image/"))]
     assert loaded == []
     assert "@import" not in html
@@ -106,17 +124,17 @@ def test_the_page_opens_offline(html: str) -> None:
 def test_names_are_escaped() -> None:
     name = "<script>alert('a')</script>&\"$x^"
     frame = np.zeros((40, 48), np.uint8)
-    table = pd.DataFrame({"subject": [name] * 3, "dice": [0.2, 0.5, 0.9]})
+    table = pd.DataFrame({"image": [name] * 3, "subject": name, "dice": [0.2, 0.5, 0.9]})
+    frames = [browser.Scored(name, frame, frame, {"prediction": frame}, {"subject": name})]
     sections = [
         Section(name, name, [Table((name,), [(name,)], caption=name), Note(name)]),
         Section("", "", [Pictures(name, [page.picture(frame, frame, frame, name, name)])]),
         Section("", "", [page.Charts([charts.by_subject(table, name, name)])]),
+        Section("", "", [browser.build(frames, [browser.Field("subject", name)])]),
     ]
-    html = page.render(name, name, sections)
-    parsed = Parsed(html)
-    assert "<script" not in html
-    assert "script" not in parsed.tags
-    assert name in parsed.words, "and is shown as it is"
+    html = page.render(name, name, sections).html
+    assert "<script>alert" not in html
+    assert name in Parsed(html).words, "and is shown as it is"
 
 
 def test_a_picture_is_small_and_its_outlines_have_the_frames_size() -> None:
@@ -128,7 +146,7 @@ def test_a_picture_is_small_and_its_outlines_have_the_frames_size() -> None:
     assert "1800.5,100.5" in picture.truth
     assert picture.prediction == ""
     assert len(picture.source) < 200_000
-    assert picture.source.startswith("data:image/webp;base64,")
+    assert picture.source.startswith("data:image/avif;base64,")
 
 
 def test_the_largest_report_stays_within_its_limit(trained: Workspace) -> None:
@@ -137,7 +155,7 @@ def test_the_largest_report_stays_within_its_limit(trained: Workspace) -> None:
     noise = random.integers(0, 255, (420, 580), np.uint8)
     frame = cv2.GaussianBlur(noise, (0, 0), 1.5)
     picture = page.picture(frame, None, None, "1_1.png", "")
-    assert (4 * 24 + 8) * len(picture.source) < LIMIT
+    assert (6 * 24 + 8) * len(picture.source) < LIMIT
 
 
 def test_a_refusal_says_why_and_which_criterion_failed() -> None:
@@ -168,7 +186,7 @@ def test_a_refusal_says_why_and_which_criterion_failed() -> None:
         "reasons": ["is <below> 0.6"],
         "gate": {"mode": "enforce", "passed": False, "criteria": criteria, "note": "No version is champion."},
     }
-    text = Parsed(page.render("", "", [report.verdict(receipt)])).text
+    text = Parsed(page.render("", "", [report.verdict(receipt)]).html).text
     assert "Not registered: is <below> 0.6." in text
     assert "No version is champion." in text
     assert "dice_lower_bound 0.5100 >= 0.6000 failed" in text
@@ -181,7 +199,7 @@ def test_subjects_on_both_sides_are_reported(trained: Workspace) -> None:
     findings = store.findings()
 
     def text(index: pd.DataFrame) -> str:
-        return Parsed(page.render("", "", [report.dataset(index, findings, "test")])).text
+        return Parsed(page.render("", "", [report.dataset(index, findings, "test")]).html).text
 
     assert "No scored subject has a frame in the training set." in text(store.index)
     mixed = store.index.assign(subject="1")
@@ -203,7 +221,7 @@ def test_parity_is_shown_only_under_the_profile(trained: Workspace, html: str, t
             Scores.read(root / "reports" / "predictions.parquet"),
             models,
             root / "reports",
-        )
+        ).html
     ).text
     assert "The encoder weights are from weights/resnet34.pth" in text
     assert "The data is not the published one: it is from data/phantom.zip" in text
@@ -241,7 +259,7 @@ def test_a_cross_validation_has_a_page_too(trained: Workspace) -> None:
                 folds,
                 pd.read_csv(root / "reports" / "conflicts.csv"),
                 receipt,
-            )
+            ).html
         ).text
 
     audited = text(metrics | {"leakage": {**parts, "optimism": estimate}})
@@ -267,7 +285,7 @@ def test_unknown_subjects_are_stated_instead_of_a_clean_split(trained: Workspace
         report.subjects(scored.table, unknown),
         *report.groups(scored, unknown, evaluate),
     ]
-    text = Parsed(page.render("", "", sections)).text
+    text = Parsed(page.render("", "", sections).html).text
     assert f"{unknown.test.frames} test frames of unknown subjects" in text
     assert "by resampling frames, because the subjects are unknown: too narrow" in text
     assert "whether a scored person is in the training set cannot be told" in text
@@ -285,7 +303,7 @@ def test_sites_have_a_table_with_intervals_by_resampling_their_subjects(trained:
     alone = scored.table["subject"] == scored.table["subject"].iloc[0]
     sited = Scores(scored.table.assign(site=np.where(alone, "", "ulm")), scored.histograms)
     _, sites = report.groups(sited, metrics, evaluate)
-    text = Parsed(page.render("", "", [sites])).text
+    text = Parsed(page.render("", "", [sites]).html).text
     dice = sited.table.groupby("site")["dice"].mean()
     assert f"unknown {alone.sum()} 1 {dice['']:.3f}" in text
     subjects = scored.table.loc[~alone, "subject"].nunique()

@@ -75,7 +75,7 @@ def test_a_new_figure_of_frames_shows_up_everywhere(monkeypatch: pytest.MonkeyPa
     assert "Largest mask" in names
 
     sections = [report.summary(metrics, PARAMS), report.subjects(found.table, metrics)]
-    html = page.render("", "", [*sections, report.subject_table(found.table, metrics)])
+    html = page.render("", "", [*sections, report.subject_table(found.table, metrics)]).html
     assert "predicted minus true area; lower is better" in html
     assert html.count("Excess area, px") == 3, "in the summary, the distribution and the table of subjects"
     for shown in (f"({low:.1f} to {high:.1f})", f"{by_subject.loc['2', 'excess']:.1f}", "area of the largest"):

@@ -16,7 +16,7 @@ from nerveseg.report import pictures
 
 ANCHOR = "frames"  # the id of the browser on its page
 FOLDER = "frames"  # beside the page, of frames that are too many for it
-INLINE = 21_000_000  # bytes of frames, as base64, that a page holds itself: 2,000 of 580x420, and it is below 25 MB
+INLINE = 20_000_000  # bytes of frames, as base64, that a page holds itself: 2,000 of 580x420, and it is below 25 MB
 
 
 @dataclass(frozen=True)

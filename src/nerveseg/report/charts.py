@@ -38,6 +38,9 @@ _CONFIG: dict[str, Any] = {
     **{mark: {"color": _FIRST} for mark in ("bar", "line", "point", "circle")},
 }
 
+_NOTICE = (
+    "/* Vega, Vega-Lite, vega-embed: (c) University of Washington Interactive Data Lab and others, BSD-3-Clause */"
+)
 CURVES = {"loss": "Loss (cross-entropy + Dice)", "iou": "IoU", "dice": "Dice"}  # of the training, with their titles
 
 Line = tuple[Sequence[float], Sequence[float]]
@@ -60,7 +63,7 @@ class Chart:
 def library() -> Markup:
     """Vega, Vega-Lite and vega-embed as one script, 0.9 MB, of the versions that draw the SVG."""
     script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _VEGA_LITE)
-    return Markup(script.replace("</script", "<\\/script"))  # noqa: S704
+    return Markup(_NOTICE + script.replace("</script", "<\\/script"))  # noqa: S704
 
 
 def lines(

@@ -76,18 +76,24 @@ def choose(table: pd.DataFrame, count: int, seed: int) -> dict[str, pd.Index]:
         "random": table.loc[shuffled],
         "atypical": _by(table, "atypicality"),
     }
-    return {name: _varied(frames).index[:count] for name, frames in orders.items()}
+    return {name: _varied(frames)[:count] for name, frames in orders.items()}
 
 
 def _by(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return table.sort_values(column, ascending=False, kind="stable")
 
 
-def _varied(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows with those first that share neither subject nor cluster with one before, then those of new clusters."""
-    seen_again = table["cluster"].duplicated()
-    rank = seen_again.astype(int) + (seen_again | table["subject"].duplicated())
-    return table.iloc[np.argsort(rank.to_numpy(), kind="stable")]
+def _varied(table: pd.DataFrame) -> pd.Index:
+    """The index with those first that share neither subject nor cluster with one before, then those of new clusters."""
+    first: dict[Any, None] = {}
+    subjects, clusters = set(), set()
+    for alone in (True, False):  # in a cluster and of a subject; in a cluster
+        for row, subject, cluster in table[["subject", "cluster"]].itertuples(name=None):
+            if cluster not in clusters and not (alone and subject in subjects):
+                first[row] = None
+                subjects.add(subject)
+                clusters.add(cluster)
+    return pd.Index([*first, *(row for row in table.index if row not in first)])
 
 
 def draw_panels(panels: Sequence[Panel], title: str, path: Path) -> None:

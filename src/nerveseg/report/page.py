@@ -119,18 +119,20 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A page, and the files that its folder `frames` holds, by their names: none but for very many frames."""
+    """A page, and the frames in the folder beside it by the names of their files: none if the page holds them all."""
 
     html: str
     frames: Mapping[str, bytes]
 
     def write(self, path: Path) -> None:
-        """Writes the page, and its folder of frames beside it, empty where it needs none.
+        """Writes the page, and beside it the folder `frames`, with a note if that is all: DVC warns of empty folders.
 
         Raises:
             NervesegError: the disk is full or refuses a file.
         """
         with replacing_folder(path.with_name(FOLDER)) as folder:
+            note = "are here" if self.frames else "fit into the page itself"
+            (folder / "README.txt").write_text(f"The frames that {path.name} shows {note}.\n")
             for name, content in self.frames.items():
                 (folder / name).write_bytes(content)
         with replacing(path) as beside:

@@ -12,7 +12,7 @@ from nerveseg.model import shape
 LONGEST = 512  # pixels of a picture's longer side
 SUFFIX, TYPE = ".avif", "image/avif"
 _AVIF = {
-    "quality": 40,
+    "quality": 36,
     "speed": 9,
     "max_threads": 1,
 }  # half of WebP's bytes at 70, in less time, and speckle looks alike

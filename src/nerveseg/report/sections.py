@@ -348,7 +348,7 @@ def leakage(metrics: Metrics) -> Section:
             ("optimism", "optimism"),
         )
     ]
-    columns = ("", "Dice", "95 % interval", "IoU", "95 % interval")
+    columns = ("trained on", "Dice", "95 % interval", "IoU", "95 % interval")
     return Section("Leakage audit", text, [Tiles(tiles), Table(columns, rows)])
 
 
@@ -403,7 +403,7 @@ def _distribution(table: pd.DataFrame, metrics: Metrics) -> Table:
         for figure in map(figures.get, ("test.pooled_dice", "test.pooled_iou"))
     ]
     return Table(
-        ("", "mean", "95 % interval", "5th", "25th", "median", "75th", "95th", "frames"),
+        ("metric", "mean", "95 % interval", "5th", "25th", "median", "75th", "95th", "frames"),
         rows,
         caption="Mean, median and percentiles over the frames on which the metric is defined, and their number. For "
         "the pooled metrics, the pixels of all frames are taken as one frame, in which large nerves count more.",

@@ -229,8 +229,6 @@ def _fetch_from_run(root: Path, run_id: str) -> None:
             artifact = path.name if path == paths.FIGURES else str(path)
             if artifact in there and not (root / path).exists():
                 shutil.move(client.download_artifacts(run_id, artifact, folder), root / path)
-    if (root / paths.REPORT).exists():
-        (root / paths.REPORT_FRAMES).mkdir(exist_ok=True)  # MLflow keeps no empty folder
 
 
 def _fetch_outputs(root: Path, stages: list[str], whose: str, push: str) -> None:
