@@ -54,8 +54,8 @@ def render(
     what = ". ".join(f"{name}: {label}" for name, label in models.items())
     lead = f"{what}. Compared on the {where}. Empty masks: {rule}."
     frames = (
-        f"The frames on which the two masks differ most come first, whatever the truth is. Truth in yellow, {first} in "
-        f"blue, {second} dashed in pink."
+        f"Truth in yellow, {first} in blue, {second} dashed in pink. Agreement is the Dice between the two masks, "
+        "whatever the truth is: the frames on which they differ most come first."
     )
     notes = [Note(remark, "bad") for remark in remarks]
     sections = [
@@ -101,7 +101,7 @@ def _metrics(pair: Pair) -> Table:
 
 def _charts(pair: Pair) -> Charts:
     agreement = charts.histogram(
-        pair.frames["agreement"].to_numpy(), "agreement", "How far the two agree", "Dice between the two masks"
+        pair.frames["agreement"].to_numpy(), "agreement", "Agreement", "Dice between the two masks"
     )
     return Charts([charts.against(pair.frames, pair.names, "Dice of each frame"), agreement])
 
@@ -154,8 +154,8 @@ def _frames(pair: Pair) -> Table:
         )
         for row in shown.to_dict("records")
     ]
-    columns = ("frame", "subject", "Dice between the two", *(f"Dice, {name}" for name in pair.names), "difference")
-    caption = f"The {len(rows)} of {len(pair.frames)} frames on which the two masks differ most, whatever the truth is"
+    columns = ("frame", "subject", "agreement", *(f"Dice, {name}" for name in pair.names), "difference")
+    caption = f"The {len(rows)} of {len(pair.frames)} frames with the lowest agreement, the Dice between the two masks"
     return Table(columns, rows, words=frozenset({0, 1}), caption=caption)
 
 
@@ -172,7 +172,7 @@ def signed(value: float, digits: int) -> str:
 def _browser(store: FrameStore, pair: Pair) -> Browser:
     first, second = pair.names
     fields = [
-        Field("agreement", "Dice between the two", 3),
+        Field("agreement", "Agreement", 3),
         *(Field(f"dice_{side}", f"Dice of {name}", 3) for side, name in zip(SIDES, pair.names, strict=True)),
         Field("difference", f"Dice of {second} minus that of {first}", 3),
         Field("subject", "Subject"),

@@ -575,7 +575,7 @@ def frames(store: FrameStore, table: pd.DataFrame, evaluate: EvaluateParams, pai
 
 def _fields(table: pd.DataFrame, pair: Pair | None) -> list[Field]:
     """What the browser shows of the scored frames."""
-    compared = [Field("dice_a", "Dice of the champion", 3), Field("agreement", "Dice between both models", 3)]
+    compared = [Field("dice_a", "Dice of the champion", 3), Field("agreement", "Agreement of both models", 3)]
     return [
         Field("subject", "Subject"),
         *([Field(SITE, "Site")] if SITE in table else []),
