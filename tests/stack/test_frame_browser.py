@@ -38,12 +38,9 @@ def scored(number: int) -> Scored:
     return Scored(f"{number}.png", pixels, truth, {"prediction": predicted, "champion": truth}, facts)
 
 
-@pytest.fixture(scope="module", params=["inline", "beside"])
-def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page, with its frames in it and in the folder beside it."""
+def write(path: Path, limit: int = frame_browser.INLINE) -> None:
     frames = [scored(number) for number in range(COUNT)]
     table = pd.DataFrame([{"image": frame.name} | dict(frame.facts) for frame in frames])
-    limit = frame_browser.INLINE if request.param == "inline" else 0
     blocks = [
         page.Table(
             ("subject", "frame"), [(page.Link("2", filter_link(subject="2")), page.Link("7", frame_link("7.png")))]
@@ -56,8 +53,13 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         page.Section("Frames", "All.", [frame_browser.build(frames, FIELDS, limit)]),
         page.Section("More", "", blocks),
     ]
-    path = tmp_path_factory.mktemp(request.param) / "index.html"
     page.render("A report", "Of drawn frames.", sections).write(path)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "index.html"
+    write(path)
     return path
 
 
@@ -79,6 +81,12 @@ def names(opened: Page) -> list[str]:
     return opened.locator(".grid b").all_text_contents()
 
 
+def assert_drawn(opened: Page) -> None:
+    """The open frame has a picture."""
+    decoded = "image => Object.assign(new Image(), { src: image.getAttribute('href') }).decode()"
+    opened.locator(".stage image").evaluate(decoded)  # fails where there is none
+
+
 def serious(opened: Page) -> list[str]:
     found = Axe().run(opened).response["violations"]
     return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")]
@@ -89,7 +97,7 @@ def test_frames_are_found_looked_at_and_left_by_keys(opened: Page) -> None:
     assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is cut off"
     if not opened.get_by_label("Sort by").is_visible():
         opened.get_by_text("Sort and filter").click()
-    opened.get_by_label("Outcome").select_option("false negative")
+    opened.get_by_label("Outcome", exact=True).select_option("false negative")
     expect(opened.locator(".count")).to_have_text(f"2 of {COUNT} frames")
     opened.get_by_text("Ranges of scores").click()
     assert serious(opened) == []
@@ -114,8 +122,7 @@ def test_frames_are_found_looked_at_and_left_by_keys(opened: Page) -> None:
     assert serious(opened) == []
     opened.keyboard.press("ArrowRight")
     expect(opened.get_by_role("dialog", name="49.png")).to_be_visible()
-    decoded = "image => Object.assign(new Image(), { src: image.getAttribute('href') }).decode()"
-    opened.locator(".stage image").evaluate(decoded)  # fails where there is no picture
+    assert_drawn(opened)
     opened.keyboard.press("Escape")
     expect(opened.locator(".grid button").nth(1)).to_be_focused()
 
@@ -148,7 +155,7 @@ def test_touch_shows_hides_and_turns(browser: Browser, path: Path) -> None:
     stage = opened.locator(".stage svg")
     stage.tap()
     expect(stage.locator("path.truth")).to_be_hidden()
-    stage.tap()
+    opened.get_by_role("dialog").get_by_role("button", name="Truth").tap()
     expect(stage.locator("path.truth")).to_be_visible()
     client = context.new_cdp_session(opened)
 
@@ -169,11 +176,20 @@ def test_touch_shows_hides_and_turns(browser: Browser, path: Path) -> None:
     context.close()
 
 
+def test_frames_beside_the_page_are_shown_too(browser: Browser, tmp_path: Path) -> None:
+    write(tmp_path / "index.html", limit=0)
+    opened = browser.new_page()
+    opened.goto(f"{(tmp_path / 'index.html').as_uri()}{frame_link('7.png')}")
+    expect(opened.get_by_role("dialog", name="7.png")).to_be_visible()
+    assert_drawn(opened)
+    opened.close()
+
+
 def test_without_javascript_all_else_is_shown(browser: Browser, path: Path) -> None:
     context = browser.new_context(java_script_enabled=False, offline=True)
     opened = context.new_page()
     opened.goto(path.as_uri())
-    expect(opened.get_by_text("The browser of all frames needs JavaScript")).to_be_visible()
+    expect(opened.locator("noscript p")).to_be_visible()
     expect(opened.locator("#frames")).to_be_hidden()
     expect(opened.get_by_role("img", name="Dice by subject")).to_be_visible()
     context.close()

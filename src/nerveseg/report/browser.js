@@ -131,20 +131,23 @@
     if (at >= 0) show(at);
   };
 
-  const field = (label, control) => element("label", {}, label, control);
+  const labelled = (label, control) => {
+    control.id = `frames-${control.name}`;
+    return element("div", {}, element("label", { for: control.id }, label), control);
+  };
   const options = (values) => values.map(([value, label]) => element("option", { value }, label));
   const buildForm = () => {
     const [choices, ranges] = form.querySelectorAll(".choices");
     const sorts = [["name", "Name"], ...fields.map(({ key, title }) => [key, title])];
     choices.append(
-      field("Sort by", element("select", { name: "sort" }, ...options(sorts))),
-      field("Order", element("select", { name: "order" }, ...options([["ascending", "lowest first"], ["descending", "highest first"]]))),
+      labelled("Sort by", element("select", { name: "sort" }, ...options(sorts))),
+      labelled("Order", element("select", { name: "order" }, ...options([["ascending", "lowest first"], ["descending", "highest first"]]))),
     );
     fields.forEach(({ key, title, digits }, place) => {
       if (digits === null) {
         const values = [...new Set(frames.map(({ facts }) => facts[place]))].sort(ordering.compare);
         const all = [["*", "all"], ...values.map((value) => [value, value || "unknown"])];
-        choices.append(field(title, element("select", { name: key }, ...options(all))));
+        choices.append(labelled(title, element("select", { name: key }, ...options(all))));
         return;
       }
       const bound = (end, label) => element("input", {
