@@ -85,6 +85,25 @@ def verify(
 
 
 @app.command()
+def compare(
+    a: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help="A version number, an alias, a run id, a delivered bundle, or a predictions.parquet of evaluate.",
+        ),
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="The model to compare with A; like A.")],
+    out: Annotated[Path, typer.Option(help="Folder of the page and the tables.")] = paths.COMPARISON,
+) -> None:
+    """Compare two models on the same frames, frame by frame: paired differences, and the outlines of both."""
+    from nerveseg.compare.run import compare as run  # it imports mlflow
+
+    with readable_errors():
+        run(a, b, out)
+
+
+@app.command()
 def crossval(
     folds: Annotated[int | None, typer.Option(min=3, help="Number of folds; default: split.folds, or 5.")] = None,
     leakage: Annotated[

@@ -26,6 +26,7 @@ CURVE_CSV = MODELS / "curve.csv"
 TIMINGS_JSON = MODELS / "timings.json"
 
 CROSSVAL = Path("crossval")  # written by `nerveseg crossval`, not by a stage
+COMPARISON = Path("reports/compare")  # written by `nerveseg compare`
 
 REPORTS = Path("reports")
 FIGURES = REPORTS / "figures"
@@ -41,6 +42,7 @@ CARD = REPORTS / "card.md"
 METADATA_JSON = REPORTS / "metadata.json"
 REFERENCE_JSON = REPORTS / "reference.json"
 SMOKE = REPORTS / "smoke.npz"
+CHAMPION_SCORES = REPORTS / "champion.parquet"  # what the gate's champion scored on the same frames
 REGISTRATION_JSON = REPORTS / "registration.json"
 REPORT = REPORTS / "index.html"
 REPORT_FRAMES = REPORTS / "frames"  # that are too many for the page

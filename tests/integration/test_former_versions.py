@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from nerveseg import tracking
 from nerveseg.cli import app
+from nerveseg.compare.run import compare
 from nerveseg.data import rle
 from nerveseg.evaluation import metrics
 from nerveseg.evaluation.scores import Scores
@@ -177,3 +178,13 @@ def test_a_new_candidate_is_compared_with_the_champion_on_the_same_frames(worksp
     assert f"on the same {len(scored)} frames" in champion
     assert f"mean Dice {scored['dice'].mean():.4f} against {former['dice'].mean():.4f}" in champion
     assert "champion, version 1" in (project / "reports" / "index.html").read_text()
+
+
+def test_it_is_compared_with_new_masks_on_the_frames_that_both_were_scored_on(project: Path) -> None:
+    """Its run has a table of its frames, and none of its masks: its network scores them."""
+    scored = pd.read_csv(project / "reports" / "per_image.csv")
+    compare("1", "reports/predictions.parquet", project / "compared")
+    found = read_json(project / "compared" / "comparison.json")
+    assert found["compared_on"] == f"{len(scored)} frames that both were scored on"
+    assert found["figures"]["dice"]["b"] == pytest.approx(scored["dice"].mean(), abs=1e-5)
+    assert found["remarks"] == []

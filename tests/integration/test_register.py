@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,20 @@ import pandas as pd
 import pytest
 
 from nerveseg import params
+from nerveseg.compare.run import compare
+from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
+from nerveseg.evaluation import paired
+from nerveseg.evaluation.scores import Scores
+from nerveseg.files import sha256, sums_text
 from nerveseg.registry import verification
 from nerveseg.registry.verification import Check
+from nerveseg.report import sections
 from nerveseg.stages import evaluate, register
 from workspace import Workspace, entered
 
 NAME = "nerve-segmentation"
+PREDICTIONS = "reports/predictions.parquet"
 ABSOLUTE = ["dice_lower_bound", "gain_over_nothing", "gain_over_prior", "worst_subject", "scorer"]
 
 
@@ -57,6 +67,13 @@ def verified(client: mlflow.MlflowClient, version: str, folder: Path) -> dict[st
     """The checks of what is recorded of a version, by name."""
     folder.mkdir()
     return {check.name: check for check in verification.of_record(client, version, folder)}
+
+
+def artifact(workspace: Workspace, client: mlflow.MlflowClient, version: str, name: str) -> Path:
+    """A file of a version's run in the artifact store."""
+    run_id = client.get_model_version(NAME, version).run_id
+    (path,) = workspace.root.glob(f"mlruns/*/{run_id}/artifacts/{name}")
+    return path
 
 
 def criteria(receipt: Any) -> dict[str, Any]:
@@ -116,6 +133,10 @@ def test_a_worse_model_is_refused_reported_or_let_in(
     assert len(client.search_model_versions(f"name = '{NAME}'")) == 2
 
     reported = ask("report")
+    champion = pd.read_parquet("reports/champion.parquet")
+    masks = pd.read_parquet(artifact(workspace, client, "1", PREDICTIONS))
+    assert champion["rle_mask"].tolist() == masks["rle_mask"].tolist()
+    assert f"against {champion['dice'].mean():.4f} for the champion" in reason
     assert (reported["version"], reported["reasons"], reported["gate"]["passed"]) == ("3", [], False)
     tags = client.get_model_version(NAME, "3").tags
     assert tags["gate"].startswith("reported: ")
@@ -130,10 +151,68 @@ def test_a_worse_model_is_refused_reported_or_let_in(
     client.set_registered_model_alias(NAME, "champion", "1")
 
     let_in = ask("off")
+    assert pd.read_parquet("reports/champion.parquet").empty, "no champion is loaded"
     assert (let_in["version"], let_in["gate"]) == ("3", {"mode": "off", "passed": None, "criteria": [], "note": ""})
     tags = client.get_model_version(NAME, "3").tags
     assert tags["gate"] == "off"
     assert not [key for key in tags if key.startswith("gate.")], "no figures of an earlier verdict"
+
+
+def test_the_report_shows_the_candidate_beside_the_champion(workspace: Workspace) -> None:
+    """It needs a trained workspace and a champion: the frame browser has the masks of both."""
+    receipt, scoring = ask("report"), params.load().evaluate
+    store, scores = FrameStore.open(Path("data/packed")), Scores.read(Path(PREDICTIONS))
+    html = sections.render(receipt, scoring, store, scores, Path("models"), Path("reports")).html
+    _, section = html.split("<h2>Beside the champion</h2>")
+    assert criteria(receipt)["gain_over_champion"]["detail"][1:] in unescape(section)
+    browser = browser_data(html)
+    assert browser["labels"] == ["prediction", "champion"]
+    assert all(len(frame["outlines"]) == 3 for frame in browser["frames"])
+    paired.write(paired.read(Path("reports/champion.parquet")).iloc[:0], Path("reports/champion.parquet"))
+    without = sections.render(receipt, scoring, store, scores, Path("models"), Path("reports"))
+    assert "Beside the champion" not in without.html
+    assert browser_data(without.html)["labels"] == ["prediction"]
+
+
+def test_versions_runs_and_bundles_are_compared_on_the_same_frames(
+    workspace: Workspace, client: mlflow.MlflowClient, tmp_path: Path
+) -> None:
+    """It needs versions with networks, which score the frames anew."""
+    first, second = (pd.read_parquet(artifact(workspace, client, version, PREDICTIONS)) for version in ("1", "3"))
+    run_id = str(client.get_model_version(NAME, "3").run_id)
+    found = compared("champion", run_id, tmp_path / "found")
+    assert (found["a"], found["b"]) == ("version 1 (champion)", f"run {run_id}")
+    assert found["compared_on"] == f"{len(first)} frames that both were scored on"
+    assert found["figures"]["dice"]["a"] == pytest.approx(first["dice"].mean())
+    assert found["figures"]["dice"]["difference"] == pytest.approx(second["dice"].mean() - first["dice"].mean())
+    assert browser_data((tmp_path / "found" / "index.html").read_text())["labels"] == ["A", "B"]
+
+    bundle = tmp_path / "delivery" / "3"
+    bundle.mkdir(parents=True)
+    for path in ("models/model.safetensors", "models/model.json", "reports/card.json"):
+        shutil.copy(path, bundle)
+    (bundle / "SHA256SUMS").write_bytes(sums_text({path.name: sha256(path) for path in sorted(bundle.iterdir())}))
+    first.iloc[4:].to_parquet(tmp_path / "masks.parquet")
+    found = compared(str(tmp_path / "masks.parquet"), str(bundle), tmp_path / "bundle")
+    assert found["compared_on"] == f"{len(first) - 4} frames that A was scored on"
+    assert found["figures"]["dice"]["a"] == pytest.approx(first["dice"].iloc[4:].mean())
+    assert found["figures"]["dice"]["b"] == pytest.approx(second["dice"].iloc[4:].mean())
+    assert found["remarks"] == [], "its card names the split of data/packed"
+
+    card = json.loads((bundle / "card.json").read_text())
+    (bundle / "card.json").write_text(json.dumps({**card, "owner": "somebody"}))
+    with pytest.raises(NervesegError, match=r"3/card.json is not what SHA256SUMS says of it"):
+        compare("1", str(bundle), tmp_path / "refused")
+
+
+def compared(a: str, b: str, folder: Path) -> Any:
+    compare(a, b, folder)
+    return json.loads((folder / "comparison.json").read_text())
+
+
+def browser_data(html: str) -> Any:
+    """What the frame browser of a page reads."""
+    return json.loads(re.findall(r'<script type="application/json" id="frame-data">(.*?)</script>', html, re.S)[0])
 
 
 @pytest.mark.parametrize(
@@ -211,6 +290,10 @@ def test_a_champion_that_has_learnt_from_all_frames_is_held_by_what_is_recorded_
     frames = len(pd.read_csv("reports/per_image.csv"))
     found = criteria(ask("report"))["gain_over_champion"]
     assert f"for the champion, version 1, out of fold on {frames} frames" in found["detail"]
+    champion = pd.read_parquet("reports/champion.parquet")
+    masks = pd.read_parquet(artifact(workspace, client, "1", PREDICTIONS))
+    assert champion["rle_mask"].tolist() == masks["rle_mask"].tolist(), "those that were recorded"
+    assert set(champion["version"]) == {"1"}
 
     client.set_model_version_tag(NAME, "1", "dataset_sha256", "0" * 64)
     client.set_model_version_tag(NAME, "1", "dvc_split", "0" * 32)
@@ -219,7 +302,7 @@ def test_a_champion_that_has_learnt_from_all_frames_is_held_by_what_is_recorded_
     assert f"on the same {frames} frames (trained on all frames of another dataset" in elsewhere["detail"]
     client.set_model_version_tag(NAME, "1", "dataset_sha256", version.tags["dataset_sha256"])
 
-    (table,) = workspace.root.glob(f"mlruns/*/{version.run_id}/artifacts/reports/per_image.csv")
+    table = artifact(workspace, client, "1", "reports/per_image.csv")
     table.write_text(table.read_text().replace("0.", "0.9"))
     with pytest.raises(NervesegError, match=r"The champion, version 1, cannot be loaded.*per_image.csv has SHA-256"):
         ask("report")

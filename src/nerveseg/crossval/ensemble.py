@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 
 from nerveseg import logged_code, package, paths, tracking
 from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.dvc_lock import read_lock
+from nerveseg.evaluation import paired
 from nerveseg.evaluation.results import Metrics
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import read_json, write_json
@@ -57,7 +59,7 @@ class Member:
 
 
 def register(
-    members: Sequence[Member], root: Path, params: Params, render: Callable[[Mapping[str, Any]], Page]
+    members: Sequence[Member], root: Path, params: Params, render: Callable[[Mapping[str, Any], pd.DataFrame], Page]
 ) -> None:
     """Combines the members into one model and registers it, once, if the gate accepts the metrics in `crossval/`.
 
@@ -66,7 +68,7 @@ def register(
     Args:
         members: one per fold, in order.
         root: a workspace in which one of the folds ran: all folds have the same frames.
-        render: makes the page from the content of `crossval/registration.json`.
+        render: makes the page from the content of `crossval/registration.json` and of `champion.parquet`.
 
     Raises:
         NervesegError: the members are of different kinds, the champion cannot be loaded, or the tracking server failed.
@@ -95,7 +97,10 @@ def register(
             everything = np.arange(len(store))
             candidate = Candidate.read(run, tags, store, everything, folder / paths.PER_IMAGE_CSV)
             models, device = folder / paths.MODELS, settings().device
-            verdict = comparison.judge(client, candidate, metrics, models, params.evaluate, params.registration, device)
+            verdict, champion = comparison.judge(
+                client, candidate, metrics, models, params.evaluate, params.registration, device
+            )
+            paired.write(champion, folder / paths.CHAMPION_SCORES)
             tracking.log_evaluation(run, flatten(metrics.record), sorted((folder / paths.REPORTS).iterdir()))
             for member, part in zip(members, versions.recorded(len(members)), strict=True):
                 for path in (paths.PARAMS, paths.DVC_LOCK):
@@ -103,7 +108,7 @@ def register(
             client.log_dict(run["run_id"], verdict.record, str(versions.VERDICT))
             version = versions.settle(client, run, verdict, tags, tracking.git_tags(root), card.description(record))
             receipt = versions.receipt(run["run_id"], version, verdict.reasons, verdict.record)
-            page = render(receipt)
+            page = render(receipt, champion)
             page.write(folder / paths.REPORT)
             tracking.log_page(run["run_id"], folder / paths.REPORT, folder / paths.REPORT_FRAMES)
     page.write(paths.CROSSVAL / paths.REPORT.name)
@@ -137,7 +142,7 @@ def _tags(members: Sequence[Member]) -> dict[str, str]:
 def _copy_figures(folder: Path) -> Metrics:
     """Copies the metrics in `crossval/` to where a single model has them; returns metrics.json."""
     (folder / paths.REPORTS).mkdir()
-    for path in (paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV):
+    for path in (paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.PREDICTIONS):
         shutil.copy(paths.CROSSVAL / path.name, folder / path)
     content = Metrics.read(paths.CROSSVAL / paths.METRICS_JSON.name).record
     content.pop("leakage", None)  # it is of other networks

@@ -200,8 +200,10 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
 
 def _conclude(
     given: Params, store: FrameStore, by_subject: list[Fold], by_frame: list[Fold], commit: str
-) -> Callable[[Mapping[str, Any]], Page]:
-    """Writes and logs `crossval/`; returns a function that renders its page again with the receipt of an ensemble."""
+) -> Callable[[Mapping[str, Any], pd.DataFrame], Page]:
+    """Writes and logs `crossval/`; returns a function that renders its page again, with the receipt of an ensemble and
+    what the champion scores.
+    """
     pooled = outoffold.pool([fold.scores for fold in by_subject], len(store))
     sweep = outoffold.sweep([fold.sweep for fold in by_subject])
     bits = given.split.near_duplicate

@@ -34,13 +34,11 @@ class Frame:
     """A frame as the figures of the registry see it.
 
     Attributes:
-        probability: float32 in [0, 1] (H, W).
         mask: the prediction, uint8 0/1 (H, W).
         truth: uint8 0/1 (H, W).
         tolerance: of the normalised surface distance, in pixels.
     """
 
-    probability: Probability
     mask: Mask
     truth: Mask
     tolerance: float
@@ -54,6 +52,11 @@ class Frame:
     def outlines(self) -> surface.Outline:
         """How far the two outlines lie apart."""
         return surface.compare(self.mask, self.truth, self.tolerance)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The registry's figures of frames, by their columns."""
+        return {figure.column: figure.of(self) for figure in figures.of_frames() if figure.of}
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ class Scores:
 
     Attributes:
         table: a row per frame, RangeIndex: row (in the frame store's index), image, subject, site (if any is known),
-            cluster, height, width, and the entries of `of_frame`.
+            cluster, height, width, sha256 (of the frame's pixels), and the entries of `of_frame`.
         histograms: float64 (frames, 4, BINS), as `calibration.histogram` returns them.
     """
 
@@ -184,7 +187,8 @@ def of_frame(
     """What is recorded of one frame.
 
     Args:
-        probability, mask, truth, tolerance: as `Frame` has them.
+        probability: float32 in [0, 1] (H, W).
+        mask, truth, tolerance: as `Frame` has them.
         priors: as `baselines.priors` returns them.
         training: as `plausibility.fit` returns it; None: atypicality is NaN.
 
@@ -192,11 +196,11 @@ def of_frame(
         The registry's figures of frames; atypicality; confidence (NaN where nothing is predicted); true_area,
         predicted_area, overlap in pixels; the Dice of each baseline; rle_mask.
     """
-    frame = Frame(probability, mask, truth, tolerance)
+    frame = Frame(mask, truth, tolerance)
     best, half = (baselines.at_size(prior, *truth.shape) for prior in (priors.best, priors.half))
     guesses = (np.zeros_like(truth), best, half, shape.ellipse(mask))
     return {
-        **{figure.column: figure.of(frame) for figure in figures.of_frames() if figure.of},
+        **frame.figures,
         "atypicality": plausibility.atypicality(mask, training),
         "confidence": metrics.confidence(probability, mask),
         "true_area": int(np.count_nonzero(truth)),

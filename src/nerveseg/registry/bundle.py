@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,22 +76,35 @@ def fetch(
             or not by `key`; the storage refuses.
         TransientError: the storage cannot be reached.
     """
-    place = f"{storage.uri}/{pointer.path}"
     try:
         listed = read_sums(storage, pointer.path, key)
         if hashlib.sha256(listed).hexdigest() != pointer.sha256:
             raise NervesegError(
-                f"{place}/{SUMS} is not what {POINTER} says of it: deliver version {pointer.version} anew."
+                f"{storage.uri}/{pointer.path}/{SUMS} is not what {POINTER} says of it: deliver version "
+                f"{pointer.version} anew."
             )
-        sums = parse_sums(listed)
-        for name in names:
-            storage.download(f"{pointer.path}/{name}", folder / name)
-            if sha256(folder / name) != sums.get(name):
-                raise NervesegError(
-                    f"{place}/{name} is not what {SUMS} says of it: deliver version {pointer.version} anew."
-                )
+        bring(storage, pointer.path, parse_sums(listed), names, folder)
     except FileNotFoundError as error:
+        place = f"{storage.uri}/{pointer.path}"
         raise NervesegError(f"{place} lacks a file ({error}): deliver version {pointer.version} anew.") from None
+
+
+def bring(storage: Storage, path: str, sums: Mapping[str, str], names: Iterable[str], folder: Path) -> None:
+    """Brings files of the bundle at `path` into `folder`.
+
+    Args:
+        sums: hashes by file name, from `read_sums`.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        NervesegError: a file does not have its hash; the storage refuses or fails.
+    """
+    for name in names:
+        storage.download(f"{path}/{name}", folder / name)
+        if sha256(folder / name) != sums.get(name):
+            raise NervesegError(
+                f"{storage.uri}/{path}/{name} is not what {SUMS} says of it: deliver version {path} anew."
+            )
 
 
 def read_sums(storage: Storage, path: str, key: Ed25519PublicKey | None) -> bytes:

@@ -21,9 +21,10 @@ from nerveseg import paths
 from nerveseg.arrays import Floats, Ints
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
-from nerveseg.evaluation import empty, metrics
+from nerveseg.evaluation import empty, paired
 from nerveseg.evaluation.bootstrap import SubjectBootstrap
 from nerveseg.evaluation.results import Metrics
+from nerveseg.evaluation.scores import Scores
 from nerveseg.params import EmptyRule, EvaluateParams, RegisterParams
 from nerveseg.registry import gate, verification, versions
 from nerveseg.registry.gate import Verdict
@@ -33,6 +34,22 @@ if TYPE_CHECKING:
     from nerveseg.model.inference import Segmenter
 
 _SCORER_FRAMES = 4
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What a candidate is compared with.
+
+    Attributes:
+        criterion: the result; None if there is nothing to compare with.
+        note: why there is nothing to compare with; or empty.
+        scores: of the frames that both were scored on, as `paired.score` makes them, and `version`; without rows if
+            there is nothing to compare with, or its masks were not recorded.
+    """
+
+    criterion: gate.Criterion | None
+    note: str
+    scores: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -87,13 +104,16 @@ def judge(
     evaluate: EvaluateParams,
     register: RegisterParams,
     device: str,
-) -> Verdict:
+) -> tuple[Verdict, pd.DataFrame]:
     """The verdict on a candidate: requirements on every model, the logged scorer, and the champion.
 
     Args:
         figures: its metrics.
         models: contains its `model.safetensors` and `model.json`.
         device: `cpu`, `cuda`, `mps` or `auto`.
+
+    Returns:
+        The verdict, and what the champion scores on the same frames, as `Champion.scores`.
 
     Raises:
         NervesegError: the code logged with the model is not what was logged; or like `with_champion`.
@@ -108,23 +128,22 @@ def judge(
                 "`dvc repro -f -s train calibrate` logs the model anew."
             ) from None
         if register.gate == "off":
-            return Verdict("off", note=unknown)
-        beside, note = with_champion(client, candidate, evaluate, register, device)
+            return Verdict("off", note=unknown), _none(candidate)
+        champion = with_champion(client, candidate, evaluate, register, device)
         scorer = with_logged(logged, models, candidate.store, candidate.rows)
     criteria = (*gate.absolute(figures, register), scorer)
-    return Verdict(register.gate, (*criteria, beside) if beside else criteria, f"{unknown} {note}".strip())
+    if champion.criterion:
+        criteria = (*criteria, champion.criterion)
+    return Verdict(register.gate, criteria, f"{unknown} {champion.note}".strip()), champion.scores
 
 
 def with_champion(
     client: MlflowClient, candidate: Candidate, evaluate: EvaluateParams, register: RegisterParams, device: str
-) -> tuple[gate.Criterion | None, str]:
+) -> Champion:
     """Compares the candidate with the champion: on its frames or, if either is an ensemble, out of fold.
 
     Args:
         device: `cpu`, `cuda`, `mps` or `auto`.
-
-    Returns:
-        The criterion and an empty string; or None and why there is nothing to compare with.
 
     Raises:
         NervesegError: the champion cannot be loaded, or this machine does not have the device.
@@ -134,7 +153,8 @@ def with_champion(
 
     held = versions.holder(client, CHAMPION)
     if held is None:
-        return None, f"No version is {CHAMPION}: there is nothing to compare with."
+        note = f"No version is {CHAMPION}: there is nothing to compare with."
+        return Champion(None, note, _none(candidate))
     version, _ = held
     own = client.get_logged_model(candidate.model_id).artifact_location
     name = device_name(device)
@@ -143,16 +163,23 @@ def with_champion(
         with _usable(version):
             model = versions.locate(client, version)
             if model.source == own:
-                return None, f"This model is the {CHAMPION}, version {version}: there is nothing to compare with."
+                note = f"This model is the {CHAMPION}, version {version}: there is nothing to compare with."
+                return Champion(None, note, _none(candidate))
             versions.fetch(client, model, folder)
             verification.require_recorded(client, model, folder)
             segmenter = Segmenter.load(folder, name)  # even if it need not score: it must be loadable
             if recorded := _is_recorded(candidate, model):
-                verification.require_figures(client, model, folder)
+                tables = verification.require_figures(client, model, folder)
         if recorded:
             scored = by_rule(_read(folder / paths.PER_IMAGE_CSV.name), evaluate.empty)
-            return out_of_fold(candidate.table, scored, version, evaluate, register), ""
-        dice = _network_dice(segmenter, candidate, evaluate.empty)
+            criterion = out_of_fold(candidate.table, scored, version, evaluate, register)
+            if paths.PREDICTIONS.name not in tables:
+                return Champion(criterion, "", _none(candidate))
+            masks = paired.recorded(Scores.read(folder / paths.PREDICTIONS.name).table, candidate.store, candidate.rows)
+            scores = paired.score(candidate.store, masks, evaluate.nsd_tolerance)
+            return Champion(criterion, "", scores.assign(version=version))
+        scores = _scores(segmenter, candidate, evaluate)
+    dice = paired.by_rule(scores, evaluate.empty)["dice"].to_numpy(np.float64)
     bootstrap = SubjectBootstrap(candidate.table["subject"], evaluate.resamples, evaluate.seed)
     criterion = gate.over_champion(
         float(np.nanmean(candidate.dice)),
@@ -162,7 +189,7 @@ def with_champion(
         f"the {CHAMPION}, version {version}, on the same {len(candidate.rows)} frames",
         _remark(candidate, model),
     )
-    return criterion, ""
+    return Champion(criterion, "", scores.assign(version=version))
 
 
 def out_of_fold(
@@ -237,14 +264,17 @@ def _remark(candidate: Candidate, champion: Model) -> str:
     return f" (trained on {on}: it may have seen these frames in training, which favours it)"
 
 
-def _network_dice(segmenter: "Segmenter", candidate: Candidate, rule: EmptyRule) -> Floats:
+def _scores(segmenter: "Segmenter", candidate: Candidate, evaluate: EvaluateParams) -> pd.DataFrame:
+    """What a network scores on the candidate's frames, as `paired.score` makes it."""
     from nerveseg.evaluation import inference  # it imports torch
 
-    store, rows = candidate.store, candidate.rows
-    predicted = inference.probabilities(store, rows, segmenter, f"scoring the {CHAMPION}")
-    found = [metrics.score(segmenter.mask(probability), store.mask(row))[0] for row, probability in predicted]
-    areas = store.index["mask_area"].iloc[rows].to_numpy()
-    return empty.apply(np.array(found), areas, rule)
+    found = inference.probabilities(candidate.store, candidate.rows, segmenter, f"scoring the {CHAMPION}")
+    masks = ((row, segmenter.mask(probability)) for row, probability in found)
+    return paired.score(candidate.store, masks, evaluate.nsd_tolerance)
+
+
+def _none(candidate: Candidate) -> pd.DataFrame:
+    return paired.score(candidate.store, (), 0).assign(version="")
 
 
 def _read(per_image: Path) -> pd.DataFrame:

@@ -146,13 +146,22 @@ def fetch_code(client: MlflowClient, model_id: str, digest: str, folder: Path) -
     return logged
 
 
-def require_figures(client: MlflowClient, model: Model, folder: Path) -> None:
-    """Raises NervesegError if the fetched card, or a table whose hash it has, does not match its recorded hash."""
+def require_figures(client: MlflowClient, model: Model, folder: Path) -> set[str]:
+    """Checks the fetched card and the tables whose hashes it has.
+
+    Returns:
+        The names of these tables: cards of older versions have fewer.
+
+    Raises:
+        NervesegError: one does not match its recorded hash.
+    """
     run_tags = client.get_run(model.run_id).data.tags
     path = folder / FILES["card"].name
     if reason := failures(_hashes(model, run_tags, {"card": [path]})):
         raise NervesegError(f"The recorded metrics of model {model.label} are not used: {reason}.")
-    _files(card.read(path).origins.figures, folder)
+    recorded = card.read(path).origins.figures
+    _files(recorded, folder)
+    return set(recorded)
 
 
 def _hashes(model: Model, run_tags: dict[str, str], files: dict[str, list[Path]]) -> list[Check]:

@@ -32,7 +32,7 @@ FILES = {  # as written by the stages, by the NAME of the tag `sha256_NAME` with
     "model_card": paths.CARD,
     "metadata": paths.METADATA_JSON,
 }
-FIGURES = (paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV)  # their hashes are in the card
+FIGURES = (paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.PREDICTIONS)  # hashed in the card
 RECORDED = {"params": paths.PARAMS, "lock": paths.DVC_LOCK}  # of each training; by the NAME of their tag, like FILES
 REPRODUCE = Path("reproduce")  # folder in a run's artifacts with RECORDED and the gate's verdict
 VERDICT = REPRODUCE / "gate.json"

@@ -251,6 +251,29 @@ def scatter(table: pd.DataFrame, x: str, label: str, title: str) -> Chart:
     return _chart(title, 200, {"data": {"values": rows}, "mark": mark, "encoding": encoding})
 
 
+def against(frames: pd.DataFrame, names: Sequence[str], title: str) -> Chart:
+    """The Dice of each frame by two models: above the diagonal, the second is better.
+
+    Args:
+        frames: with the columns image, subject, dice_a and dice_b.
+        names: of both models.
+    """
+    ends = [{"dice_a": end, "dice_b": end} for end in (0, 1)]
+    named = list(zip(("dice_a", "dice_b"), (f"Dice, {name}" for name in names), strict=True))
+    places = dict(zip(("x", "y"), (_unit(*each) for each in named), strict=True))
+    tooltip = [
+        *(_told("image", "frame"), _told("subject", "subject")),
+        *(_told(*each, ".3f") for each in named),
+    ]
+    rows = _linked(frames.dropna(subset=["dice_a", "dice_b"]), ["subject", "dice_a", "dice_b"])
+    mark = {"type": "circle", "size": 34, "opacity": 0.4, "cursor": "pointer", "aria": False}
+    layers = [
+        {"data": {"values": ends}, "mark": {"type": "line", "color": _INK, "strokeDash": [4, 3]}, "encoding": places},
+        {"data": {"values": rows}, "mark": mark, "encoding": places | {"tooltip": tooltip}},
+    ]
+    return _chart(title, 260, {"layer": layers})
+
+
 def histogram(values: np.ndarray, column: str, title: str, x: str) -> Chart:
     """How many frames have each value in [0, 1].
 

@@ -14,14 +14,15 @@ import pandas as pd
 from nerveseg.data import frame_store as store
 from nerveseg.data import rle
 from nerveseg.data.frame_store import SITE, FrameStore
-from nerveseg.evaluation import calibration, figures, selective
+from nerveseg.evaluation import calibration, figures, paired, selective
 from nerveseg.evaluation.conflicts import CONFLICT
 from nerveseg.evaluation.figures import BASELINES, interval, number, with_interval
+from nerveseg.evaluation.paired import Pair
 from nerveseg.evaluation.results import Measured, Metrics
 from nerveseg.evaluation.scores import Sample, Scores, outcomes, per_subject
 from nerveseg.files import read_json
 from nerveseg.params import EvaluateParams, Params
-from nerveseg.report import browser, charts, overlays, page, parity
+from nerveseg.report import beside, browser, charts, overlays, page, parity
 from nerveseg.report.browser import Field, Scored, filter_link, frame_link
 from nerveseg.report.page import Block, Charts, Link, Note, Page, Pictures, Section, Table, Tile, Tiles
 
@@ -56,10 +57,13 @@ def render(
     curve = pd.read_csv(models / "curve.csv")
     scored = scores.by_rule(evaluate.empty)
     pairs = pd.read_csv(reports / "conflicts.csv", dtype={"subject": str, "other_subject": str})
+    champion = paired.read(reports / "champion.parquet")
+    pair = _with_champion(store, champion, scores, evaluate)
     sections = [
         summary(metrics, evaluate),
         verdict(receipt),
-        frames(store, scored.table, evaluate),
+        *([beside.champion(pair, receipt, len(scored.table))] if pair else []),
+        frames(store, scored.table, evaluate, pair),
         dataset(store.index, store.findings(), evaluate.split),
         training(curve, record),
     ]
@@ -95,6 +99,7 @@ def render_crossval(
     folds: pd.DataFrame,
     pairs: pd.DataFrame,
     receipt: Mapping[str, Any] | None,
+    champion: pd.DataFrame | None = None,
 ) -> Page:
     """The report of a cross-validation.
 
@@ -106,12 +111,15 @@ def render_crossval(
         folds: what `crossval/folds.csv` holds.
         pairs: as `conflicts.find` returns them.
         receipt: what `crossval/registration.json` is about to hold of the ensemble; None: none was asked for.
+        champion: what the gate's champion scores, as `paired.score` makes it; None without a receipt.
     """
     scored, model = pooled.by_rule(params.evaluate.empty), params.model
+    pair = None if champion is None else _with_champion(store, champion, pooled, params.evaluate)
     sections = [
         summary(metrics, params.evaluate),
         *([verdict(receipt)] if receipt else []),
-        frames(store, scored.table, params.evaluate),
+        *([beside.champion(pair, receipt, len(scored.table))] if pair and receipt else []),
+        frames(store, scored.table, params.evaluate, pair),
         fold_table(folds),
         *([leakage(metrics)] if metrics.leakage else []),
         subjects(scored.table, metrics),
@@ -541,35 +549,39 @@ def selective_prediction(table: pd.DataFrame, metrics: Metrics) -> Section:
     return Section("Selective prediction", text, [Tiles(tiles), Charts([drawn, dots])])
 
 
-def frames(store: FrameStore, table: pd.DataFrame, evaluate: EvaluateParams) -> Section:
+def frames(store: FrameStore, table: pd.DataFrame, evaluate: EvaluateParams, pair: Pair | None = None) -> Section:
     """The browser of all scored frames, and panels of some that stand without it.
 
     Args:
         table: the scored frames, as `Scores` has them.
         evaluate: how many frames a panel has.
+        pair: the champion and this model, where they were compared: the browser has the champion's masks too.
     """
+    champion = ", the champion dashed in pink" if pair else ""
     text = (
-        "Truth in yellow, prediction in blue. The browser opens each scored frame, the lowest Dice first; links and "
-        "dots of charts all over this page lead there. The panels below show at most one frame of each subject and of "
-        "near-duplicates while there are others. Best and worst, by Dice, are of frames with a nerve, and extremes: "
-        "the random frames show what is usual. The most atypical frames are found from the predicted masks alone, "
-        "without the truth."
+        f"Truth in yellow, prediction in blue{champion}. The browser opens each scored frame, the lowest Dice first; "
+        "links and dots of charts all over this page lead there. The panels below show at most one frame of each "
+        "subject and of near-duplicates while there are others. Best and worst, by Dice, are of frames with a nerve, "
+        "and extremes: the random frames show what is usual. The most atypical frames are found from the predicted "
+        "masks alone, without the truth."
     )
     panels = [
         Pictures(overlays.TITLES[name], [_scored_picture(store, table.loc[row]) for row in rows])
         for name, rows in overlays.choose(table, evaluate.overlays, evaluate.seed).items()
         if len(rows)
     ]
-    return Section("Frames", text, [browser.build(_scored(store, table), _fields(table)), *panels])
+    return Section("Frames", text, [browser.build(_scored(store, table, pair), _fields(table, pair)), *panels])
 
 
-def _fields(table: pd.DataFrame) -> list[Field]:
+def _fields(table: pd.DataFrame, pair: Pair | None) -> list[Field]:
     """What the browser shows of the scored frames."""
+    compared = [Field("dice_a", "Dice of the champion", 3), Field("agreement", "Agreement of both models", 3)]
     return [
         Field("subject", "Subject"),
         *([Field(SITE, "Site")] if SITE in table else []),
         Field(_OUTCOME, "Outcome"),
         *(Field(figure.column, figure.label, figure.digits) for figure in figures.of_frames()),
+        *(compared if pair else []),
         Field("atypicality", "Atypicality", 2),
         Field("confidence", "Confidence", 2),
         Field("true_area", "True area, pixels", 0),
@@ -577,12 +589,18 @@ def _fields(table: pd.DataFrame) -> list[Field]:
     ]
 
 
-def _scored(store: FrameStore, table: pd.DataFrame) -> Iterator[Scored]:
+def _scored(store: FrameStore, table: pd.DataFrame, pair: Pair | None) -> Iterator[Scored]:
     presence = pd.DataFrame(outcomes(table)).idxmax(axis=1)
+    compared = (
+        {} if pair is None else pair.frames.set_index("row")[["rle_mask_a", "dice_a", "agreement"]].to_dict("index")
+    )
     for row, outcome in zip(table.to_dict("records"), presence, strict=True):
         frame, truth = store.frame(row["row"]), store.mask(row["row"])
-        predicted = rle.decode(row["rle_mask"], *frame.shape)
-        yield Scored(str(row["image"]), frame, truth, {"prediction": predicted}, row | {_OUTCOME: _OUTCOMES[outcome]})
+        masks, facts = {"prediction": rle.decode(row["rle_mask"], *frame.shape)}, {_OUTCOME: _OUTCOMES[outcome]}
+        if pair is not None:
+            champion = compared.get(row["row"], {"rle_mask_a": ""})  # of an ensemble, not all frames are compared
+            masks, facts = masks | {"champion": rle.decode(champion["rle_mask_a"], *frame.shape)}, facts | champion
+        yield Scored(str(row["image"]), frame, truth, masks, row | facts)
 
 
 def empty_rules(metrics: Metrics) -> Section:
@@ -704,6 +722,16 @@ def provenance(card: Mapping[str, Any]) -> Section:
     )
     table = Table(("link", "what", "SHA-256", "chain"), rows, words=frozenset(range(4)), code=frozenset({2, 3}))
     return Section("Provenance", text, [table])
+
+
+def _with_champion(store: FrameStore, champion: pd.DataFrame, scores: Scores, evaluate: EvaluateParams) -> Pair | None:
+    """The champion and the candidate on the same frames; None where the gate did not compare them.
+
+    Args:
+        champion: what the champion scores, as `paired.score` makes it; possibly without rows.
+        scores: the candidate's, by Kaggle's rule.
+    """
+    return None if champion.empty else Pair.of(store, ("the champion", "this model"), champion, scores.table, evaluate)
 
 
 def _scored_picture(store: FrameStore, score: pd.Series) -> page.Picture:

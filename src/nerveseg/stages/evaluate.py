@@ -62,7 +62,10 @@ def run(params: Params) -> None:
             tracking.log_evaluation(
                 record,
                 flatten(metrics.record),
-                [paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON],
+                [
+                    *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.PREDICTIONS),
+                    *(paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON),
+                ],
             )
 
 
@@ -71,7 +74,7 @@ def _score(store: FrameStore, rows: np.ndarray, segmenter: Segmenter, evaluate: 
     found, histograms = [], []
     for row, probability in inference.probabilities(store, rows, segmenter, "scoring"):
         truth = store.mask(row)
-        columns = store.index.columns.intersection(["image", "subject", SITE, "cluster", "height", "width"])
+        columns = store.index.columns.intersection(["image", "subject", SITE, "cluster", "height", "width", "sha256"])
         frame = store.index.loc[row, columns].to_dict()
         mask = segmenter.mask(probability)
         training = segmenter.spec.plausibility

@@ -7,6 +7,7 @@ from nerveseg import logged_code, paths, tracking
 from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.dvc_lock import read_lock
 from nerveseg.errors import NervesegError
+from nerveseg.evaluation import paired
 from nerveseg.evaluation.results import Metrics
 from nerveseg.files import read_json, write_json
 from nerveseg.model.spec import read_spec
@@ -49,14 +50,16 @@ def run(params: Params) -> None:
         record = tracking.ensure_run(paths.MODELS)
         rows = store.rows(params.evaluate.split)
         candidate = Candidate.read(record, lineage, store, rows, paths.PER_IMAGE_CSV)
-        verdict = comparison.judge(
+        verdict, champion = comparison.judge(
             client, candidate, metrics, paths.MODELS, params.evaluate, params.registration, settings().device
         )
+        paired.write(champion, paths.CHAMPION_SCORES)
         tracking.log_evaluation(
             record,
             flatten(metrics.record),
             [
-                *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON),
+                *(paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV, paths.PREDICTIONS),
+                *(paths.CONFLICTS_CSV, paths.CURVES, paths.METRICS_JSON, paths.CHAMPION_SCORES),
                 *(paths.CARD_JSON, paths.CARD, paths.METADATA_JSON, paths.REFERENCE_JSON, paths.SMOKE),
             ],
         )
@@ -81,7 +84,7 @@ def _card(
         params={**recorded["params"], **flatten({"evaluate": evaluate.model_dump()})},
         code=provenance.Code.of(recorded["tags"], evaluated["tags"], evaluated["source"]),
         weights=provenance.hashes((paths.MODEL_WEIGHTS, paths.MODEL_SPEC)),
-        figures=provenance.hashes((paths.METRICS_JSON, paths.PER_IMAGE_CSV, paths.PER_SUBJECT_CSV)),
+        figures=provenance.hashes(versions.FIGURES),
     )
     shared = int((store.index.groupby("subject")["split"].nunique() > 1).sum())
     return card.record(read_spec(paths.MODELS), counts(store.index), shared, metrics, source["uri"], origins, stated)

@@ -215,11 +215,14 @@ def _require_unchanged(root: Path, which: tuple[str, ...], version: str) -> None
 
 
 def _fetch_from_run(root: Path, run_id: str) -> None:
-    """The card, the report and its figures as the run has them, where DVC has not restored them.
+    """The card, the champion's scores, the report and its figures as the run has them, where DVC has not restored them.
 
     Of older versions evaluate made the card and the figures, and register the report, if there is one.
     """
-    wanted = (paths.CARD_JSON, paths.CARD, paths.METADATA_JSON, paths.REPORT, paths.REPORT_FRAMES, paths.FIGURES)
+    wanted = (
+        *(paths.CARD_JSON, paths.CARD, paths.METADATA_JSON, paths.CHAMPION_SCORES),
+        *(paths.REPORT, paths.REPORT_FRAMES, paths.FIGURES),
+    )
     with tracking.reachable("Nothing was restored."), tempfile.TemporaryDirectory() as folder:
         client = tracking.connect()
         there = {each.path for part in (None, str(paths.REPORTS)) for each in client.list_artifacts(run_id, part)}
