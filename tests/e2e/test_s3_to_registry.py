@@ -145,7 +145,7 @@ def test_the_reports_agree(workspace: Workspace) -> None:
         == (store.index["height"] * store.index["width"])[store.rows("test")].sum()
     )
     timings = report(workspace, "models/timings.json")
-    parts = {"imports", "start_up", "data", "training_steps", "validation", "checkpoint", "tracking"}
+    parts = {"imports", "start_up", "data", "training_steps", "validation", "panels", "checkpoint", "tracking"}
     assert set(timings) == {*parts, "total"}
     assert all(seconds > 0 for seconds in timings.values())
     assert timings["total"] >= sum(timings[part] for part in parts)
