@@ -161,7 +161,7 @@ class TrainingRun:
         self._state = state
         self._kept: Record = {"run_id": None, "commits": {}} | (read_json(state) if state.exists() else {})
         self._failed = self._panels_failed = False
-        self._panels: set[_Panel] = set()  # what the run has
+        self._panels: set[_Panel] | None = None  # what the run has; None: not known yet
         self._uploads = ThreadPoolExecutor(1)
 
     def __enter__(self) -> Self:
@@ -187,6 +187,8 @@ class TrainingRun:
             self._uploads.submit(self._log_panel, path)
 
     def _log_panel(self, path: Path) -> None:
+        if self._panels_failed:
+            return
         try:
             self._log_panels([path])
         except _FAILURES as error:
@@ -197,6 +199,8 @@ class TrainingRun:
     def _log_panels(self, panels: Iterable[Path]) -> None:
         """Logs those that the run lacks."""
         client = connect()
+        if self._panels is None:
+            self._panels = _panels_of_run(client, self._record["run_id"])
         for path in panels:
             key, step = panel = _panel_of(path)
             if panel not in self._panels:
@@ -253,7 +257,7 @@ class TrainingRun:
         self._kept["run_id"] = self._record["run_id"]
         write_json(self._state, self._kept)
         _describe_run(self._record)
-        self._panels = _panels_of_run(client, self._record["run_id"]) if former else set()
+        self._panels = None
 
     def _try(self, log: Callable[[], object]) -> None:
         try:

@@ -63,7 +63,10 @@ def test_panels_that_mlflow_did_not_take_are_logged_at_the_end_and_none_twice(
         aside = (artifacts / "images").rename(artifacts / "aside")
         (artifacts / "images").touch()  # the store takes no more
         run.log_panel(panels[1])
-        await_("the message", lambda: "MLflow takes no panels; the training continues without them" in capsys.readouterr().err)
+        await_(
+            "the message",
+            lambda: "MLflow takes no panels; the training continues without them" in capsys.readouterr().err,
+        )
         run.log_epoch(row)
         (artifacts / "images").unlink()
         aside.rename(artifacts / "images")

@@ -41,7 +41,7 @@ from nerveseg.registry.bundle import (
     is_signed,
     read_sums,
 )
-from nerveseg.registry.verification import OVERRIDE, Check
+from nerveseg.registry.verification import OVERRIDE_CHECK, Check
 from nerveseg.registry.versions import CHAMPION, NAME, PREVIOUS, holder, is_missing
 from nerveseg.storage import Storage
 
@@ -143,7 +143,7 @@ def finish(client: MlflowClient, pointer: Pointer) -> None:
     """Says on a version that it is delivered, and moves the alias `previous`; nothing where they are deleted."""
     try:
         client.set_model_version_tag(NAME, pointer.version, TAG, f"{DELIVERED} {pointer.at}")
-        said = next((each["found"] for each in pointer.checks if each["name"] == OVERRIDE), None)
+        said = next((each["found"] for each in pointer.checks if each["name"] == OVERRIDE_CHECK), None)
         _describe(client, pointer.version, f"{_REMARK}despite the gate** by {said}" if said else "")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":

@@ -54,10 +54,8 @@ def _beside_champion(client: MlflowClient, record: Card) -> list[str]:
 
 def _recorded_card(client: MlflowClient, version: str, run_id: str) -> Card | None:
     """The card of a version; None if it is missing or has not the recorded hash."""
-    name, recorded = (
-        paths.CARD_JSON.as_posix(),
-        client.get_model_version(versions.NAME, version).tags.get("sha256_card"),
-    )
+    name = paths.CARD_JSON.as_posix()
+    recorded = client.get_model_version(versions.NAME, version).tags.get("sha256_card")
     if name not in (each.path for each in client.list_artifacts(run_id, paths.REPORTS.as_posix())):
         return None
     with tempfile.TemporaryDirectory() as folder:

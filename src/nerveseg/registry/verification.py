@@ -38,7 +38,7 @@ MIN_AGREEMENT = 0.98  # Dice with the masks from the evaluation, which may have 
 MAX_DIFFERENCE = 0.001  # of a probability
 MAX_OTHER_PIXELS = 0.001  # share of all pixels, nerve for one of them only
 _EXPORT_FRAMES = 16
-OVERRIDE = "gate override"  # the check that a version which failed the gate has a person's override
+OVERRIDE_CHECK = "gate override"  # that a person overrides the gate, which failed the version
 
 
 _NOT_COVERED = (
@@ -316,7 +316,7 @@ def _verdict(tags: dict[str, str], path: Path, is_delivered: bool) -> list[Check
         return [Check("gate", False, str(error))]
     found = [Check("gate", True, verdict.line)]
     if verdict.passed is False and not is_delivered:
-        found.append(checked(OVERRIDE, lambda: gate.overrider(tags, verdict)))
+        found.append(checked(OVERRIDE_CHECK, lambda: gate.overrider(tags, verdict)))
     return found
 
 

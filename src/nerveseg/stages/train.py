@@ -70,10 +70,10 @@ def run(params: Params) -> None:
         _show(complete / kept.PANELS)
 
 
-def _show(panels: Path) -> None:
+def _show(kept_panels: Path) -> None:
     """Makes `reports/training/` a copy of a folder with panels."""
     with replacing_folder(paths.PANELS) as folder:
-        shutil.copytree(panels, folder, dirs_exist_ok=True)
+        shutil.copytree(kept_panels, folder, dirs_exist_ok=True)
 
 
 def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path, begun: float) -> None:
@@ -101,6 +101,8 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
     timings["start_up"] += time.time() - begun
     shown = training / kept.PANELS
     shown.mkdir(parents=True, exist_ok=True)
+    for partial in shown.glob(".*"):  # of a process that was killed while it wrote
+        partial.unlink()
     _show(shown)  # those before a resume
     with ExitStack() as stack:
         with timings.measure("tracking"):
@@ -139,9 +141,9 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
             network.save_weights(trained, folder)
             pd.DataFrame(rows).to_csv(folder / paths.CURVE_CSV.name, index=False)
             with timings.measure("tracking"):
-                record = mlflow_run.finish(rows, sorted(shown.iterdir()))
+                finished = mlflow_run.finish(rows, sorted(shown.iterdir()))
+            write_json(folder / paths.RUN_JSON.name, finished)
             shutil.copytree(shown, folder / kept.PANELS)
-            write_json(folder / paths.RUN_JSON.name, record)
             timings.keep()
             timed = {part: round(seconds, 3) for part, seconds in timings.items()}
             write_json(folder / paths.TIMINGS_JSON.name, timed)
