@@ -172,7 +172,7 @@ def assert_delivered_only_if_overridden(client: mlflow.MlflowClient, version: st
         assert failed(number)["gate override"].endswith(f"as `NAME: REASON`, but is {wrong!r} now")
     client.delete_model_version_tag(NAME, version, "Gate override")
     client.set_model_version_tag(NAME, version, "gate_override", "Anna Berg: a trial")
-    assert failed(8)["gate override"].endswith("as `NAME: REASON`, like gate_override now")
+    assert failed(8)["gate override"].endswith("; there is a tag `gate_override`, which is another name")
     client.delete_model_version_tag(NAME, version, "gate_override")
     client.set_model_version_tag(NAME, version, "Gate override", " Anna Berg:a trial: one day ")
     assert failed(9) == {}

@@ -175,8 +175,9 @@ def overrider(tags: Mapping[str, str], verdict: Verdict) -> str:
     name, _, reason = (part.strip() for part in tags.get(OVERRIDE, "").partition(":"))
     if name and reason:
         return f"{name}: {reason}"
-    alike = [key for key in tags if key != OVERRIDE and _letters(key) == _letters(OVERRIDE)]
-    now = f", but is {tags[OVERRIDE]!r} now" if OVERRIDE in tags else f", like {alike[0]} now" * bool(alike)
+    now = f", but is {tags[OVERRIDE]!r} now" if OVERRIDE in tags else ""
+    for other in (key for key in tags if key != OVERRIDE and _letters(key) == _letters(OVERRIDE)):
+        now = f"; there is a tag `{other}`, which is another name"
     raise NervesegError(
         f"the gate says {verdict.headline}. If it is to be delivered all the same, its tag `{OVERRIDE}` must say who "
         f"decides that, and why, as `NAME: REASON`{now}"
