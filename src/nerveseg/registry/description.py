@@ -31,7 +31,7 @@ def text(client: MlflowClient, run_id: str, verdict: Verdict, record: Card) -> s
     compared = next((one for one in verdict.criteria if one.name == gate.OVER_CHAMPION), None)
     if compared is not None:
         lines += [*_beside_champion(client, record), "", f"Compared by the gate: {compared.detail}.", ""]
-    return "\n".join(lines) + card.description(record)
+    return "\n".join([*lines, card.description(record)])
 
 
 def _beside_champion(client: MlflowClient, record: Card) -> list[str]:
