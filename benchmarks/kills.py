@@ -64,6 +64,7 @@ class Outcome:
     weights: str
     metrics: str
     curve: str
+    panels: str
     runs: tuple[str, ...]
     versions: int
 
@@ -76,6 +77,7 @@ class Outcome:
             weights=digest((root / paths.MODEL_WEIGHTS).read_bytes()),
             metrics=digest((root / paths.METRICS_JSON).read_bytes()),
             curve=digest(curve.to_csv(index=False).encode()),
+            panels=digest(b"".join(path.read_bytes() for path in sorted((root / paths.PANELS).iterdir()))),
             runs=tuple(sorted(run.info.status for run in found)),
             versions=len(client.search_model_versions(f"name = '{NAME}'")),
         )

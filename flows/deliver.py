@@ -26,9 +26,9 @@ _LATER = "The next run of `deliver` continues from here."
 
 
 @retrying_task
-def check(version: str, folder: Path) -> list[Check]:
+def check(version: str, folder: Path, is_delivered: bool) -> list[Check]:
     """Fetches a version's files into `folder`, checks them and exports the network there."""
-    checks = verify.check(version, folder)
+    checks = verify.check(version, folder, is_delivered=is_delivered)
     for one in checks:
         get_run_logger().info(f"{'passed' if one.passed else 'FAILED'}  {one.name}: {one.found}")
     return checks
@@ -74,7 +74,7 @@ def deliver() -> State:
             return Completed(message=f"{said}{_misspelt()}")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            checks = check.with_options(task_run_name=f"check version {version}")(version, folder)
+            checks = check.with_options(task_run_name=f"check version {version}")(version, folder, is_delivered)
             if reason := failures(checks):
                 outcome = refuse.with_options(task_run_name=f"refuse version {version}")(storage, version, reason)
                 return Failed(message=f"refused version {version}: {reason}. {outcome.capitalize()}.")

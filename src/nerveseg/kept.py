@@ -17,6 +17,7 @@ from nerveseg.dvc_lock import locked_outs, read_lock
 from nerveseg.settings import settings
 
 COMPLETE = "complete"  # the folder of the outputs, within that of the training
+PANELS = "panels"  # within either
 
 
 def lock_of(training: Path) -> FileLock:

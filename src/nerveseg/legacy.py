@@ -12,11 +12,26 @@ TODAY = {
     "abstaining_gain_ci": "selective_gain_ci",
     "packed_frames": "frames_used",
 }
+_GATE, _GATE_TODAY = "gate", "Gate"  # the tag with the verdict, and the first part of those of criteria
+_REPORTED, _REPORTED_TODAY = "reported: ", "failed: "  # how the verdict begins
 
 
 def current(name: str) -> str:
     """Today's name for a key, a column, or a dotted key such as `test.abstaining_gain`; the same for any other name."""
     return ".".join(TODAY.get(part, part) for part in name.split("."))
+
+
+def gate_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The gate's verdict and criteria among a version's tags, as they are named and worded today."""
+    found = {}
+    for key, value in tags.items():
+        first, dot, criterion = key.partition(".")
+        if first == _GATE:
+            told = value if dot or not value.startswith(_REPORTED) else _REPORTED_TODAY + value.removeprefix(_REPORTED)
+            found[f"{_GATE_TODAY}{dot}{criterion}"] = told
+        elif first == _GATE_TODAY:
+            found[key] = value
+    return found
 
 
 def renamed(record: Mapping[str, Value]) -> dict[str, Value]:

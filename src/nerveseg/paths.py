@@ -30,6 +30,7 @@ COMPARISON = Path("reports/compare")  # written by `nerveseg compare`
 
 REPORTS = Path("reports")
 FIGURES = REPORTS / "figures"
+PANELS = REPORTS / "training"  # what train shows while it goes on
 METRICS_JSON = REPORTS / "metrics.json"
 PER_IMAGE_CSV = REPORTS / "per_image.csv"
 PER_SUBJECT_CSV = REPORTS / "per_subject.csv"

@@ -12,7 +12,8 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import groupby
@@ -40,6 +41,7 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
+from PIL import Image
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -67,6 +69,9 @@ SERVED_MODEL_REQUIREMENTS = (
 )
 ANSWER = 8  # seconds until a server that does not answer is taken for unreachable
 Record = dict[str, Any]
+_Panel = tuple[str, int]  # its key and step as an image in MLflow
+# By the beginning of their files' names; in MLflow they stand beside the metrics with the same prefix.
+_PANEL_KEYS = {"first_batch": "train/first_batch", "validation": "validation/frames"}
 _KEPT = "The training is complete and kept: once the server is back, `dvc repro` continues after it."
 _OF_SERVER = (MlflowException, SQLAlchemyError, requests.RequestException, ConnectionError, TimeoutError)
 _FAILURES = (*_OF_SERVER, OSError)
@@ -141,9 +146,10 @@ def git_tags(root: Path = Path()) -> dict[str, str]:
 class TrainingRun:
     """The MLflow run of a training, a context manager.
 
-    Everything is logged as it happens. If the server fails meanwhile, training continues, and `finish` logs what is
-    missing or raises. A training that was killed resumes in the same run. The run ends as FINISHED, as FAILED after an
-    exception, or as KILLED after SIGINT or SIGTERM. Its tags name the commit at which each epoch ran.
+    Everything is logged as it happens, panels by a thread of their own. If the server fails meanwhile, training
+    continues, and `finish` logs what is missing or raises. A training that was killed resumes in the same run. The run
+    ends as FINISHED, as FAILED after an exception, or as KILLED after SIGINT or SIGTERM. Its tags name the commit at
+    which each epoch ran.
     """
 
     def __init__(self, record: Record, state: Path) -> None:
@@ -155,7 +161,9 @@ class TrainingRun:
         self._record = record
         self._state = state
         self._kept: Record = {"run_id": None, "commits": {}} | (read_json(state) if state.exists() else {})
-        self._failed = False
+        self._failed = self._panels_failed = False
+        self._panels: set[_Panel] | None = None  # what the run has; None: not known yet
+        self._uploads = ThreadPoolExecutor(1)
 
     def __enter__(self) -> Self:
         self._try(self._open)
@@ -170,11 +178,43 @@ class TrainingRun:
         if not self._failed:
             self._try(lambda: _log_curve(self._record["run_id"], [row]))
 
-    def finish(self, rows: list[dict[str, float]]) -> Record:
+    def log_panel(self, path: Path) -> None:
+        """Logs a picture as an image whose step is its epoch, without waiting for it.
+
+        Args:
+            path: `first_batch_epoch_NNN.jpg` or `validation_epoch_NNN.jpg`.
+        """
+        if not (self._failed or self._panels_failed):
+            self._uploads.submit(self._log_panel, path)
+
+    def _log_panel(self, path: Path) -> None:
+        if self._panels_failed:
+            return
+        try:
+            self._log_panels([path])
+        except _FAILURES as error:
+            self._panels_failed = True
+            warning = ("MLflow takes no panels; the training continues without them:", "yellow")
+            console.print(Text.assemble(warning, f" {_first_line(error)}"))
+
+    def _log_panels(self, panels: Iterable[Path]) -> None:
+        """Logs those that the run lacks."""
+        client = connect()
+        if self._panels is None:
+            self._panels = _panels_of_run(client, self._record["run_id"])
+        for path in panels:
+            key, step = panel = _panel_of(path)
+            if panel not in self._panels:
+                with Image.open(path) as image:
+                    client.log_image(self._record["run_id"], image, key=key, step=step)
+                self._panels.add(panel)
+
+    def finish(self, rows: list[dict[str, float]], panels: Iterable[Path]) -> Record:
         """Logs everything that the server missed.
 
         Args:
             rows: the whole curve, including epochs before a resume.
+            panels: all of them, likewise.
 
         Returns:
             The record, with `run_id` and the tags of the commits: what `models/run.json` holds.
@@ -186,6 +226,7 @@ class TrainingRun:
         if any(commit.endswith(" with changes") for commit in commits):
             self._record["tags"]["git_changed"] = "true"
         self._record["tags"]["git_commits"] = _by_epochs(commits)
+        self._uploads.shutdown()
         with reachable(_KEPT):
             if self._failed:
                 connect()
@@ -193,6 +234,7 @@ class TrainingRun:
                 self._open()
             mlflow.set_tags(self._record["tags"])
             _log_curve(self._record["run_id"], rows)
+            self._log_panels(panels)
         return self._record
 
     def log_timings(self, timings: dict[str, float]) -> None:
@@ -201,6 +243,7 @@ class TrainingRun:
             mlflow.log_metrics({f"seconds.{part}": seconds for part, seconds in timings.items()})
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._uploads.shutdown(wait=False, cancel_futures=True)
         status = RunStatus.FINISHED
         if kind is not None:
             status = RunStatus.KILLED if issubclass(kind, SystemExit | KeyboardInterrupt) else RunStatus.FAILED
@@ -215,6 +258,7 @@ class TrainingRun:
         self._kept["run_id"] = self._record["run_id"]
         write_json(self._state, self._kept)
         _describe_run(self._record)
+        self._panels = None
 
     def _try(self, log: Callable[[], object]) -> None:
         try:
@@ -450,6 +494,19 @@ def _log_curve(run_id: str, rows: list[dict[str, float]]) -> None:
         if key not in ("epoch", "time")
     ]
     connect().log_batch(run_id, metrics=metrics)
+
+
+def _panel_of(path: Path) -> _Panel:
+    kind, _, epoch = path.stem.partition("_epoch_")
+    return _PANEL_KEYS[kind], int(epoch)
+
+
+def _panels_of_run(client: mlflow.MlflowClient, run_id: str) -> set[_Panel]:
+    """The panels that `log_image` has logged: it names an image `KEY+step+N+...`, with `~` for `/` in the key."""
+    names = (Path(file.path).name.split("+") for file in client.list_artifacts(run_id, "images"))
+    return {
+        (name[0].replace("~", "/"), int(name[2])) for name in names if name[-1].startswith("compressed")
+    }  # which it writes last
 
 
 def _log_model(run_id: str, folder: Path) -> str:

@@ -47,6 +47,11 @@ UNDECLARED = {
     "register": {paths.DVC_LOCK, paths.PARAMS},  # what it records
 }
 
+# Code that a stage uses without declaring it, and why.
+UNDECLARED_CODE = {
+    "train": {"src/nerveseg/report/panels.py", "src/nerveseg/model/shape.py"},  # they draw: docs/adr/0031
+}
+
 every_stage = pytest.mark.parametrize("name", STAGES)
 
 
@@ -110,7 +115,7 @@ def test_the_command_is_the_stage(name: str) -> None:
 
 @every_stage
 def test_deps_name_the_code_that_the_stage_imports(name: str) -> None:
-    needed = all_imports(stage_file(name)) - CARRIERS
+    needed = all_imports(stage_file(name)) - CARRIERS - UNDECLARED_CODE.get(name, set())
     if name == "calibrate":  # logs it with the model
         needed.add(tracking.SERVED_MODEL.relative_to(ROOT).as_posix())
     declared = code_deps(name)

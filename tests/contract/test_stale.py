@@ -23,6 +23,8 @@ EDITS: dict[str, tuple[str | tuple[str, object], list[str]]] = {
     "stylesheet": ("report/page.css", REPORT),
     "report wording": ("report/sections.py", REPORT),
     "a chart": ("report/charts.py", REPORT),
+    "a panel of a training": ("report/panels.py", REPORT),
+    "outlines": ("model/shape.py", CALIBRATE),
     "card wording": ("modelcard/card.py", REGISTER),
     "the owner on the card": (("card.owner", "a hospital"), REGISTER),
     "a criterion of the gate": ("registry/gate.py", REGISTER),

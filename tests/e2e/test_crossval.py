@@ -145,7 +145,7 @@ def test_the_networks_of_the_folds_are_one_version(crossed: tuple[Workspace, str
     version = client.get_model_version(NAME, "1")
     assert len(client.search_model_versions(f"name = '{NAME}'")) == 2
     assert "1" not in client.get_registered_model(NAME).aliases.values()
-    assert version.tags["gate"].startswith("refused: mean Dice")
+    assert version.tags["Gate"].startswith("refused: mean Dice")
     folds = pd.read_csv(workspace.root / "crossval/folds.csv").head(3)
     assert version.tags["ensemble"] == "3"
     assert [version.tags[f"member_{number}"] for number in range(3)] == folds["run_id"].tolist()

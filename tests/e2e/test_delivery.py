@@ -17,6 +17,7 @@ import pytest
 
 from conftest import Bucket, aws_variables
 from nerveseg.files import sha256
+from nerveseg.registry.gate import Criterion, Verdict
 from nerveseg.settings import settings
 from tampering import register_again, replace, tag
 from workspace import Workspace, entered, free_port, kill, mlflow_server, wait_for
@@ -234,13 +235,29 @@ def test_tampered_weights_are_refused(
     stored.write_bytes(content)
 
 
+def artifacts(folder: Path, client: mlflow.MlflowClient, version: str) -> Path:
+    """The artifacts of a version's run, in the server's folder."""
+    run = client.get_run(str(client.get_model_version(NAME, version).run_id))
+    return folder / "mlflow" / "artifacts" / str(run.info.artifact_uri).removeprefix("mlflow-artifacts:/")
+
+
+def test_a_version_that_failed_the_gate_is_refused_until_a_person_overrides_it(
+    deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket, folder: Path
+) -> None:
+    """The next test delivers it."""
+    verdict = Verdict("report", (Criterion("worst_subject", 0.1, ">=", 0.5, False, "mean Dice 0.1 is below 0.5"),))
+    (artifacts(folder, client, NEXT) / "reproduce" / "gate.json").write_text(json.dumps(verdict.record))
+    for key, value in verdict.tags.items():
+        client.set_model_version_tag(NAME, NEXT, key, value)
+    assert_refused(deliver, client, bucket, NEXT, "gate override: the gate says failed: worst_subject.")
+    client.set_model_version_tag(NAME, NEXT, "Gate override", "Anna Berg: the trial of March needs it")
+
+
 def test_a_refused_version_that_was_mended_is_delivered_as_it_is_now(
     deliver: Callable[[], tuple[str, str]], client: mlflow.MlflowClient, bucket: Bucket, folder: Path
 ) -> None:
     assert "refused" in client.get_model_version(NAME, NEXT).description
-    version = client.get_model_version(NAME, NEXT)
-    uri = str(client.get_run(str(version.run_id)).info.artifact_uri).removeprefix("mlflow-artifacts:/")
-    card = folder / "mlflow" / "artifacts" / uri / "reports" / "card.json"
+    card = artifacts(folder, client, NEXT) / "reports" / "card.json"
     replace(card, card.read_bytes() + b"\n")  # as register does that meets another evaluation
     tag(client, NEXT, "card", card)
     promote(client, NEXT)
@@ -249,8 +266,12 @@ def test_a_refused_version_that_was_mended_is_delivered_as_it_is_now(
     sums = read(bucket, f"{NEXT}/SHA256SUMS")
     assert hashlib.sha256(sums).hexdigest() == pointer(bucket)["sha256"]
     assert f"{sha256(card)}  card.json" in sums.decode()
-    assert client.get_model_version(NAME, NEXT).description.startswith("Dice")
+    assert client.get_model_version(NAME, NEXT).description.startswith("**Gate")
     assert "refused" not in client.get_model_version(NAME, NEXT).description
+    overridden = "Anna Berg: the trial of March needs it"
+    assert client.get_model_version(NAME, NEXT).description.endswith(f"**Delivery despite the gate** by {overridden}")
+    entry = json.loads(read(bucket, f"promotions/{pointer(bucket)['promotion']:06}.json"))
+    assert {"name": "gate override", "found": overridden} in entry["checks"]
     promote(client, GOOD)
     assert deliver()[0] == "Completed"
 

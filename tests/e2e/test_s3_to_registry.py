@@ -79,7 +79,7 @@ def test_a_version_is_registered_with_its_lineage(workspace: Workspace, bucket: 
         "dataset_etag": head["ETag"].strip('"'),
         "dataset_version_id": head["VersionId"],
         "git_commit": workspace.git("rev-parse", "HEAD~1").strip(),  # HEAD is the commit of dvc.lock
-        "gate": "off",
+        "Gate": "off",
     }
     assert expected.items() <= version.tags.items()
 
@@ -145,7 +145,7 @@ def test_the_reports_agree(workspace: Workspace) -> None:
         == (store.index["height"] * store.index["width"])[store.rows("test")].sum()
     )
     timings = report(workspace, "models/timings.json")
-    parts = {"imports", "start_up", "data", "training_steps", "validation", "checkpoint", "tracking"}
+    parts = {"imports", "start_up", "data", "training_steps", "validation", "panels", "checkpoint", "tracking"}
     assert set(timings) == {*parts, "total"}
     assert all(seconds > 0 for seconds in timings.values())
     assert timings["total"] >= sum(timings[part] for part in parts)
@@ -198,11 +198,11 @@ def test_a_stricter_gate_withdraws_the_version_and_a_milder_one_brings_it_back(w
     receipt = report(workspace, "reports/registration.json")
     assert (receipt["registered"], receipt["version"]) == (False, None)
     assert "challenger" not in client.get_registered_model(NAME).aliases
-    assert "below register.min_dice" in client.get_model_version(NAME, "1").tags["gate"]
+    assert "below register.min_dice" in client.get_model_version(NAME, "1").tags["Gate"]
     workspace.set(**{"register.min_dice": 0.0})
     assert "register" in stages_run(workspace.run("dvc", "repro")), "a registry is not restored from DVC's run cache"
     assert client.get_registered_model(NAME).aliases["challenger"] in (1, "1")
-    assert client.get_model_version(NAME, "1").tags["gate"] == "passed"
+    assert client.get_model_version(NAME, "1").tags["Gate"] == "passed"
     workspace.set(**{"register.gate": "off"})  # the tests that follow are of other things
 
 
@@ -295,5 +295,5 @@ def test_a_replaced_object_reruns_everything(workspace: Workspace, bucket: Bucke
     assert "is below register.min_dice 1" in reason
     assert reason in " ".join(output.split())
     client = client_of(workspace)
-    assert reason in client.get_run(report(workspace, "models/run.json")["run_id"]).data.tags["gate"]
+    assert reason in client.get_run(report(workspace, "models/run.json")["run_id"]).data.tags["Gate"]
     assert len(client.search_model_versions(f"name = '{NAME}'")) == 2

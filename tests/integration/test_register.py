@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from nerveseg.errors import NervesegError
 from nerveseg.evaluation import paired
 from nerveseg.evaluation.scores import Scores
 from nerveseg.files import sha256, sums_text
-from nerveseg.registry import verification
+from nerveseg.registry import delivery, verification
+from nerveseg.registry.bundle import Pointer
 from nerveseg.registry.verification import Check
 from nerveseg.report import sections
 from nerveseg.stages import evaluate, register
@@ -92,9 +94,14 @@ def test_without_a_champion_the_absolute_criteria_decide(
     assert criteria(receipt)["gain_over_prior"]["value"] == metrics["baseline"]["prior"]["gain_ci"][0]
     assert criteria(receipt)["scorer"]["value"] < 1e-5
     tags = client.get_model_version(NAME, "1").tags
-    assert tags["gate"] == "passed"
-    assert tags["gate.scorer"].endswith("<= 0.0001 passed")
-    assert client.get_run(receipt["run_id"]).data.tags["gate.scorer"] == tags["gate.scorer"]
+    assert tags["Gate"] == "passed"
+    assert tags["Gate.scorer"].endswith("<= 0.0001 passed")
+    assert client.get_run(receipt["run_id"]).data.tags["Gate.scorer"] == tags["Gate.scorer"]
+    assert sorted(key for key in tags if not key.startswith("mlflow."))[0] == "Gate", "MLflow's page sorts like this"
+    said = client.get_model_version(NAME, "1").description
+    experiment = client.get_run(receipt["run_id"]).info.experiment_id
+    page = f"#/experiments/{experiment}/runs/{receipt['run_id']}/artifacts/reports/index.html"
+    assert said.splitlines()[0] == f"**Gate passed.** [Report]({page}?workflowType=machine_learning)"
     printed = capsys.readouterr().err
     assert "No version is champion" in printed
     assert all(name in printed for name in ABSOLUTE)
@@ -129,7 +136,7 @@ def test_a_worse_model_is_refused_reported_or_let_in(
     assert (found["passed"], found["detail"]) == (False, reason)
     dice = json.loads(Path("reports/metrics.json").read_text())["test"]["dice"]
     assert f"mean Dice {dice:.4f} against" in reason
-    assert reason in client.get_run(refused["run_id"]).data.tags["gate"]
+    assert reason in client.get_run(refused["run_id"]).data.tags["Gate"]
     assert len(client.search_model_versions(f"name = '{NAME}'")) == 2
 
     reported = ask("report")
@@ -139,23 +146,68 @@ def test_a_worse_model_is_refused_reported_or_let_in(
     assert f"against {champion['dice'].mean():.4f} for the champion" in reason
     assert (reported["version"], reported["reasons"], reported["gate"]["passed"]) == ("3", [], False)
     tags = client.get_model_version(NAME, "3").tags
-    assert tags["gate"].startswith("reported: ")
-    assert reason in tags["gate"]
-    assert tags["gate.gain_over_champion"].endswith(">= -0.01 failed")
-    checks = verified(client, "3", tmp_path / "reported")
-    assert [check for check in checks.values() if not check.passed] == [], "what is only reported may be promoted"
-    assert checks["gate"].found == tags["gate"]
+    assert tags["Gate"].startswith("failed: ")
+    assert reason in tags["Gate"]
+    assert tags["Gate.gain_over_champion"].endswith(">= -0.01 failed")
+    failed = ", ".join(one["name"] for one in reported["gate"]["criteria"] if not one["passed"])
+    said = client.get_model_version(NAME, "3").description
+    assert said.startswith(f"**Gate failed: {failed}.** [Report](#/experiments/")
+    champion = json.loads(client_artifact(client, "1", "reports/metrics.json"))["test"]
+    assert "| | this version | champion, version 1 |" in said
+    assert f"| Dice, mean over frames | {dice:.3f} (" in said
+    assert f"| {champion['dice']:.3f} ({champion['dice_ci'][0]:.3f} to {champion['dice_ci'][1]:.3f}) |" in said
+    assert f"Compared by the gate: {reason}." in said
 
+    assert_delivered_only_if_overridden(client, "3", tmp_path)
     client.set_registered_model_alias(NAME, "champion", "3")
     assert list(criteria(ask("report"))) == ABSOLUTE, "a model is not compared with itself"
     client.set_registered_model_alias(NAME, "champion", "1")
 
     let_in = ask("off")
     assert pd.read_parquet("reports/champion.parquet").empty, "no champion is loaded"
+    assert "Gate override" not in client.get_model_version(NAME, "3").tags, "it was of another verdict"
     assert (let_in["version"], let_in["gate"]) == ("3", {"mode": "off", "passed": None, "criteria": [], "note": ""})
     tags = client.get_model_version(NAME, "3").tags
-    assert tags["gate"] == "off"
-    assert not [key for key in tags if key.startswith("gate.")], "no figures of an earlier verdict"
+    assert tags["Gate"] == "off"
+    assert not [key for key in tags if key.startswith("Gate.")], "no figures of an earlier verdict"
+    assert client.get_model_version(NAME, "3").description.startswith("**Gate off: no criterion was checked.**")
+
+
+def client_artifact(client: mlflow.MlflowClient, version: str, name: str) -> str:
+    run = client.get_run(str(client.get_model_version(NAME, version).run_id))
+    return (Path(str(run.info.artifact_uri).removeprefix("file://")) / name).read_text()
+
+
+def assert_delivered_only_if_overridden(client: mlflow.MlflowClient, version: str, folder: Path) -> None:
+    def failed(number: int, **more: bool) -> dict[str, str]:
+        (part := folder / f"{version}-{number}").mkdir()
+        checks = verification.of_record(client, version, part, **more)
+        return {check.name: check.found for check in checks if not check.passed}
+
+    (reason,) = failed(1).items()
+    assert reason[0] == "gate override"
+    assert "the gate says failed: " in reason[1]
+    assert "its tag `Gate override` must say who decides that, and why, as `NAME: REASON`" in reason[1]
+    assert failed(2, is_delivered=True) == {}, "one that was delivered by an older nerveseg stays so"
+    for number, wrong in enumerate(("", " : ", "Anna Berg", "Anna Berg:", ": she knows why"), 3):
+        client.set_model_version_tag(NAME, version, "Gate override", wrong)
+        assert failed(number)["gate override"].endswith(f"as `NAME: REASON`, but is {wrong!r} now")
+    client.delete_model_version_tag(NAME, version, "Gate override")
+    client.set_model_version_tag(NAME, version, "gate_override", "Anna Berg: a trial")
+    assert failed(8)["gate override"].endswith("; there is a tag `gate_override`, which is another name")
+    client.delete_model_version_tag(NAME, version, "gate_override")
+    client.set_model_version_tag(NAME, version, "Gate override", " Anna Berg:a trial: one day ")
+    assert failed(9) == {}
+    checks = verified(client, version, folder / "overridden")
+    assert checks["gate override"].found == "Anna Berg: a trial: one day"
+
+    pointer = Pointer(version, "run", version, "0" * 64, None, 1, "2026-01-01T00:00:00+00:00", [])
+    said = client.get_model_version(NAME, version).description
+    found = [{"name": check.name, "found": check.found} for check in checks.values()]
+    delivery.finish(client, replace(pointer, checks=found))
+    delivery.finish(client, replace(pointer, checks=found))
+    remark = "\n\n**Delivery despite the gate** by Anna Berg: a trial: one day"
+    assert client.get_model_version(NAME, version).description == said + remark
 
 
 def test_the_report_shows_the_candidate_beside_the_champion(workspace: Workspace) -> None:

@@ -168,11 +168,11 @@ def test_a_tampered_value_in_mlflow_is_named(found: Found, client: MlflowClient,
     client.set_model_version_tag(NAME, VERSION, "dataset_sha256", "0" * 64)
     assert found() == {"dataset"}
     client.set_model_version_tag(NAME, VERSION, "dataset_sha256", version.tags["dataset_sha256"])
-    for name in ("gate", "gate.scorer"):
+    for name in ("Gate", "Gate.scorer"):
         client.set_model_version_tag(NAME, VERSION, name, "passed")
         assert found() == {"gate"}
-    client.delete_model_version_tag(NAME, VERSION, "gate.scorer")
-    client.set_model_version_tag(NAME, VERSION, "gate", version.tags["gate"])
+    client.delete_model_version_tag(NAME, VERSION, "Gate.scorer")
+    client.set_model_version_tag(NAME, VERSION, "Gate", version.tags["Gate"])
 
 
 @pytest.mark.parametrize(

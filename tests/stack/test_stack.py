@@ -141,11 +141,11 @@ def signed_in(stack: Stack, browser: Browser, user: str) -> Page:
     return browser.new_context(http_credentials=account).new_page()
 
 
-def promote(page: Page, stack: Stack, version: str) -> None:
+def promote(page: Page, stack: Stack, version: str, alias: str = "champion") -> None:
     page.goto(f"{stack.address('mlflow')}/#/models/{NAME}/versions/{version}")
     page.get_by_title("Edit aliases").click()
     page.locator("[role=dialog] input").first.click()
-    page.keyboard.type("champion")
+    page.keyboard.type(alias)
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Save aliases").click()
 
@@ -178,6 +178,8 @@ def test_a_reviewer_only_reads(stack: Stack, browser: Browser, client: mlflow.Ml
     page = signed_in(stack, browser, "reviewer")
     page.goto(f"{stack.address('mlflow')}/#/models/{NAME}/versions/1")
     page.get_by_text("champion").first.wait_for()
+    promote(page, stack, "1", "champion2")
+    page.get_by_text("INTERNAL_ERROR").wait_for()  # docs/stack.md says what MLflow means
     experiment = client.get_experiment_by_name("nerveseg").experiment_id
     path = f"{stack.address('mlflow')}/api/2.0/mlflow/experiments/delete"
     assert stack.mlflow("reviewer").post(path, json={"experiment_id": experiment}, timeout=30).status_code == 403

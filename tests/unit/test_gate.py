@@ -5,10 +5,20 @@ from typing import Any
 
 import pytest
 
+from nerveseg import legacy
 from nerveseg.evaluation.bootstrap import Estimate
 from nerveseg.evaluation.results import Metrics
 from nerveseg.params import RegisterParams
-from nerveseg.registry.gate import SCORER_TOLERANCE, Criterion, Verdict, absolute, over_champion, same_probabilities
+from nerveseg.registry.gate import (
+    OVERRIDE,
+    SCORER_TOLERANCE,
+    Criterion,
+    Verdict,
+    absolute,
+    outdated,
+    over_champion,
+    same_probabilities,
+)
 
 REGISTER = RegisterParams(gate="enforce", min_dice=0.6, prior_margin=0.1, min_worst_subject=0.5, champion_margin=0.02)
 
@@ -119,17 +129,17 @@ def test_the_verdict_in_each_mode() -> None:
     enforced = Verdict("enforce", (good, bad))
     assert (enforced.passed, enforced.reasons) == (False, [bad.detail])
     assert enforced.tags == {
-        "gate": f"refused: {bad.detail}",
-        "gate.worst_subject": "0.55 >= 0.5 passed",
-        "gate.dice_lower_bound": "undefined >= 0.6 failed",
+        "Gate": f"refused: {bad.detail}",
+        "Gate.worst_subject": "0.55 >= 0.5 passed",
+        "Gate.dice_lower_bound": "undefined >= 0.6 failed",
     }
     reported = Verdict("report", (good, bad))
-    assert (reported.passed, reported.reasons, reported.tags["gate"]) == (False, [], f"reported: {bad.detail}")
+    assert (reported.passed, reported.reasons, reported.tags["Gate"]) == (False, [], f"failed: {bad.detail}")
     for mode in ("report", "enforce"):
         passed = Verdict(mode, (good,))  # type: ignore[arg-type]
-        assert (passed.passed, passed.reasons, passed.tags["gate"]) == (True, [], "passed")
+        assert (passed.passed, passed.reasons, passed.tags["Gate"]) == (True, [], "passed")
     off = Verdict("off")
-    assert (off.passed, off.reasons, off.tags) == (None, [], {"gate": "off"})
+    assert (off.passed, off.reasons, off.tags) == (None, [], {"Gate": "off"})
 
 
 def test_unknown_subjects_have_no_worst_one() -> None:
@@ -138,3 +148,19 @@ def test_unknown_subjects_have_no_worst_one() -> None:
     failed = [one for one in absolute(unknown, REGISTER) if not one.passed]
     assert [one.name for one in failed] == ["worst_subject"]
     assert failed[0].detail.endswith("undefined, the subjects are unknown (data.subject)")
+
+
+def test_a_verdict_of_older_names_is_the_same_and_another_one_ends_an_override() -> None:
+    good, bad = criterion("worst_subject"), criterion("dice_lower_bound", dice_ci=None)
+    tags = Verdict("report", (good, bad)).tags
+    former = {
+        "gate": f"reported: {bad.detail}",
+        **{f"gate.{one.name}": one.line for one in (good, bad)},
+        "dvc_data": "0" * 32,
+    }
+    assert legacy.gate_tags(former) == legacy.gate_tags(tags) == tags
+    override = {OVERRIDE: "Anna Berg: a trial"}
+    assert set(outdated(former | override, tags)) == set(former) - {"dvc_data"}
+    assert outdated(tags | override, tags) == []
+    assert outdated(tags | override, Verdict("report", (bad,)).tags) == ["Gate.worst_subject", OVERRIDE]
+    assert outdated(tags, Verdict("off").tags) == ["Gate.worst_subject", "Gate.dice_lower_bound"]

@@ -27,7 +27,7 @@ from nerveseg.model.spec import read_spec
 from nerveseg.modelcard import card, provenance, smoke
 from nerveseg.modelcard.card import Card
 from nerveseg.params import Params, flatten
-from nerveseg.registry import comparison, verification, versions
+from nerveseg.registry import comparison, description, verification, versions
 from nerveseg.registry.comparison import Candidate
 from nerveseg.report.page import Page
 from nerveseg.settings import settings
@@ -106,7 +106,8 @@ def register(
                 for path in (paths.PARAMS, paths.DVC_LOCK):
                     client.log_artifact(run["run_id"], str(member.folder / path), str(versions.REPRODUCE / part))
             client.log_dict(run["run_id"], verdict.record, str(versions.VERDICT))
-            version = versions.settle(client, run, verdict, tags, tracking.git_tags(root), card.description(record))
+            said = description.text(client, run["run_id"], verdict, record)
+            version = versions.settle(client, run, verdict, tags, tracking.git_tags(root), said)
             receipt = versions.receipt(run["run_id"], version, verdict.reasons, verdict.record)
             page = render(receipt, champion)
             page.write(folder / paths.REPORT)

@@ -41,7 +41,7 @@ from nerveseg.registry.bundle import (
     is_signed,
     read_sums,
 )
-from nerveseg.registry.verification import Check
+from nerveseg.registry.verification import OVERRIDE_CHECK, Check
 from nerveseg.registry.versions import CHAMPION, NAME, PREVIOUS, holder, is_missing
 from nerveseg.storage import Storage
 
@@ -52,7 +52,7 @@ DELIVERED = "delivered"
 _VERIFIED = ("model.safetensors", "model.json", "reference.json", "card.json", "card.md", "metadata.json")
 # Whose architectures or weights are in the network, beside our own.
 _LICENSED = ("segmentation-models-pytorch", "timm", "torchvision")
-_REFUSAL = "\n\n**Delivery refused**"  # begins the paragraph of a version's description that says why
+_REMARK = "\n\n**Delivery "  # begins the paragraph of a version's description that says what became of it
 
 
 def is_complete(storage: Storage, pointer: Pointer) -> bool:
@@ -143,7 +143,8 @@ def finish(client: MlflowClient, pointer: Pointer) -> None:
     """Says on a version that it is delivered, and moves the alias `previous`; nothing where they are deleted."""
     try:
         client.set_model_version_tag(NAME, pointer.version, TAG, f"{DELIVERED} {pointer.at}")
-        _describe(client, pointer.version, "")
+        said = next((each["found"] for each in pointer.checks if each["name"] == OVERRIDE_CHECK), None)
+        _describe(client, pointer.version, f"{_REMARK}despite the gate** by {said}" if said else "")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -166,7 +167,7 @@ def refuse(client: MlflowClient, storage: Storage, version: str, reason: str) ->
     """
     said = f"{_now()}: {reason}"
     client.set_model_version_tag(NAME, version, TAG, f"refused {said}"[:_LONGEST])
-    _describe(client, version, f"{_REFUSAL} {said}")
+    _describe(client, version, f"{_REMARK}refused** {said}")
     champion = holder(client, CHAMPION)
     if champion is None or champion[0] != version:
         return "the alias champion has been moved meanwhile"
@@ -188,9 +189,9 @@ def _move_alias(client: MlflowClient, alias: str, version: str) -> bool:
     return True
 
 
-def _describe(client: MlflowClient, version: str, refusal: str) -> None:
-    description = (client.get_model_version(NAME, version).description or "").partition(_REFUSAL)[0]
-    client.update_model_version(NAME, version, (description + refusal)[:_LONGEST])
+def _describe(client: MlflowClient, version: str, remark: str) -> None:
+    description = (client.get_model_version(NAME, version).description or "").partition(_REMARK)[0]
+    client.update_model_version(NAME, version, (description + remark)[:_LONGEST])
 
 
 def _published(storage: Storage, version: str) -> dict[str, str] | None:

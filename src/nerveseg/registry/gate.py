@@ -5,19 +5,25 @@ to that of their paired difference, resampled by subject. See "The gate" in `doc
 """
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 from rich.table import Table
 from rich.text import Text
 
+from nerveseg import legacy
+from nerveseg.errors import NervesegError
 from nerveseg.evaluation import figures
 from nerveseg.evaluation.bootstrap import Estimate
 from nerveseg.evaluation.results import Interval, Metrics
 from nerveseg.params import GateMode, RegisterParams
 
-TAG = "gate"  # tag of a version and its run with the verdict; TAG.NAME: a criterion
+# Tag of a version and its run with the verdict; TAG.NAME: a criterion. MLflow's page sorts tags by their characters'
+# codes and shows four, so these are the first ones.
+TAG = "Gate"
+OVERRIDE = f"{TAG} override"  # tag of a version by which a person delivers it despite the verdict: `NAME: REASON`
+OVER_CHAMPION = "gain_over_champion"  # the criterion that compares with the champion
 UNKNOWN_SUBJECTS = (
     "The subjects are unknown (data.subject): the scored people may be in the training set, and the lower bounds are "
     "too high, because the intervals resample frames."
@@ -90,12 +96,19 @@ class Verdict:
 
     @property
     def line(self) -> str:
-        """`passed`, `refused: why`, `reported: why` or `off`."""
+        """`passed`, `refused: why`, `failed: why` (registered anyway) or `off`."""
         if self.mode == "off":
             return "off"
         if not self._failed:
             return "passed"
-        return f"{'refused' if self.mode == 'enforce' else 'reported'}: {'; '.join(self._failed)}"
+        return f"{'refused' if self.mode == 'enforce' else 'failed'}: {'; '.join(self._failed)}"
+
+    @property
+    def headline(self) -> str:
+        """`passed`, `failed: ` and the names of the criteria that are not met, or `off`."""
+        if self.mode == "off":
+            return "off: no criterion was checked"
+        return f"failed: {', '.join(one.name for one in self.criteria if not one.passed)}" if self._failed else "passed"
 
     @property
     def tags(self) -> dict[str, str]:
@@ -144,9 +157,35 @@ def table(verdict: Verdict) -> Table:
     return shown
 
 
-def outdated(former: Iterable[str], tags: Mapping[str, str]) -> list[str]:
-    """The tags in `former` of criteria that are not in the new `tags`."""
-    return [key for key in former if key.startswith(f"{TAG}.") and key not in tags]
+def outdated(former: Mapping[str, str], tags: Mapping[str, str]) -> list[str]:
+    """The tags in `former` that a new verdict, in `tags`, leaves behind: of other criteria, under older names, and the
+    override of another verdict.
+    """
+    gone = [key for key in former if key not in tags and legacy.gate_tags({key: ""})]
+    is_another = legacy.gate_tags(former) != legacy.gate_tags(tags)
+    return [*gone, *([OVERRIDE] if is_another and OVERRIDE in former else [])]
+
+
+def overrider(tags: Mapping[str, str], verdict: Verdict) -> str:
+    """Who delivers a version despite the verdict, and why: `NAME: REASON` in its tag OVERRIDE.
+
+    Raises:
+        NervesegError: there is no such tag, or its value lacks either.
+    """
+    name, _, reason = (part.strip() for part in tags.get(OVERRIDE, "").partition(":"))
+    if name and reason:
+        return f"{name}: {reason}"
+    now = f", but is {tags[OVERRIDE]!r} now" if OVERRIDE in tags else ""
+    for other in (key for key in tags if key != OVERRIDE and _letters(key) == _letters(OVERRIDE)):
+        now = f"; there is a tag `{other}`, which is another name"
+    raise NervesegError(
+        f"the gate says {verdict.headline}. If it is to be delivered all the same, its tag `{OVERRIDE}` must say who "
+        f"decides that, and why, as `NAME: REASON`{now}"
+    )
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalpha, name)).lower()
 
 
 def absolute(metrics: Metrics, register: RegisterParams) -> list[Criterion]:
@@ -243,7 +282,7 @@ def _gain(name: str, metrics: Metrics, baseline: str, relation: Relation, thresh
 def _beside(value: float | None, register: RegisterParams, facts: str, **undefined: str) -> Criterion:
     margin = 0 - register.champion_margin
     demand = f"{margin:g} (register.champion_margin)"
-    return _judge("gain_over_champion", value, ">=", margin, facts, demand, **undefined)
+    return _judge(OVER_CHAMPION, value, ">=", margin, facts, demand, **undefined)
 
 
 def _judge(

@@ -38,6 +38,7 @@ MIN_AGREEMENT = 0.98  # Dice with the masks from the evaluation, which may have 
 MAX_DIFFERENCE = 0.001  # of a probability
 MAX_OTHER_PIXELS = 0.001  # share of all pixels, nerve for one of them only
 _EXPORT_FRAMES = 16
+OVERRIDE_CHECK = "gate override"  # that a person overrides the gate, which failed the version
 
 
 _NOT_COVERED = (
@@ -55,13 +56,14 @@ class Check:
     found: str
 
 
-def of_record(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
+def of_record(client: MlflowClient, wanted: str, folder: Path, *, is_delivered: bool = False) -> list[Check]:
     """Fetches a version's files into `folder` and checks its hashes and the chain on its card against the records.
 
     Only the tracking server is used: a delivery may run where the model was not trained.
 
     Args:
         wanted: a version number or an alias.
+        is_delivered: it is what is delivered now, so nobody needs to override the gate again.
 
     Raises:
         TransientError: none of its files can be found, so the artifact store is probably unavailable.
@@ -90,7 +92,7 @@ def of_record(client: MlflowClient, wanted: str, folder: Path) -> list[Check]:
         *_hashes(model, run.tags, {name: [part / path for part in trainings] for name, path in RECORDED.items()}),
         *_logged_code(model, run.tags, folder),
         *_chain(model, run.tags, run.metrics, folder, trainings),
-        checked("gate", lambda: _gate(model.tags, folder / versions.VERDICT.name)),
+        *_verdict(model.tags, folder / versions.VERDICT.name, is_delivered),
     ]
 
 
@@ -313,17 +315,30 @@ def _locked_params(stages: Stages) -> dict[str, Any]:
     return found
 
 
-def _gate(tags: dict[str, str], path: Path) -> str:
-    """Checks that the version's tags and its run have the same verdict of the gate, whatever it is."""
+def _verdict(tags: dict[str, str], path: Path, is_delivered: bool) -> list[Check]:
+    """Checks that the version's tags and its run have the same verdict of the gate and, if the model failed, that a
+    person overrides it.
+    """
+    try:
+        verdict = _recorded_verdict(tags, path)
+    except NervesegError as error:
+        return [Check("gate", False, str(error))]
+    found = [Check("gate", True, verdict.line)]
+    if verdict.passed is False and not is_delivered:
+        found.append(checked(OVERRIDE_CHECK, lambda: gate.overrider(tags, verdict)))
+    return found
+
+
+def _recorded_verdict(tags: dict[str, str], path: Path) -> Verdict:
     _require(path)
     try:
         verdict = Verdict.of(read_json(path))
     except ValueError as error:
         raise NervesegError(f"{path.name}: {error}") from None
-    tagged = {key: value for key, value in tags.items() if key.partition(".")[0] == gate.TAG}
+    tagged = legacy.gate_tags(tags)
     _require_same(tagged, verdict.tags, path.name)
     _require_same(verdict.tags, tagged, "the version's tag")
-    return verdict.line
+    return verdict
 
 
 def _code(record: Card, run_tags: dict[str, str]) -> str:

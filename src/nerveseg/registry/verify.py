@@ -22,18 +22,19 @@ from nerveseg.workspace import commands
 from nerveseg.workspace.clones import lasting_storage
 
 
-def check(version: str, folder: Path) -> list[Check]:
+def check(version: str, folder: Path, *, is_delivered: bool = False) -> list[Check]:
     """Checks a version: its records, the parts in this repository and, if these pass, its network.
 
     Args:
         version: its number or an alias.
         folder: an empty folder for the version's files and `model.onnx`.
+        is_delivered: it is what is delivered now.
 
     Raises:
         NervesegError: the tracking server failed.
     """
     with tracking.reachable("Nothing was verified."):
-        checks = of_record(tracking.connect(), version, folder)
+        checks = of_record(tracking.connect(), version, folder, is_delivered=is_delivered)
     if failures(checks):
         return checks
     checks += of_repository(folder)

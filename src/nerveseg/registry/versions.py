@@ -82,6 +82,7 @@ def settle(
         record: the record of the run, with `run_id` and `model_id`.
         tags: lineage and hashes, for the run and the version.
         git: tags for the version only: the run has those of its training.
+        description: of the version, Markdown.
 
     Returns:
         The version; None if the model is refused.
@@ -92,7 +93,7 @@ def settle(
         client.delete_tag(run_id, key)
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     if verdict.reasons:
-        withdraw(client, model_id, tags)
+        withdraw(client, model_id, tags, description)
         return None
     return register(client, run_id, model_id, tags | git, description)
 
@@ -108,6 +109,9 @@ def print_outcome(verdict: Verdict, version: str | None) -> None:
         console.print(Text.assemble(("not registered", "bold yellow"), reasons), soft_wrap=True)
     else:
         console.print(Text.assemble(("registered", "bold green"), f" {NAME} version {version}, alias {CHALLENGER}"))
+        if verdict.passed is False:
+            remark = f": it is not delivered unless its tag `{gate.OVERRIDE}` says `NAME: REASON`."
+            console.print(Text.assemble((f"The gate {verdict.headline}", "bold yellow"), remark), soft_wrap=True)
 
 
 def hashes(root: Path, trainings: Sequence[Path]) -> dict[str, str]:
@@ -272,12 +276,13 @@ def receipt(run_id: str, version: str | None, reasons: list[str], verdict: dict[
     }
 
 
-def withdraw(client: MlflowClient, model_id: str, tags: dict[str, str]) -> None:
-    """Removes the alias `challenger` from the version of a model that is now refused; its tags say why."""
+def withdraw(client: MlflowClient, model_id: str, tags: dict[str, str], description: str) -> None:
+    """Removes the alias `challenger` from the version of a model that is now refused; tags and description say why."""
     version = find(client, model_id)
     if version is None:
         return
     _tag(client, version, tags)
+    client.update_model_version(NAME, version, description)
     if CHALLENGER in client.get_model_version(NAME, version).aliases:
         client.delete_registered_model_alias(NAME, CHALLENGER)
 
@@ -290,7 +295,7 @@ def find(client: MlflowClient, model_id: str) -> str | None:
 
 
 def _tag(client: MlflowClient, version: str, tags: dict[str, str]) -> None:
-    """Sets tags, and removes those of criteria that are no longer checked."""
+    """Sets tags, and removes what a former verdict left."""
     for key in outdated(client.get_model_version(NAME, version).tags, tags):
         client.delete_model_version_tag(NAME, version, key)
     for key, value in tags.items():

@@ -184,7 +184,12 @@ def summary(metrics: Metrics, evaluate: EvaluateParams) -> Section:
 def verdict(receipt: Mapping[str, Any]) -> Section:
     """What the gate decided, and by which criteria. `receipt` is the content of `registration.json`."""
     gate = receipt["gate"]
-    if receipt["registered"]:
+    if receipt["registered"] and gate["passed"] is False:
+        failed = "; ".join(each["detail"] for each in gate["criteria"] if not each["passed"])
+        outcome = Note(
+            f"Failed: {failed}. Registered all the same as {receipt['name']} version {receipt['version']}.", "bad"
+        )
+    elif receipt["registered"]:
         outcome = Note(f"Registered as {receipt['name']} version {receipt['version']}.", "good")
     else:
         outcome = Note(f"Not registered: {'; '.join(receipt['reasons'])}.", "bad")

@@ -14,7 +14,7 @@ from nerveseg.model.spec import read_spec
 from nerveseg.modelcard import card, provenance
 from nerveseg.modelcard.card import Card
 from nerveseg.params import CardParams, EvaluateParams, Params, flatten
-from nerveseg.registry import comparison, verification, versions
+from nerveseg.registry import comparison, description, verification, versions
 from nerveseg.registry.comparison import Candidate
 from nerveseg.settings import settings
 from nerveseg.stages import main
@@ -68,7 +68,8 @@ def run(params: Params) -> None:
         client.log_dict(record["run_id"], verdict.record, str(versions.VERDICT))
         # The commit is that of the recorded dvc.lock; the training's own, which may be older, is on the run.
         tags = lineage | versions.hashes(Path(), [Path()]) | {logged_code.TAG: record["code"]}
-        version = versions.settle(client, record, verdict, tags, tracking.git_tags(), card.description(record_card))
+        said = description.text(client, record["run_id"], verdict, record_card)
+        version = versions.settle(client, record, verdict, tags, tracking.git_tags(), said)
         receipt = versions.receipt(record["run_id"], version, verdict.reasons, verdict.record)
     write_json(paths.REGISTRATION_JSON, receipt)
     versions.print_outcome(verdict, version)

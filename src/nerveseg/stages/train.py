@@ -16,20 +16,24 @@ from ruamel.yaml import YAML
 from nerveseg import kept, package, paths, tracking
 from nerveseg.console import console
 from nerveseg.data.frame_store import FrameStore, counts
-from nerveseg.files import read_json, replacing_folder, write_json
+from nerveseg.files import read_json, replacing, replacing_folder, write_json
 from nerveseg.model import network
 from nerveseg.model.device import device_name, precision_for
 from nerveseg.model.spec import NetworkSpec
 from nerveseg.params import Params, flatten
+from nerveseg.report import panels
 from nerveseg.settings import settings
 from nerveseg.stages import main
 from nerveseg.training import trainer
+from nerveseg.training.examples import Example, Kind
 from nerveseg.training.progress import print_epoch
 from nerveseg.training.timing import Timings
 
 
 def run(params: Params) -> None:
     """Trains on `data/packed` and writes `models/`, except for what calibrate adds. Resumes an interrupted training.
+
+    `reports/training/` shows frames while it goes on.
 
     A complete training that DVC has not recorded, because it was killed before, is not repeated: its outputs are
     restored.
@@ -60,8 +64,16 @@ def run(params: Params) -> None:
             )
         else:
             _train(params, store, spec, training, begun)
+        complete = training / kept.COMPLETE
         with replacing_folder(paths.MODELS) as folder:
-            shutil.copytree(training / kept.COMPLETE, folder, dirs_exist_ok=True)
+            shutil.copytree(complete, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(kept.PANELS))
+        _show(complete / kept.PANELS)
+
+
+def _show(kept_panels: Path) -> None:
+    """Makes `reports/training/` a copy of a folder with panels."""
+    with replacing_folder(paths.PANELS) as folder:
+        shutil.copytree(kept_panels, folder, dirs_exist_ok=True)
 
 
 def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path, begun: float) -> None:
@@ -87,6 +99,11 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
     timings = Timings(training / "timings.json", process_begun)
     timings["imports"] += begun - process_begun
     timings["start_up"] += time.time() - begun
+    shown = training / kept.PANELS
+    shown.mkdir(parents=True, exist_ok=True)
+    for partial in shown.glob(".*"):  # of a process that was killed while it wrote
+        partial.unlink()
+    _show(shown)  # those before a resume
     with ExitStack() as stack:
         with timings.measure("tracking"):
             mlflow_run = stack.enter_context(tracking.TrainingRun(record, training / "run.json"))
@@ -95,6 +112,18 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
             print_epoch(row)
             with timings.measure("tracking"):
                 mlflow_run.log_epoch(row)
+
+        def on_examples(kind: Kind, epoch: int, examples: list[Example]) -> None:
+            with timings.measure("panels"):
+                if kind == "first_batch":
+                    panel = panels.first_batch(examples, params.train.batch_size)
+                else:
+                    panel = panels.validation(examples, epoch)
+                name = f"{kind}_epoch_{epoch:03}.jpg"
+                for folder in (shown, paths.PANELS):
+                    with replacing(folder / name) as beside:
+                        beside.write_bytes(panel)
+                mlflow_run.log_panel(shown / name)
 
         trained, rows = trainer.fit(
             store,
@@ -106,16 +135,20 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
             checkpoints=training,
             timings=timings,
             on_epoch=on_epoch,
+            on_examples=on_examples,
         )
         with replacing_folder(training / kept.COMPLETE) as folder:
             network.save_weights(trained, folder)
             pd.DataFrame(rows).to_csv(folder / paths.CURVE_CSV.name, index=False)
             with timings.measure("tracking"):
-                write_json(folder / paths.RUN_JSON.name, mlflow_run.finish(rows))
+                finished = mlflow_run.finish(rows, sorted(shown.iterdir()))
+            write_json(folder / paths.RUN_JSON.name, finished)
+            shutil.copytree(shown, folder / kept.PANELS)
             timings.keep()
             timed = {part: round(seconds, 3) for part, seconds in timings.items()}
             write_json(folder / paths.TIMINGS_JSON.name, timed)
             mlflow_run.log_timings(timings)
+    shutil.rmtree(shown)
     for path in training.iterdir():
         if path.is_file():  # what a later process would resume from
             path.unlink()

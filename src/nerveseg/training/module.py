@@ -12,7 +12,7 @@ from nerveseg.params import TrainParams
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 MOMENTUM = 0.9  # of SGD, with Nesterov's step as in nnU-Net, whose momentum is 0.99
-_THRESHOLD = 0.5  # of the curve's scores: the model's own is chosen after training
+THRESHOLD = 0.5  # of the curve's scores: the model's own is chosen after training
 
 
 class SegmentationModule(LightningModule):
@@ -27,10 +27,13 @@ class SegmentationModule(LightningModule):
         self._batches: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"train": [], "validation": []}
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
-        return self._step(batch, "train")
+        loss, _logits = self._step(batch, "train")
+        return loss
 
-    def validation_step(self, batch: Batch, _: int) -> None:
-        self._step(batch, "validation")
+    def validation_step(self, batch: Batch, _: int) -> torch.Tensor:
+        """Returns the logits, float (N, 1, H, W)."""
+        _loss, logits = self._step(batch, "validation")
+        return logits
 
     def on_train_epoch_start(self) -> None:
         self._batches["train"].clear()
@@ -74,12 +77,12 @@ class SegmentationModule(LightningModule):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=0.0)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _step(self, batch: Batch, side: str) -> torch.Tensor:
+    def _step(self, batch: Batch, side: str) -> tuple[torch.Tensor, torch.Tensor]:
         frames, masks = batch
         logits = self.network(frames.contiguous(memory_format=torch.channels_last))
         loss: torch.Tensor = self.loss(logits, masks)
-        predicted = (torch.sigmoid(logits.detach().float()) >= _THRESHOLD).flatten(1)
+        predicted = (torch.sigmoid(logits.detach().float()) >= THRESHOLD).flatten(1)
         true = masks.flatten(1).bool()
         areas = torch.stack([(predicted & true).sum(1), predicted.sum(1), true.sum(1)])
         self._batches[side].append((loss.detach(), areas))
-        return loss
+        return loss, logits

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 
 from nerveseg.files import read_json, write_json
 
-PARTS = ("imports", "start_up", "data", "training_steps", "validation", "checkpoint", "tracking")
+PARTS = ("imports", "start_up", "data", "training_steps", "validation", "panels", "checkpoint", "tracking")
 
 
 class Timings(dict[str, float]):

@@ -29,6 +29,7 @@ from nerveseg.model.network import build
 from nerveseg.model.spec import NetworkSpec
 from nerveseg.params import TrainParams
 from nerveseg.training.dataset import FrameDataset, loader
+from nerveseg.training.examples import OnExamples, ValidationExamples, first_batch
 from nerveseg.training.module import SegmentationModule
 from nerveseg.training.progress import EpochProgress
 from nerveseg.training.timing import StepTimer, Timings
@@ -176,6 +177,7 @@ def fit(
     checkpoints: Path,
     timings: Timings,
     on_epoch: Callable[[Row], None],
+    on_examples: OnExamples | None = None,
 ) -> tuple[torch.nn.Module, list[Row]]:
     """Trains a network; resumes from the newest readable checkpoint in `checkpoints` if there is one.
 
@@ -187,6 +189,8 @@ def fit(
         checkpoints: folder of this training only; its content must come from the same arguments.
         timings: receives the seconds of each part.
         on_epoch: called with each new row of the curve.
+        on_examples: called with `first_batch`, 1 and frames of the first batch; then with `validation`, the number of
+            epochs trained, from 0, and some validation frames, before the epoch has its checkpoint. None: with nothing.
 
     Returns:
         The trained network, and the curve: one row for each epoch, including those before a resume, with `epoch`
@@ -211,6 +215,7 @@ def fit(
         last, epoch = _newest_checkpoint(checkpoints)
     module = SegmentationModule(network, train)
     history = History(timings, train.batch_size, on_epoch)
+    examples = [ValidationExamples(store, train.batch_size, on_examples)] if on_examples else []
     trainer = Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
         devices=1,
@@ -221,6 +226,7 @@ def fit(
             StepTimer(timings),
             EpochProgress(train.batch_size),
             history,
+            *examples,
             _TimedCheckpoint(checkpoints, timings),
         ],
         plugins=[_CheckpointFiles()],
@@ -230,6 +236,8 @@ def fit(
         num_sanity_val_steps=0,
     )
     frames = FrameDataset(store, rows, spec, train.augmentation)
+    if on_examples and epoch == 0:
+        on_examples("first_batch", 1, first_batch(store, rows, frames, spec, train.batch_size, train.seed))
     try:
         trainer.fit(
             module,
