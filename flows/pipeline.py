@@ -9,28 +9,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
-from prefect import State, flow, get_run_logger
+from prefect import State, allow_failure, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
-from flows import form, lost, summary
+from flows import form, lost, runs, summary
 from flows.retries import retrying_task, transient, transient_or_killed
 from nerveseg import params, paths, profiles
 from nerveseg.files import read_json
 from nerveseg.workspace import clones, commands, dvc
 
 CLONES = Path(".dvc/tmp/flows")
+REGISTER: dvc.Stage = "register"  # the stage that asks the gate
 REFUSED = "nerveseg.model.refused"  # the event if the gate refuses a model
 
 
 @retrying_task
 def repro(root: Path, stage: str, stale: bool, force: bool, lock: BinaryIO) -> State:
-    """Runs `dvc repro` for a stage; its output goes to this task run's log."""
+    """Runs `dvc repro` for a stage; its output goes to this task run's log. Failed where the gate refuses a model."""
     ran = stale and dvc.repro(root, stage, force=force, lock=lock, say=get_run_logger().info)
-    if ran:
-        return Completed(message=f"{stage} ran")
-    return Completed(name="Cached", message=f"{stage}: nothing it depends on has changed")
+    if not ran:
+        return Completed(name="Cached", message=f"{stage}: nothing it depends on has changed")
+    if stage == REGISTER and not (receipt := read_json(root / paths.REGISTRATION_JSON))["registered"]:
+        return Failed(name=runs.REFUSED, message=summary.refusal(receipt))
+    return Completed(message=f"{stage} ran")
 
 
 @retrying_task
@@ -39,7 +42,8 @@ def push(root: Path, lock: BinaryIO) -> None:
     dvc.push(root, lock=lock, say=get_run_logger().info)
 
 
-@flow(persist_result=False, on_running=[lost.sign])
+@flow(persist_result=False, on_running=[lost.sign], flow_run_name=runs.name)
+@runs.readable
 def pipeline(
     epochs: Annotated[int | None, form.field("train.epochs")] = None,
     learning_rate: Annotated[float | None, form.field("train.learning_rate")] = None,
@@ -84,9 +88,10 @@ def pipeline(
                 task_run_name=stage,
                 retry_condition_fn=transient_or_killed if stage == "train" else transient,
             )
-            waits = list(states.values())[-1:]
+            waits = [allow_failure(state) for state in list(states.values())[-1:]]  # report follows a refusal, too
             states[stage] = run(root, stage, stale, stage in force, lock, return_state=True, wait_for=waits)
-            states[stage].result()  # raises the error of the stage
+            if states[stage].name != runs.REFUSED:
+                states[stage].result()  # raises the error of the stage
         ran = [stage for stage, state in states.items() if state.name != "Cached"]
         receipt = read_json(root / paths.REGISTRATION_JSON)
         message = summary.verdict(receipt, former, ran)
@@ -97,13 +102,14 @@ def pipeline(
             key="pipeline",
             description=message,
         )
-        if message.startswith("refused"):
+        is_refused = states[REGISTER].name == runs.REFUSED
+        if is_refused:
             emit_event(
                 REFUSED,
                 resource={"prefect.resource.id": f"nerveseg.model.{receipt['name']}"},
                 payload={"reasons": "; ".join(receipt["reasons"])},
             )
-    return Completed(message=message)
+    return Completed(name=runs.REFUSED if is_refused else "Completed", message=message)
 
 
 @contextmanager
@@ -129,4 +135,4 @@ def _workspace(changes: dict[str, Any], revision: str) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    pipeline()
+    runs.main(pipeline)

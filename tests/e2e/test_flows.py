@@ -218,11 +218,20 @@ def test_a_refusal_completes_and_is_told(
     before = (workspace.root / "params.yaml").read_bytes(), (workspace.root / "dvc.lock").read_bytes()
     run = prefect.start("train", overrides={"register.gate": "enforce", "register.min_dice": 0.999})
     name, message = prefect.finish(run)
-    assert name == "Completed"
+    assert name == "Refused"
     assert message.startswith("refused: mean Dice")
-    prefect.expect(run, dict.fromkeys(STAGES[:5], "Cached") | dict.fromkeys([*STAGES[5:], "push"], "Completed"))
+    prefect.expect(
+        run, dict.fromkeys(STAGES[:5], "Cached") | {"register": "Refused", "report": "Completed", "push": "Completed"}
+    )
+    assert prefect.tasks(run)["register"]["state"]["type"] == "FAILED", "which the page shows in red"
+    assert prefect.run(run)["state"]["type"] == "COMPLETED", "a refusal is an answer, and no flow run that failed"
+    assert prefect.run(run)["name"] == "train: register.gate=enforce, register.min_dice=0.999"
     assert before == ((workspace.root / "params.yaml").read_bytes(), (workspace.root / "dvc.lock").read_bytes())
-    assert "| dice_lower_bound | **failed** | mean Dice" in prefect.page(run)
+    page = prefect.page(run)
+    assert page.startswith(f"# refused\n\n- {message.removeprefix('refused: ').split('; ')[0]}")
+    assert "| dice_lower_bound | **failed** | mean Dice" in page
+    assert page.count("](data:image/webp;base64,") == 3
+    assert len(page) < 100_000
     await_("the notification", lambda: any("below register.min_dice" in one["message"] for one in told[1]))
 
 
