@@ -1,5 +1,6 @@
 """What the flows have in common: the names of their runs, and how runs end."""
 
+import logging
 import sys
 import textwrap
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from typing import Any, NoReturn, ParamSpec
 
 from prefect import Flow, State, get_client, get_run_logger, runtime
 from prefect.context import FlowRunContext
+from prefect.exceptions import FailedRun
+from prefect.logging import get_logger
 from prefect.states import Failed
 
 from nerveseg.errors import NervesegError
@@ -60,6 +63,14 @@ def readable(run: Callable[P, State]) -> Callable[P, State]:
 def main(flow: Flow[[], State]) -> NoReturn:
     """Runs a flow here, with its defaults; the exit status says whether it completed. Prefect's log says the rest."""
     sys.exit(0 if flow(return_state=True).is_completed() else 1)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of a flow run's log is not Prefect's traceback of a failed state that the flow returned."""
+    return not (record.exc_info and isinstance(record.exc_info[1], FailedRun))
+
+
+get_logger("prefect.flow_runs").addFilter(_is_news)
 
 
 def _shown(value: Any) -> str:
