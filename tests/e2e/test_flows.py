@@ -210,6 +210,8 @@ def test_what_only_python_can_check_fails_before_anything_starts(workspace: Work
     assert name == "Failed"
     assert "data.subject: a pattern has one group (?P<subject>...)" in message
     assert prefect.tasks(run) == {}
+    logged = prefect.call("POST", "/logs/filter", logs={"flow_run_id": {"any_": [run]}})
+    assert not [line for line in logged if "Traceback" in line["message"]]
 
 
 def test_a_refusal_completes_and_is_told(
