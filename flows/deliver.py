@@ -11,7 +11,7 @@ from prefect import State, flow, get_run_logger
 from prefect.events import emit_event
 from prefect.states import Completed, Failed
 
-from flows import lost
+from flows import lost, runs
 from flows.retries import retrying_task
 from nerveseg import params, tracking
 from nerveseg.errors import ChangedError
@@ -26,12 +26,17 @@ _LATER = "The next run of `deliver` continues from here."
 
 
 @retrying_task
-def check(version: str, folder: Path, is_delivered: bool) -> list[Check]:
-    """Fetches a version's files into `folder`, checks them and exports the network there."""
+def check(version: str, folder: Path, is_delivered: bool) -> list[Check] | State:
+    """Fetches a version's files into `folder`, checks them and exports the network there.
+
+    Returns:
+        The checks; or a failed state with the reasons why the version is refused.
+    """
     checks = verify.check(version, folder, is_delivered=is_delivered)
     for one in checks:
         get_run_logger().info(f"{'passed' if one.passed else 'FAILED'}  {one.name}: {one.found}")
-    return checks
+    reason = failures(checks)
+    return Failed(name=runs.REFUSED, message=reason) if reason else checks
 
 
 @retrying_task
@@ -54,7 +59,8 @@ def refuse(storage: Storage, version: str, reason: str) -> str:
         return delivery.refuse(tracking.connect(), storage, version, reason)
 
 
-@flow(persist_result=False, on_running=[lost.sign])
+@flow(persist_result=False, on_running=[lost.sign], flow_run_name="deliver")
+@runs.readable
 def deliver() -> State:
     """Deliver the version with the alias champion, unless it has been delivered."""
     completed, key = "", signatures.signing_key()
@@ -72,10 +78,12 @@ def deliver() -> State:
         if is_delivered and (key is None or bundle.is_signed(storage, version, key.public_key())):
             said = completed or f"nothing to do: version {version} is delivered"
             return Completed(message=f"{said}{_misspelt()}")
+        runs.rename(f"deliver version {version}")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             checks = check.with_options(task_run_name=f"check version {version}")(version, folder, is_delivered)
-            if reason := failures(checks):
+            if isinstance(checks, State):
+                reason = str(checks.message)
                 outcome = refuse.with_options(task_run_name=f"refuse version {version}")(storage, version, reason)
                 return Failed(message=f"refused version {version}: {reason}. {outcome.capitalize()}.")
             digest = publish.with_options(task_run_name=f"publish version {version}")(storage, version, folder)
@@ -115,4 +123,4 @@ def _misspelt() -> str:
 
 
 if __name__ == "__main__":
-    deliver()
+    runs.main(deliver)

@@ -1,7 +1,7 @@
 """Registers the content of prefect.yaml on a Prefect server: `python -m flows.deploy`, called by `make deploy`.
 
-In addition to `prefect deploy`, it creates the work pool and its queues, deletes schedules and deployments that are no
-longer in the file, and sets up notifications.
+In addition to `prefect deploy`, it creates the work pool and its queues, makes the server refuse unknown parameters,
+deletes schedules and deployments that are no longer in the file, and sets up notifications.
 """
 
 import os
@@ -16,8 +16,9 @@ from prefect import get_client
 from prefect.automations import Automation
 from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.actions import SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -56,7 +57,8 @@ def main() -> None:
         for pool, queue in sorted(set(queues)):
             _make_queue(client, pool, queue)
         _deploy(config)
-        _prune(client, config)
+        for deployment in _prune(client, config):
+            _close(client, deployment)
         _notify(client)
 
 
@@ -92,21 +94,39 @@ def _deploy(config: dict[str, Any]) -> None:
         raise NervesegError("`prefect deploy` failed; see its message above.")
 
 
-def _prune(client: SyncPrefectClient, config: dict[str, Any]) -> None:
-    """Deletes deployments in the pools, and their schedules, that are not in the file."""
+def _prune(client: SyncPrefectClient, config: dict[str, Any]) -> list[DeploymentResponse]:
+    """Deletes deployments in the pools, and their schedules, that are not in the file; returns those that are left."""
     wanted = {entry["name"]: {one["slug"] for one in entry.get("schedules", [])} for entry in config["deployments"]}
     pools = WorkPoolFilter(
         name=WorkPoolFilterName(any_=[entry["work_pool"]["name"] for entry in config["deployments"]])
     )
+    left = []
     for deployment in client.read_deployments(work_pool_filter=pools):
         if deployment.name not in wanted:
             client.delete_deployment(deployment.id)
             console.print(f"removed deployment {deployment.name}: it is not in {PREFECT_YAML}")
             continue
+        left.append(deployment)
         for schedule in client.read_deployment_schedules(deployment.id):
             if schedule.slug not in wanted[deployment.name]:
                 client.delete_deployment_schedule(deployment.id, schedule.id)
                 console.print(f"removed schedule {schedule.slug} of {deployment.name}: it is not in {PREFECT_YAML}")
+    return left
+
+
+def _close(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
+    """Completes the schema of a deployment's parameters by what `prefect deploy` cannot derive from a signature.
+
+    The server then refuses a run with a parameter that the flow does not have. A field with the default None gets none,
+    because the form would submit null for it.
+    """
+    schema = dict(deployment.parameter_openapi_schema or {})
+    properties = {
+        name: {key: value for key, value in about.items() if (key, value) != ("default", None)}
+        for name, about in schema.get("properties", {}).items()
+    }
+    closed = schema | {"properties": properties, "additionalProperties": False}
+    client.update_deployment(deployment.id, DeploymentUpdate(parameter_openapi_schema=closed))
 
 
 def _notify(client: SyncPrefectClient) -> None:

@@ -7,30 +7,33 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
-from prefect import State, flow, get_run_logger
+from prefect import State, allow_failure, flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
-from flows import lost, summary
+from flows import form, lost, runs, summary
 from flows.retries import retrying_task, transient, transient_or_killed
 from nerveseg import params, paths, profiles
 from nerveseg.files import read_json
 from nerveseg.workspace import clones, commands, dvc
 
 CLONES = Path(".dvc/tmp/flows")
+REGISTER: dvc.Stage = "register"  # the stage that asks the gate
 REFUSED = "nerveseg.model.refused"  # the event if the gate refuses a model
 
 
 @retrying_task
 def repro(root: Path, stage: str, stale: bool, force: bool, lock: BinaryIO) -> State:
-    """Runs `dvc repro` for a stage; its output goes to this task run's log."""
+    """Runs `dvc repro` for a stage; its output goes to this task run's log. Failed where the gate refuses a model."""
     ran = stale and dvc.repro(root, stage, force=force, lock=lock, say=get_run_logger().info)
-    if ran:
-        return Completed(message=f"{stage} ran")
-    return Completed(name="Cached", message=f"{stage}: nothing it depends on has changed")
+    if not ran:
+        return Completed(name="Cached", message=f"{stage}: nothing it depends on has changed")
+    if stage == REGISTER and not (receipt := read_json(root / paths.REGISTRATION_JSON))["registered"]:
+        return Failed(name=runs.REFUSED, message=summary.refusal(receipt))
+    return Completed(message=f"{stage} ran")
 
 
 @retrying_task
@@ -39,23 +42,40 @@ def push(root: Path, lock: BinaryIO) -> None:
     dvc.push(root, lock=lock, say=get_run_logger().info)
 
 
-@flow(persist_result=False, on_running=[lost.sign])
+@flow(persist_result=False, on_running=[lost.sign], flow_run_name=runs.name)
+@runs.readable
 def pipeline(
+    epochs: Annotated[int | None, form.field("train.epochs")] = None,
+    learning_rate: Annotated[float | None, form.field("train.learning_rate")] = None,
+    height: Annotated[int | None, form.field("model.height")] = None,
+    width: Annotated[int | None, form.field("model.width")] = None,
+    seed: Annotated[int | None, form.field("train.seed")] = None,
+    subject: Annotated[str | None, form.field("data.subject")] = None,
     # These defaults are never modified; with None, the form in the UI would ask for a type before the value.
-    overrides: dict[str, Any] = {},  # noqa: B006
+    overrides: Annotated[dict[str, Any], form.dictionary()] = {},  # noqa: B006
     force: list[dvc.Stage] = [],  # noqa: B006
     revision: str = "",
 ) -> State:
     """Download, split, train, calibrate, evaluate, register and report what is stale; the gate decides about a version.
 
     Args:
-        overrides: Parameters for this run only, by the names that `nerveseg params show` prints, such as
-            {"train.epochs": 8}. They are checked before anything starts; params.yaml is not changed.
+        epochs, learning_rate, height, width, seed, subject: Parameters for this run only; None: as in params.yaml.
+        overrides: Other parameters for this run only, by the names that `nerveseg params show` prints, such as
+            {"train.batch_size": 8}. params.yaml is not changed.
         force: Stages to run even if nothing they depend on has changed.
         revision: Git commit, branch or tag whose code, params.yaml and dvc.lock are used; empty: those here.
     """
     say = get_run_logger().info
-    with _workspace(overrides, revision) as root, commands.alone_in(root / dvc.LOCK, "another flow run", say) as lock:
+    fields = {
+        "train.epochs": epochs,
+        "train.learning_rate": learning_rate,
+        "model.height": height,
+        "model.width": width,
+        "train.seed": seed,
+        "data.subject": subject,
+    }
+    changes = form.combine(fields, overrides)
+    with _workspace(changes, revision) as root, commands.alone_in(root / dvc.LOCK, "another flow run", say) as lock:
         begun = time.time()
         if not (root / paths.REGISTRATION_JSON).exists() and (root / paths.DVC_LOCK).exists():
             dvc.restore(root)
@@ -68,9 +88,10 @@ def pipeline(
                 task_run_name=stage,
                 retry_condition_fn=transient_or_killed if stage == "train" else transient,
             )
-            waits = list(states.values())[-1:]
+            waits = [allow_failure(state) for state in list(states.values())[-1:]]  # report follows a refusal, too
             states[stage] = run(root, stage, stale, stage in force, lock, return_state=True, wait_for=waits)
-            states[stage].result()  # raises the error of the stage
+            if states[stage].name != runs.REFUSED:
+                states[stage].result()  # raises the error of the stage
         ran = [stage for stage, state in states.items() if state.name != "Cached"]
         receipt = read_json(root / paths.REGISTRATION_JSON)
         message = summary.verdict(receipt, former, ran)
@@ -81,25 +102,26 @@ def pipeline(
             key="pipeline",
             description=message,
         )
-        if message.startswith("refused"):
+        is_refused = states[REGISTER].name == runs.REFUSED
+        if is_refused:
             emit_event(
                 REFUSED,
                 resource={"prefect.resource.id": f"nerveseg.model.{receipt['name']}"},
                 payload={"reasons": "; ".join(receipt["reasons"])},
             )
-    return Completed(message=message)
+    return Completed(name=runs.REFUSED if is_refused else "Completed", message=message)
 
 
 @contextmanager
-def _workspace(overrides: dict[str, Any], revision: str) -> Iterator[Path]:
+def _workspace(changes: dict[str, Any], revision: str) -> Iterator[Path]:
     """The folder for this flow run: the current one, or a clone if it needs its own params or code.
 
     Raises:
-        NervesegError: the revision is not available, or the overridden parameters are invalid.
+        NervesegError: the revision is not available, or the changed parameters are invalid.
     """
     here = Path.cwd()
     clones.keep_outside(here)
-    if not overrides and not revision:
+    if not changes and not revision:
         params.load()
         yield here
         return
@@ -107,10 +129,10 @@ def _workspace(overrides: dict[str, Any], revision: str) -> Iterator[Path]:
         clones.clone(here, root, revision or "HEAD")
         if not revision:
             clones.bring_state(here, root)
-        profiles.override(overrides, root / paths.PARAMS)
+        profiles.override(changes, root / paths.PARAMS)
         clones.link_dataset(here, root)
         yield root
 
 
 if __name__ == "__main__":
-    pipeline()
+    runs.main(pipeline)

@@ -18,7 +18,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows import lost
+from flows import lost, runs
 from flows.retries import retrying_task
 from flows.shards import CPUS, predict_shard
 from flows.summary import WARNING
@@ -68,7 +68,8 @@ def merge(batch: Batch, shards: list[tuple[Entry, ...]], training: dict[str, Any
     return batches.merge(batch, shards, training)
 
 
-@flow(persist_result=False, on_running=[lost.sign], task_runner=_task_runner())
+@flow(persist_result=False, on_running=[lost.sign], flow_run_name=runs.name, task_runner=_task_runner())
+@runs.readable
 def predict(
     input: str = "", output: str = "", model: str = versions.CHAMPION, overlays: bool = False, shard: int = 64
 ) -> State:
@@ -187,7 +188,7 @@ def _report(
     if summary.unreadable:
         message += f"; {len(summary.unreadable)} unreadable, see {batches.INDEX}"
     if drifted:
-        message += f"; drift of {', '.join(drifted)}"
+        message = f"drift of {', '.join(drifted)}; {message}"
     create_markdown_artifact(_page(message, drifts, summary, seconds), key="predictions", description=message)
     record.with_options(task_run_name="record")(model, batch, index, metrics)
     return Completed(name=WARNING if drifted else "Completed", message=message)
@@ -255,4 +256,4 @@ def _local_zip(uri: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    predict()
+    runs.main(predict)

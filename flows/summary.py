@@ -4,12 +4,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flows import pictures, runs
 from nerveseg import paths
 from nerveseg.evaluation import figures
 from nerveseg.evaluation.results import Metrics
 from nerveseg.files import read_json
 from nerveseg.settings import settings
 
+_RAN = {"Cached": "unchanged", runs.REFUSED: "**refused**"}  # by the state of a stage
 WARNING = "Warning"  # state of a flow run that completed but needs attention
 
 
@@ -26,15 +28,24 @@ def verdict(receipt: dict[str, Any], former: dict[str, Any] | None, ran: list[st
         return "nothing to do"
     if receipt["registered"]:
         return f"registered version {receipt['version']}"
+    return refusal(receipt)
+
+
+def refusal(receipt: dict[str, Any]) -> str:
+    """That the gate refuses a model, and why."""
     return f"refused: {'; '.join(receipt['reasons'])}"
 
 
 def markdown(root: Path, states: dict[str, str], message: str, begun: float) -> str:
-    """The page: verdict, metrics, stages, and links to MLflow if it is a server."""
+    """The page: verdict and reasons, metrics, pictures, stages, and links to MLflow if it is a server."""
     metrics, receipt = Metrics.read(root / paths.METRICS_JSON), read_json(root / paths.REGISTRATION_JSON)
-    test = metrics.test
+    test, reasons = metrics.test, receipt["reasons"] if message == refusal(receipt) else []
     lines = [
-        f"# {message}",
+        "# refused" if reasons else f"# {message}",
+        "",
+        *(f"- {reason}" for reason in reasons),
+        "",
+        *_gate(receipt["gate"]),
         "",
         f"{test.frames} {test.split} frames {test.of_subjects}, {time.time() - begun:.0f} s.",
         "",
@@ -46,11 +57,10 @@ def markdown(root: Path, states: dict[str, str], message: str, begun: float) -> 
             for found in (metrics.measured(figure.key),)
         ),
         "",
+        *pictures.markdown(root),
         "| stage | |",
         "|---|---|",
-        *(f"| {stage} | {'unchanged' if state == 'Cached' else 'ran'} |" for stage, state in states.items()),
-        "",
-        *_gate(receipt["gate"]),
+        *(f"| {stage} | {_RAN.get(state, 'ran')} |" for stage, state in states.items()),
         "",
         *_links(receipt),
     ]

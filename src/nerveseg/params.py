@@ -228,9 +228,9 @@ class TrainParams(Section):
     batch_size: int = Field(
         ge=2, le=4096, description="frames per step; the last batch of an epoch is dropped if smaller"
     )
-    epochs: int = Field(ge=1, le=10_000)
+    epochs: int = Field(ge=1, le=10_000, description="passes over the training frames")
     optimizer: Literal["adamw", "sgd"] = Field(description="sgd: with Nesterov momentum of 0.9")
-    learning_rate: float = Field(gt=0, le=1)
+    learning_rate: float = Field(gt=0, le=1, description="initial learning rate")
     schedule: Literal["cosine", "constant"] = Field(
         description="cosine: the learning rate decays to zero, step by step"
     )
@@ -238,7 +238,7 @@ class TrainParams(Section):
     gradient_clip: float = Field(ge=0, description="maximum gradient norm; 0: no clipping")
     augmentation: Literal["none", "soft"]
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(description="auto: what suits the device best")
-    seed: Seed
+    seed: Seed = Field(description="seed for initial weights, order of the frames, augmentation")
 
 
 class EvaluateParams(Section):
@@ -376,9 +376,17 @@ def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def known_names() -> list[str]:
     """All known names, dotted: the sections and their keys."""
+    names = schemas()
+    return [*dict.fromkeys(name.partition(".")[0] for name in names), *names]
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """The JSON schema of each parameter by its dotted name: type, bounds and description."""
     schema = Params.model_json_schema()
     sections = {name: schema["$defs"][part["$ref"].rpartition("/")[2]] for name, part in schema["properties"].items()}
-    return [*sections, *(f"{name}.{key}" for name, section in sections.items() for key in section["properties"])]
+    return {
+        f"{name}.{key}": value for name, section in sections.items() for key, value in section["properties"].items()
+    }
 
 
 def _explain(detail: ErrorDetails) -> str:

@@ -11,6 +11,7 @@ LICENSE = Path("LICENSE")
 DVC_YAML = Path("dvc.yaml")
 DVC_LOCK = Path("dvc.lock")
 
+CHECKED = Path("data/checked")
 PHANTOM_ZIP = Path("data/phantom.zip")
 DATASET_ZIP = Path("data/raw/dataset.zip")
 SOURCE_JSON = Path("data/raw/source.json")

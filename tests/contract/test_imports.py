@@ -22,6 +22,7 @@ LEFT_OUT |= {
     "register": SELDOM | TENSORS,
     "split": SELDOM | TENSORS | {"matplotlib", "mlflow"},
     "phantom": SELDOM | TENSORS | {"matplotlib", "mlflow", "scipy"},
+    "check": SELDOM | TENSORS | {"matplotlib", "mlflow", "scipy", "pandas", "cv2", "numpy"},
     "download": SELDOM | TENSORS | {"matplotlib", "mlflow", "scipy", "pandas", "cv2"},
 }
 

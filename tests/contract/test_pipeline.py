@@ -45,6 +45,7 @@ UNDECLARED = {
     },
     "split": {paths.FINDINGS_JSON},  # only where the stage fails, when DVC keeps no outs
     "register": {paths.DVC_LOCK, paths.PARAMS},  # what it records
+    "check": {paths.PARAMS},  # declared as parameters
 }
 
 # Code that a stage uses without declaring it, and why.
@@ -52,6 +53,8 @@ UNDECLARED_CODE = {
     "train": {"src/nerveseg/report/panels.py", "src/nerveseg/model/shape.py"},  # they draw: docs/adr/0031
 }
 
+# Checks all parameters, whatever they are, before the other stages, which therefore come after its output.
+CHECK = "check"
 every_stage = pytest.mark.parametrize("name", STAGES)
 
 
@@ -118,6 +121,8 @@ def test_deps_name_the_code_that_the_stage_imports(name: str) -> None:
     needed = all_imports(stage_file(name)) - CARRIERS - UNDECLARED_CODE.get(name, set())
     if name == "calibrate":  # logs it with the model
         needed.add(tracking.SERVED_MODEL.relative_to(ROOT).as_posix())
+    if name == CHECK:
+        needed.add("src/nerveseg/params.py")  # what a parameter may be
     declared = code_deps(name)
     missing = {file for file in needed if not any(file == dep or file.startswith(f"{dep}/") for dep in declared)}
     assert not missing, f"{name} imports {missing}, which dvc.yaml does not name"
@@ -125,7 +130,7 @@ def test_deps_name_the_code_that_the_stage_imports(name: str) -> None:
     assert not useless, f"{name} does not import {useless}"
 
 
-@every_stage
+@pytest.mark.parametrize("name", [name for name in STAGES if name != CHECK])
 def test_params_are_those_that_the_stage_reads(name: str) -> None:
     sections = {field: info.alias or field for field, info in Params.model_fields.items()}
     read = set()
@@ -144,6 +149,8 @@ def test_files_are_those_that_the_stage_spells(name: str) -> None:
     constants = {chain.partition(".")[0] for chain in attribute_chains(name, "paths")}
     spelled = {getattr(paths, constant) for constant in constants} - UNDECLARED.get(name, set())
     declared = declared_files(name) - {"${data.uri}", "weights"}
+    if name != CHECK:
+        declared -= {paths.CHECKED.as_posix()}
     for folder in (paths.MODELS, paths.REPORTS):  # given to what reads or writes files in it
         if folder in spelled:
             spelled = {path for path in spelled - {folder} if path.parent != folder}
@@ -157,7 +164,17 @@ def test_every_file_that_a_stage_needs_is_another_stages_output() -> None:
     assert needed <= made
 
 
+def test_all_parameters_are_checked_before_any_other_stage() -> None:
+    assert STAGES[CHECK]["params"] == [{paths.PARAMS.as_posix(): None}], "all of the file"
+    first = {name for name in STAGES if name != CHECK and not {*outs_of_others(name)} & declared_files(name)}
+    assert first == set(), "these may start before the parameters are checked"
+
+
+def outs_of_others(name: str) -> set[str]:
+    return {out for other, stage in STAGES.items() if other != name for out in outs(stage)}
+
+
 def test_the_flow_runs_every_stage_in_order() -> None:
     from nerveseg.workspace.dvc import STAGES as FLOW_STAGES
 
-    assert list(FLOW_STAGES) == [name for name in STAGES if name != "phantom"]
+    assert list(FLOW_STAGES) == [name for name in STAGES if name not in (CHECK, "phantom")]

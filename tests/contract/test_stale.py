@@ -18,6 +18,7 @@ REGISTER = ["register", *REPORT]
 EVALUATE = ["evaluate", *REGISTER]
 CALIBRATE = ["calibrate", *EVALUATE]
 TRAIN = ["train", *CALIBRATE]
+CHECK = ["check"]  # of every parameter, in tenths of a second
 # What is edited: a file below src/nerveseg, or a parameter and its new value; and the stages that run again.
 EDITS: dict[str, tuple[str | tuple[str, object], list[str]]] = {
     "stylesheet": ("report/page.css", REPORT),
@@ -26,18 +27,20 @@ EDITS: dict[str, tuple[str | tuple[str, object], list[str]]] = {
     "a panel of a training": ("report/panels.py", REPORT),
     "outlines": ("model/shape.py", CALIBRATE),
     "card wording": ("modelcard/card.py", REGISTER),
-    "the owner on the card": (("card.owner", "a hospital"), REGISTER),
+    "the owner on the card": (("card.owner", "a hospital"), [*CHECK, *REGISTER]),
     "a criterion of the gate": ("registry/gate.py", REGISTER),
     "a metric": ("evaluation/surface.py", EVALUATE),
-    "threshold": (("model.threshold", 0.4), CALIBRATE),
-    "threshold, chosen": (("model.threshold", "validation"), CALIBRATE),
-    "flips": (("model.flips", True), CALIBRATE),
+    "threshold": (("model.threshold", 0.4), [*CHECK, *CALIBRATE]),
+    "threshold, chosen": (("model.threshold", "validation"), [*CHECK, *CALIBRATE]),
+    "flips": (("model.flips", True), [*CHECK, *CALIBRATE]),
     "how a threshold is chosen": ("evaluation/calibration.py", CALIBRATE),
     "plausibility of masks": ("model/plausibility.py", CALIBRATE),
     "Dice, which the curve shows": ("evaluation/metrics.py", TRAIN),
     "augmentation": ("data/augment.py", TRAIN),
     "loss": ("model/losses.py", TRAIN),
-    "how subjects are read": (("data.subject", "none"), ["split", *TRAIN]),
+    "how subjects are read": (("data.subject", "none"), [*CHECK, "split", *TRAIN]),
+    "what a parameter may be": ("params.py", CHECK),
+    "where a model is delivered": (("delivery.uri", "s3://bucket/delivery"), CHECK),
     "a console message": ("console.py", []),
 }
 
@@ -65,7 +68,10 @@ def table() -> Iterator[Table]:
 
 
 def stale(workspace: Workspace) -> list[str]:
-    """The stages that `dvc status` finds changed, and those that depend on them, in the order they would run."""
+    """The stages that `dvc status` finds changed, and those that depend on them, in the order they would run.
+
+    The output of check is always the same, so that no stage runs again because check does.
+    """
     with chdir(workspace.root), Repo() as repo:
         changed = set(repo.status())
         graph = repo.index.graph  # from a stage to those it depends on
@@ -73,7 +79,8 @@ def stale(workspace: Workspace) -> list[str]:
         return [
             stage.name
             for stage in stages
-            if changed & {stage.name, *(other.name for other in networkx.descendants(graph, stage))}
+            if stage.name in changed
+            or (changed - {*CHECK}) & {other.name for other in networkx.descendants(graph, stage)}
         ]
 
 

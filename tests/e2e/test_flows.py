@@ -177,16 +177,41 @@ def test_an_unchanged_dataset_trains_nothing(
 
 def test_parameters_are_described_in_the_form(workspace: Workspace, prefect: Prefect) -> None:
     fields = prefect.deployment("train")["parameter_openapi_schema"]["properties"]
-    assert set(fields) == {"overrides", "force", "revision"}
+    assert [*fields] == [
+        *("epochs", "learning_rate", "height", "width", "seed", "subject", "overrides", "force", "revision")
+    ]
     assert all(len(field["description"]) > 20 for field in fields.values())
+    assert fields["epochs"]["type"] == "integer"
+    assert "default" not in fields["epochs"], "the form would submit it"
 
 
-def test_bad_overrides_fail_before_anything_starts(workspace: Workspace, prefect: Prefect) -> None:
-    run = prefect.start("train", overrides={"train.epoch": 3})
+@pytest.mark.parametrize(
+    ("parameters", "why"),
+    [
+        ({"overrides": {"train.epoch": 3}}, "'train.epoch' is not one of ['train.batch_size', 'train.epochs', "),
+        ({"overrides": {"training.epochs": 3}}, "'training.epochs' does not match '^(phantom|data|"),
+        ({"overrides": {"train.epochs": "three"}}, "'three' is not of type 'integer'"),
+        ({"overrides": {"model.height": 100}}, "100 is not a multiple of 32"),
+        ({"epochs": 0}, "0 is less than the minimum of 1"),
+        ({"epoch": 3}, "'epoch' was unexpected"),
+    ],
+)
+def test_wrong_parameters_are_refused_when_a_run_is_submitted(
+    workspace: Workspace, prefect: Prefect, parameters: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(requests.HTTPError, match="409") as refused:
+        prefect.start("train", **parameters)
+    assert why in refused.value.response.json()["detail"]
+
+
+def test_what_only_python_can_check_fails_before_anything_starts(workspace: Workspace, prefect: Prefect) -> None:
+    run = prefect.start("train", epochs=None, subject="(?P<person>.+)")
     name, message = prefect.finish(run)
     assert name == "Failed"
-    assert "did you mean train.epochs?" in message
+    assert "data.subject: a pattern has one group (?P<subject>...)" in message
     assert prefect.tasks(run) == {}
+    logged = prefect.call("POST", "/logs/filter", logs={"flow_run_id": {"any_": [run]}})
+    assert not [line for line in logged if "Traceback" in line["message"]]
 
 
 def test_a_refusal_completes_and_is_told(
@@ -195,11 +220,20 @@ def test_a_refusal_completes_and_is_told(
     before = (workspace.root / "params.yaml").read_bytes(), (workspace.root / "dvc.lock").read_bytes()
     run = prefect.start("train", overrides={"register.gate": "enforce", "register.min_dice": 0.999})
     name, message = prefect.finish(run)
-    assert name == "Completed"
+    assert name == "Refused"
     assert message.startswith("refused: mean Dice")
-    prefect.expect(run, dict.fromkeys(STAGES[:5], "Cached") | dict.fromkeys([*STAGES[5:], "push"], "Completed"))
+    prefect.expect(
+        run, dict.fromkeys(STAGES[:5], "Cached") | {"register": "Refused", "report": "Completed", "push": "Completed"}
+    )
+    assert prefect.tasks(run)["register"]["state"]["type"] == "FAILED", "which the page shows in red"
+    assert prefect.run(run)["state"]["type"] == "COMPLETED", "a refusal is an answer, and no flow run that failed"
+    assert prefect.run(run)["name"] == "train: register.gate=enforce, register.min_dice=0.999"
     assert before == ((workspace.root / "params.yaml").read_bytes(), (workspace.root / "dvc.lock").read_bytes())
-    assert "| dice_lower_bound | **failed** | mean Dice" in prefect.page(run)
+    page = prefect.page(run)
+    assert page.startswith(f"# refused\n\n- {message.removeprefix('refused: ').split('; ')[0]}")
+    assert "| dice_lower_bound | **failed** | mean Dice" in page
+    assert page.count("](data:image/webp;base64,") == 3
+    assert len(page) < 100_000
     await_("the notification", lambda: any("below register.min_dice" in one["message"] for one in told[1]))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.markup import escape
+from rich.text import Text
 from rich.table import Table
 
 from nerveseg import params, paths
@@ -102,9 +102,9 @@ def _plain(value: float) -> float | None:
 
 def _print(pair: Pair, models: dict[str, str], where: str, remarks: list[str]) -> None:
     for name, what in models.items():
-        console.print(f"[bold]{name}[/]: {escape(what)}", soft_wrap=True)
+        console.print(Text.assemble((name, "bold"), f": {what}"), soft_wrap=True)
     for remark in remarks:
-        console.print(f"[yellow]{escape(remark)}[/]", soft_wrap=True)
+        console.print(Text(remark, "yellow"), soft_wrap=True)
     intervals = figures.intervals(pair.subjects_known).partition(";")[0]
     table = Table(title=where, title_justify="left", caption=intervals, caption_justify="left")
     table.add_column("mean over frames")

@@ -183,7 +183,8 @@ def _restore_outputs(root: Path, version: str, receipt: dict[str, Any]) -> None:
     _restore_local_dataset(root)
     write_json(root / paths.REGISTRATION_JSON, receipt)
     _fetch_from_run(root, receipt["run_id"])
-    commands.dvc(root, "commit", "--force", "register")
+    # check records sections of params.yaml that no other stage depends on, and may not have run since they changed.
+    commands.dvc(root, "commit", "--force", *["check"] * ("check" in lock), "register")
     if "report" in YAML(typ="safe", pure=True).load(root / paths.DVC_YAML)["stages"]:
         # What was cut off between the two stages has no report yet.
         done = ("commit", "--force") if (root / paths.REPORT).exists() else ("repro", "--single-item")
