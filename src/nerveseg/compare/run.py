@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.text import Text
 from rich.table import Table
+from rich.text import Text
 
 from nerveseg import params, paths
 from nerveseg.compare import sides
@@ -122,5 +122,5 @@ def _print(pair: Pair, models: dict[str, str], where: str, remarks: list[str]) -
         frames.add_column(column, justify="right")
     for row in beside.most_different(pair, _EXAMPLES).to_dict("records"):
         scores = (number(row[name], 3) for name in ("agreement", "dice_a", "dice_b"))
-        frames.add_row(escape(row["image"]), escape(str(row["subject"])), *scores, beside.signed(row["difference"], 3))
+        frames.add_row(row["image"], str(row["subject"]), *scores, beside.signed(row["difference"], 3))
     console.print(frames)
