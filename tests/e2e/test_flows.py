@@ -158,8 +158,10 @@ def test_a_flow_run_registers_a_version(workspace: Workspace, prefect: Prefect, 
     page = prefect.page(run)
     assert "# registered version 1" in page
     assert f"| Dice, mean over frames | {trained.data.metrics['values/test/dice']:.4f} |" in page
-    assert f"/#/runs/{trained.info.run_id}" in page
-    assert f"/#/models/{NAME}/versions/1" in page
+    assert (
+        f"/#/experiments/{trained.info.experiment_id}/runs/{trained.info.run_id}?workflowType=machine_learning" in page
+    )
+    assert f"/#/models/{NAME}/versions/1?workflowType=machine_learning" in page
     recorded = {info.path for info in client.list_artifacts(trained.info.run_id, "reproduce")}
     assert recorded == {f"reproduce/{name}" for name in ("params.yaml", "dvc.lock", "gate.json", "code.sha256")}
     workspace.commit()

@@ -63,6 +63,7 @@ def test_a_version_is_registered_with_its_lineage(workspace: Workspace, bucket: 
         "version": "1",
         "reasons": [],
         "run_id": record["run_id"],
+        "experiment_id": client.get_run(record["run_id"]).info.experiment_id,
         "gate": {"mode": "off", "passed": None, "criteria": [], "note": ""},
     }
     version = client.get_model_version_by_alias(NAME, "challenger")

@@ -99,7 +99,7 @@ def register(members: Sequence[Member], root: Path, params: Params, render: Call
                     client.log_artifact(run["run_id"], str(member.folder / path), str(versions.REPRODUCE / part))
             client.log_dict(run["run_id"], verdict.record, str(versions.VERDICT))
             version = versions.settle(client, run, verdict, tags, tracking.git_tags(root), card.description(record))
-            receipt = versions.receipt(run["run_id"], version, verdict.reasons, verdict.record)
+            receipt = versions.receipt(client, run["run_id"], version, verdict.reasons, verdict.record)
             page = render(receipt)
             client.log_text(run["run_id"], page, str(paths.REPORT))
     with replacing(paths.CROSSVAL / paths.REPORT.name) as beside:

@@ -66,7 +66,7 @@ def run(params: Params) -> None:
         # The commit is that of the recorded dvc.lock; the training's own, which may be older, is on the run.
         tags = lineage | versions.hashes(Path(), [Path()]) | {logged_code.TAG: record["code"]}
         version = versions.settle(client, record, verdict, tags, tracking.git_tags(), card.description(record_card))
-        receipt = versions.receipt(record["run_id"], version, verdict.reasons, verdict.record)
+        receipt = versions.receipt(client, record["run_id"], version, verdict.reasons, verdict.record)
     write_json(paths.REGISTRATION_JSON, receipt)
     versions.print_outcome(verdict, version)
 
