@@ -30,6 +30,7 @@ CROSSVAL = Path("crossval")  # written by `nerveseg crossval`, not by a stage
 REPORTS = Path("reports")
 FIGURES = REPORTS / "figures"
 METRICS_JSON = REPORTS / "metrics.json"
+SUMMARY_JSON = REPORTS / "summary.json"  # what DVC's tables show of it
 PER_IMAGE_CSV = REPORTS / "per_image.csv"
 PER_SUBJECT_CSV = REPORTS / "per_subject.csv"
 PREDICTIONS = REPORTS / "predictions.parquet"

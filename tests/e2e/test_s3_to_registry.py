@@ -1,6 +1,7 @@
 """From a phantom zip on S3 to a registered model by `dvc repro`, step after step in one workspace."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from workspace import Workspace
 
 STAGES = ("phantom", "download", "split", "train", "calibrate", "evaluate", "register", "report")
 NAME = "nerve-segmentation"
+EXP_SHOW = "dvc exp show --only-changed --drop '.*/|weights|Created'"  # as README.md has it
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +278,15 @@ def test_an_experiment_runs_train_and_later_only(workspace: Workspace) -> None:
     output = workspace.run("dvc", "exp", "run", "-S", "train.learning_rate=0.002", "-S", "train.epochs=1")
     assert stages_run(output) == ["train", "calibrate", "evaluate", "register", "report"]
     assert "train.learning_rate" in workspace.run("dvc", "params", "diff")
-    assert "test.dice" in workspace.run("dvc", "metrics", "diff", "--all")
+    differing = workspace.run("dvc", "metrics", "diff", "--all")
+    assert " worst_subject " in differing
+    shown = workspace.run("env", "COLUMNS=120", *shlex.split(EXP_SHOW), "--no-pager")
+    assert {"dice", "iou", "nsd", "hd95", "worst_subject", "train.learning_rate", "train.epochs"} <= set(shown.split())
+    assert max(map(len, (differing + shown).splitlines())) <= 120
     assert "index.html" in workspace.run("dvc", "plots", "diff")
+    page = (workspace.root / "dvc_plots" / "index.html").read_text()
+    assert page.count("vegaEmbed(") > 7
+    assert "<script src" not in page, "it works offline"
     assert report(workspace, "reports/registration.json")["version"] == "3"
     workspace.git("checkout", "--quiet", ".")
     workspace.run("dvc", "checkout")
