@@ -2,8 +2,7 @@
 
 PYTHON ?= python3
 PORT ?= 5000
-# MLflow's model-training view; by default it opens the one for language models.
-UI := http://127.0.0.1:$(PORT)/\#/experiments?workflowType=machine_learning
+STORE := sqlite:///mlflow.db
 UV_VERSION := 0.13.9
 # COMPOSE="python -m stack.native" controls a stack started by `make stack-native`.
 COMPOSE ?= docker compose
@@ -41,7 +40,7 @@ run: install  ## run the pipeline, on the built-in phantom unless params.yaml sa
 	@echo
 	@echo "Look at   reports/index.html  the report: open it in a browser, it works offline"
 	@echo "          reports/metrics.json, reports/registration.json, reports/figures/"
-	@echo "          make ui             the run, its model and the registry in MLflow: $(UI)"
+	@echo "          make ui             the run, its model and the registry in MLflow; it prints the address"
 	@echo "Next      source $(VENV)/bin/activate; then 'dvc repro' runs what is stale, 'dvc metrics show' prints metrics"
 
 test: install  ## run the tests, and print the branch coverage
@@ -60,8 +59,9 @@ lint: install  ## check style, types and wording
 	codespell $$(git ls-files)
 
 ui: install  ## serve the local MLflow store and registry (PORT=5000)
-	@echo "$(UI)"
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(PORT)
+	@MLFLOW_TRACKING_URI=$(STORE) python -m nerveseg.mlflow_pages http://127.0.0.1:$(PORT)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ENABLE_AI_GATEWAY=false \
+		mlflow ui --backend-store-uri $(STORE) --port $(PORT)
 
 deploy worker: export PREFECT_API_URL ?= http://127.0.0.1:4200/api
 

@@ -180,8 +180,8 @@ def _report(
     }
     metrics = {key: index[key] for key in ("frames", "predicted", "without_nerve", "seconds")}
     metrics |= {"unreadable": len(summary.unreadable)}
-    metrics |= {f"psi.{one.figure}": one.psi for one in drifts}
-    metrics |= {f"mean.{one.figure}": one.batch_mean for one in drifts}
+    metrics |= {f"psi/{one.figure}": one.psi for one in drifts}
+    metrics |= {f"mean/{one.figure}": one.batch_mean for one in drifts}
     drifted = [f"{one.figure} (PSI {one.psi:.2f}, limit {one.limit:.2f})" for one in drifts if one.drifted]
     name = f"version {model.version}" if model.version else f"run {model.run_id}"
     message = f"predicted {predicted} frames with {name} into {batch.output}"

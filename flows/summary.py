@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import pictures, runs
-from nerveseg import paths
+from nerveseg import mlflow_pages, paths
 from nerveseg.evaluation import figures
 from nerveseg.evaluation.results import Metrics
 from nerveseg.files import read_json
@@ -93,11 +93,11 @@ def _outcome(passed: bool) -> str:
 
 
 def _links(receipt: dict[str, Any]) -> list[str]:
-    server, run, version = settings().tracking_uri.rstrip("/"), receipt["run_id"], receipt["version"]
+    server, run, version = settings().tracking_uri, receipt["run_id"], receipt["version"]
     model = f"{receipt['name']} version {version}"
     if not server.startswith("http"):
         return [f"- MLflow run `{run}` in the local store; `make ui` shows it", *[f"- {model}"] * bool(version)]
     return [
-        f"- [MLflow run]({server}/#/runs/{run})",
-        *[f"- [{model}]({server}/#/models/{receipt['name']}/versions/{version})"] * bool(version),
+        f"- [MLflow run]({mlflow_pages.run(server, receipt.get('experiment_id'), run)})",
+        *[f"- [{model}]({mlflow_pages.version(server, receipt['name'], version)})"] * bool(version),
     ]

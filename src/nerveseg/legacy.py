@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
+from nerveseg import metric_names
+
 Value = TypeVar("Value")
 
 TODAY = {
@@ -37,3 +39,17 @@ def gate_tags(tags: Mapping[str, str]) -> dict[str, str]:
 def renamed(record: Mapping[str, Value]) -> dict[str, Value]:
     """The record with the current names of its keys; nested records are left alone."""
     return {current(name): value for name, value in record.items()}
+
+
+def logged(metrics: Mapping[str, Value]) -> dict[str, Value]:
+    """The metrics of an MLflow run under their current names, whichever version logged them.
+
+    Without groups, the names were the columns of curve.csv and the keys of metrics.json. Where a run has both, as after
+    `register` by a newer version, the value under the current name counts.
+    """
+    former = {
+        metric_names.CURVES.get(name) or metric_names.of_value(current(name)): value
+        for name, value in metrics.items()
+        if "/" not in name
+    }
+    return former | {name: value for name, value in metrics.items() if "/" in name}

@@ -33,6 +33,7 @@ REPORTS = Path("reports")
 FIGURES = REPORTS / "figures"
 PANELS = REPORTS / "training"  # what train shows while it goes on
 METRICS_JSON = REPORTS / "metrics.json"
+SUMMARY_JSON = REPORTS / "summary.json"  # what DVC's tables show of it
 PER_IMAGE_CSV = REPORTS / "per_image.csv"
 PER_SUBJECT_CSV = REPORTS / "per_subject.csv"
 PREDICTIONS = REPORTS / "predictions.parquet"

@@ -45,7 +45,7 @@ from PIL import Image
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
-from nerveseg import logged_code, package, paths
+from nerveseg import logged_code, metric_names, package, paths
 from nerveseg.console import console
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.files import read_json, sha256, sums_text, write_json
@@ -238,9 +238,9 @@ class TrainingRun:
         return self._record
 
     def log_timings(self, timings: dict[str, float]) -> None:
-        """Logs the seconds of each part as `seconds.PART`. Raises NervesegError like `finish`."""
+        """Logs the seconds of each part as `values/seconds/PART`. Raises NervesegError like `finish`."""
         with reachable(_KEPT):
-            mlflow.log_metrics({f"seconds.{part}": seconds for part, seconds in timings.items()})
+            mlflow.log_metrics(_values({f"seconds.{part}": seconds for part, seconds in timings.items()}))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._uploads.shutdown(wait=False, cancel_futures=True)
@@ -355,7 +355,8 @@ def has_version(run_id: str) -> bool:
 
 
 def log_evaluation(record: Record, metrics: dict[str, Any], tables: list[Path]) -> None:
-    """Adds flat figures such as `test.dice` to the run and its logged model, and tables to the run.
+    """Adds flat figures such as `test.dice`, as `values/test/dice`, to the run and its logged model, and tables to the
+    run.
 
     Metrics that are already logged with the same value are not logged again.
     """
@@ -365,9 +366,9 @@ def log_evaluation(record: Record, metrics: dict[str, Any], tables: list[Path]) 
     client.log_batch(
         record["run_id"],
         metrics=[
-            Metric(key, float(value), now, 0, model_id=record["model_id"], run_id=record["run_id"])
-            for key, value in metrics.items()
-            if isinstance(value, int | float) and known.get(key) != float(value)
+            Metric(name, value, now, 0, model_id=record["model_id"], run_id=record["run_id"])
+            for name, value in _values(metrics).items()
+            if known.get(name) != value
         ],
     )
     for table in tables:
@@ -424,7 +425,7 @@ def log_crossval(name: str, params: dict[str, Any], tags: dict[str, str], metric
         return str(found[0].info.run_id)
     with mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=name, tags=tags) as run:
         mlflow.log_params(params)
-        mlflow.log_metrics({key: float(value) for key, value in metrics.items() if isinstance(value, int | float)})
+        mlflow.log_metrics(_values(metrics))
         mlflow.log_artifacts(str(folder), "crossval")
     return str(run.info.run_id)
 
@@ -488,10 +489,10 @@ def _describe_run(record: Record) -> None:
 def _log_curve(run_id: str, rows: list[dict[str, float]]) -> None:
     # Step and timestamp come from the row, so logging it twice leaves one point.
     metrics = [
-        Metric(key, float(value), int(row["time"] * 1000), int(row["epoch"]))
+        Metric(metric_names.CURVES[column], float(value), int(row["time"] * 1000), int(row["epoch"]))
         for row in rows
-        for key, value in row.items()
-        if key not in ("epoch", "time")
+        for column, value in row.items()
+        if column not in ("epoch", "time")
     ]
     connect().log_batch(run_id, metrics=metrics)
 
@@ -507,6 +508,13 @@ def _panels_of_run(client: mlflow.MlflowClient, run_id: str) -> set[_Panel]:
     return {
         (name[0].replace("~", "/"), int(name[2])) for name in names if name[-1].startswith("compressed")
     }  # which it writes last
+
+
+def _values(figures: Record) -> dict[str, float]:
+    """Single values by their names in MLflow; what is not a number is left out."""
+    return {
+        metric_names.of_value(key): float(value) for key, value in figures.items() if isinstance(value, int | float)
+    }
 
 
 def _log_model(run_id: str, folder: Path) -> str:

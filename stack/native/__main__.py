@@ -30,6 +30,7 @@ import typer
 from filelock import FileLock, Timeout
 from rich.table import Table
 
+from nerveseg import mlflow_pages
 from nerveseg.console import console, readable_errors
 from nerveseg.errors import NervesegError
 from nerveseg.files import replacing
@@ -278,7 +279,8 @@ def _supervise(stack: Stack) -> None:
 def _announce(stack: Stack, seconds: float) -> None:
     table = Table("address", "what", "account (passwords: .env)", title=f"ready after {seconds:.0f} s")
     for port, what, account in _ADDRESSES:
-        table.add_row(f"http://127.0.0.1:{stack.variables[port]}", what, account)
+        address = f"http://127.0.0.1:{stack.variables[port]}"
+        table.add_row(mlflow_pages.experiments(address) if port == "MLFLOW_PORT" else address, what, account)
     console.print(table)
 
 

@@ -29,6 +29,7 @@ CARRIERS = {
             "kept",
             "legacy",
             "logged_code",
+            "metric_names",
             "package",
             "params",
             "paths",

@@ -120,7 +120,7 @@ def test_folds_are_experiments_and_the_whole_is_a_run(crossed: tuple[Workspace, 
     assert sorted(folds["experiment"]) == sorted(listed.split())
     client = mlflow.MlflowClient(workspace.store)
     run = client.get_run(re.findall(r"the MLflow run (\w{32})", said)[0])
-    assert run.data.metrics["test.dice"] == pytest.approx(metrics(workspace)["test"]["dice"])
+    assert run.data.metrics["values/test/dice"] == pytest.approx(metrics(workspace)["test"]["dice"])
     assert run.data.tags["subject_fold_0"] == folds["run_id"][0]
     assert run.data.tags["git_commit"] == workspace.git("rev-parse", "HEAD").strip()
     stored = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "crossval")}
@@ -152,7 +152,7 @@ def test_the_networks_of_the_folds_are_one_version(crossed: tuple[Workspace, str
     assert all(len(set(version.tags[tag].split())) == 3 for tag in ("dvc_split", "dvc_model"))
     (run,) = client.search_runs(["1"], "tags.ensemble = '3'")
     assert run.info.run_id == version.run_id, "it is logged once, however often it is called"
-    assert run.data.metrics["test.dice"] == pytest.approx(metrics(workspace)["test"]["dice"])
+    assert run.data.metrics["values/test/dice"] == pytest.approx(metrics(workspace)["test"]["dice"])
     assert "out-of-fold frames of 8 subjects" in client.get_model_version(NAME, "1").description
     assert "An ensemble of 3 networks" in client.get_model_version(NAME, "1").description
 

@@ -157,9 +157,11 @@ def test_a_flow_run_registers_a_version(workspace: Workspace, prefect: Prefect, 
     (trained,) = mlflow_runs(client)
     page = prefect.page(run)
     assert "# registered version 1" in page
-    assert f"| Dice, mean over frames | {trained.data.metrics['test.dice']:.4f} |" in page
-    assert f"/#/runs/{trained.info.run_id}" in page
-    assert f"/#/models/{NAME}/versions/1" in page
+    assert f"| Dice, mean over frames | {trained.data.metrics['values/test/dice']:.4f} |" in page
+    assert (
+        f"/#/experiments/{trained.info.experiment_id}/runs/{trained.info.run_id}?workflowType=machine_learning" in page
+    )
+    assert f"/#/models/{NAME}/versions/1?workflowType=machine_learning" in page
     recorded = {info.path for info in client.list_artifacts(trained.info.run_id, "reproduce")}
     assert recorded == {f"reproduce/{name}" for name in ("params.yaml", "dvc.lock", "gate.json", "code.sha256")}
     workspace.commit()
@@ -314,7 +316,7 @@ def test_a_training_that_is_cancelled_killed_and_killed_again_is_trained_once(
     assert "epoch   1 " not in prefect.log(killed, "train"), "it goes on after the last whole epoch"
     assert "epoch   3 " not in prefect.log(retried, "train")
     assert [run.info.status for run in mlflow_runs(client)] == ["FINISHED", "FINISHED"]
-    history = client.get_metric_history(mlflow_runs(client)[0].info.run_id, "validation_dice")
+    history = client.get_metric_history(mlflow_runs(client)[0].info.run_id, "validation/dice")
     # Each of the three endings may come after an epoch is logged and before its checkpoint is written.
     assert sorted({int(point.step) for point in history}) == list(range(1, 9))
     assert len(history) <= 8 + 3

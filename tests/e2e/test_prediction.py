@@ -139,7 +139,7 @@ def test_fresh_frames_do_not_drift_and_the_table_is_in_mlflow(
     assert not any(row["drifted"] for row in index["drift"])
     client = client_of(workspace)
     run = client.get_run(index["mlflow_run"])
-    assert run.data.metrics["psi.intensity"] == pytest.approx(index["drift"][0]["psi"])
+    assert run.data.metrics["psi/intensity"] == pytest.approx(index["drift"][0]["psi"])
     assert {"drift.json", "index.json"} <= {info.path for info in client.list_artifacts(run.info.run_id)}
     assert client.get_experiment(run.info.experiment_id).name == "nerveseg-predictions"
 

@@ -1,6 +1,7 @@
 """From a phantom zip on S3 to a registered model by `dvc repro`, step after step in one workspace."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from workspace import Workspace
 
 STAGES = ("phantom", "download", "split", "train", "calibrate", "evaluate", "register", "report")
 NAME = "nerve-segmentation"
+EXP_SHOW = "dvc exp show --only-changed --drop '.*/|weights|Created'"  # as README.md has it
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,7 @@ def test_a_version_is_registered_with_its_lineage(workspace: Workspace, bucket: 
         "version": "1",
         "reasons": [],
         "run_id": record["run_id"],
+        "experiment_id": client.get_run(record["run_id"]).info.experiment_id,
         "gate": {"mode": "off", "passed": None, "criteria": [], "note": ""},
     }
     version = client.get_model_version_by_alias(NAME, "challenger")
@@ -90,7 +93,7 @@ def test_the_run_holds_params_curves_figures_and_lineage(workspace: Workspace, b
     run = client.get_run(record["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.params["train.learning_rate"] == "0.001"
-    assert len(client.get_metric_history(record["run_id"], "validation_iou")) == 6
+    assert len(client.get_metric_history(record["run_id"], "validation/iou")) == 6
     (dataset,) = run.inputs.dataset_inputs
     assert bucket.uri("nerves.zip") in dataset.dataset.source
     assert artifacts(client, record["run_id"], "figures") == {
@@ -107,9 +110,9 @@ def test_the_run_holds_params_curves_figures_and_lineage(workspace: Workspace, b
         "code.sha256",
     }
     metrics = report(workspace, "reports/metrics.json")
-    assert run.data.metrics["test.dice"] == pytest.approx(metrics["test"]["dice"])
+    assert run.data.metrics["values/test/dice"] == pytest.approx(metrics["test"]["dice"])
     logged = client.get_logged_model(report(workspace, "models/calibration.json")["model_id"])
-    assert metrics["test"]["dice"] in [metric.value for metric in logged.metrics if metric.key == "test.dice"]
+    assert metrics["test"]["dice"] in [metric.value for metric in logged.metrics if metric.key == "values/test/dice"]
 
 
 def test_the_reports_agree(workspace: Workspace) -> None:
@@ -217,7 +220,7 @@ def test_another_threshold_is_another_version_without_a_training(workspace: Work
     own = client.get_run(calibrated["run_id"])
     assert own.data.tags["nerveseg.run_id"] == training["run_id"]
     assert own.data.params == client.get_run(training["run_id"]).data.params | {"model.threshold": "0.3"}
-    assert len(client.get_metric_history(calibrated["run_id"], "validation_iou")) == 6
+    assert len(client.get_metric_history(calibrated["run_id"], "validation/iou")) == 6
     assert report(workspace, "reports/registration.json")["version"] == "2"
     assert client.get_model_version(NAME, "1").tags == version.tags
     for number in ("1", "2"):
@@ -251,10 +254,10 @@ def test_another_tracking_server_gets_run_and_version(workspace: Workspace) -> N
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == former.data.params
-    for key in ("train_loss", "test.dice"):
+    for key in ("train/loss", "values/test/dice"):
         assert run.data.metrics[key] == former.data.metrics[key]
     assert "best.jpg" in artifacts(client, version.run_id, "figures")
-    assert len(client.get_metric_history(version.run_id, "train_loss")) == 6
+    assert len(client.get_metric_history(version.run_id, "train/loss")) == 6
 
 
 def test_push_and_pull_recompute_nothing(workspace: Workspace, bucket: Bucket, tmp_path: Path) -> None:
@@ -275,8 +278,15 @@ def test_an_experiment_runs_train_and_later_only(workspace: Workspace) -> None:
     output = workspace.run("dvc", "exp", "run", "-S", "train.learning_rate=0.002", "-S", "train.epochs=1")
     assert stages_run(output) == ["train", "calibrate", "evaluate", "register", "report"]
     assert "train.learning_rate" in workspace.run("dvc", "params", "diff")
-    assert "test.dice" in workspace.run("dvc", "metrics", "diff", "--all")
+    differing = workspace.run("dvc", "metrics", "diff", "--all")
+    assert " worst_subject " in differing
+    shown = workspace.run("env", "COLUMNS=120", *shlex.split(EXP_SHOW), "--no-pager")
+    assert {"dice", "iou", "nsd", "hd95", "worst_subject", "train.learning_rate", "train.epochs"} <= set(shown.split())
+    assert max(map(len, (differing + shown).splitlines())) <= 120
     assert "index.html" in workspace.run("dvc", "plots", "diff")
+    page = (workspace.root / "dvc_plots" / "index.html").read_text()
+    assert page.count("vegaEmbed(") == 7
+    assert "<script src" not in page, "it works offline"
     assert report(workspace, "reports/registration.json")["version"] == "3"
     workspace.git("checkout", "--quiet", ".")
     workspace.run("dvc", "checkout")

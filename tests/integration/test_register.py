@@ -313,7 +313,7 @@ def test_another_evaluation_reaches_a_version_by_register_alone(
     assert [check for check in verified(client, "3", tmp_path / "3").values() if not check.passed] == []
     receipt = ask("off")
     assert receipt["version"] == "3"
-    assert client.get_run(receipt["run_id"]).data.metrics["test.nsd"] == nsd
+    assert client.get_run(receipt["run_id"]).data.metrics["values/test/nsd"] == nsd
 
 
 @pytest.mark.parametrize("mode", ["report", "enforce"])

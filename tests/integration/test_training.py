@@ -139,7 +139,7 @@ def test_a_killed_training_resumes_as_if_it_had_not_been(
 
     (run,) = runs(workspace)
     assert run.info.status == "FINISHED"
-    history = mlflow.MlflowClient(workspace.store).get_metric_history(run.info.run_id, "validation_dice")
+    history = mlflow.MlflowClient(workspace.store).get_metric_history(run.info.run_id, "validation/dice")
     assert [point.step for point in history] == list(range(1, EPOCHS + 1))
 
     timings = json.loads((workspace.root / "models" / "timings.json").read_text())
@@ -378,7 +378,7 @@ def test_a_server_that_is_down_loses_nothing(workspace: Workspace, tmp_path: Pat
         (run,) = runs(workspace, uri)
         assert run.info.status == "FINISHED"
         client = mlflow.MlflowClient(uri)
-        history = client.get_metric_history(run.info.run_id, "train_loss")
+        history = client.get_metric_history(run.info.run_id, "train/loss")
         assert [point.step for point in history] == list(range(1, EPOCHS + 1))
         record = json.loads((workspace.root / "models" / "run.json").read_text())
         assert record["run_id"] == run.info.run_id

@@ -160,10 +160,10 @@ def test_a_tampered_artifact_is_named(
 
 def test_a_tampered_value_in_mlflow_is_named(found: Found, client: MlflowClient, artifacts: Path) -> None:
     version = client.get_model_version(NAME, VERSION)
-    dice = client.get_run(str(version.run_id)).data.metrics["test.dice"]
-    client.log_metric(str(version.run_id), "test.dice", 0.999)
+    dice = client.get_run(str(version.run_id)).data.metrics["values/test/dice"]
+    client.log_metric(str(version.run_id), "values/test/dice", 0.999)
     assert found() == {"logged figures"}
-    client.log_metric(str(version.run_id), "test.dice", dice)
+    client.log_metric(str(version.run_id), "values/test/dice", dice)
     assert found() == set()
     client.set_model_version_tag(NAME, VERSION, "dataset_sha256", "0" * 64)
     assert found() == {"dataset"}

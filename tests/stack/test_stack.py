@@ -108,7 +108,7 @@ def test_a_training_outlives_every_service(stack: Stack, client: mlflow.MlflowCl
 
     (trained,) = client.search_runs([client.get_experiment_by_name("nerveseg").experiment_id])
     assert trained.info.status == "FINISHED"
-    history = client.get_metric_history(trained.info.run_id, "validation_dice")
+    history = client.get_metric_history(trained.info.run_id, "validation/dice")
     assert {int(point.step) for point in history} == set(range(1, EPOCHS + 1)), "no epoch is lost"
     assert any(name.endswith("model.safetensors") for name in artifacts(client, "1", tmp_path))
     assert s3(stack).list_objects_v2(Bucket="nerveseg", Prefix="dvc/files/md5/")["KeyCount"] > 0, "pushed"

@@ -108,7 +108,7 @@ def register(
             client.log_dict(run["run_id"], verdict.record, str(versions.VERDICT))
             said = description.text(client, run["run_id"], verdict, record)
             version = versions.settle(client, run, verdict, tags, tracking.git_tags(root), said)
-            receipt = versions.receipt(run["run_id"], version, verdict.reasons, verdict.record)
+            receipt = versions.receipt(client, run["run_id"], version, verdict.reasons, verdict.record)
             page = render(receipt, champion)
             page.write(folder / paths.REPORT)
             tracking.log_page(run["run_id"], folder / paths.REPORT, folder / paths.REPORT_FRAMES)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nerveseg.evaluation.results import Metrics
     from nerveseg.evaluation.scores import Frame, Sample
 
-Place = Literal["terminal", "card", "report", "flow"]  # report: its summary
+Place = Literal["terminal", "card", "report", "flow", "dvc"]  # report: its summary; dvc: its tables
 Direction = Literal["higher", "lower"]
 
 EXACT = 4  # digits in tables by which models are compared
@@ -209,13 +209,14 @@ _TERMINAL: frozenset[Place] = frozenset({"terminal"})
 _RECORDED: frozenset[Place] = frozenset({"terminal", "card"})
 _HEADLINE: frozenset[Place] = frozenset({"terminal", "card", "report"})
 _EVERYWHERE: frozenset[Place] = frozenset({"terminal", "card", "report", "flow"})
+_DVC: frozenset[Place] = frozenset({"dvc"})  # few: `dvc exp show` has a column for each
 
 FIGURES: tuple[Figure, ...] = (
     Figure(
         "test.dice",
         "Dice",
         "overlap of the predicted and the true mask: 1 is a perfect match, 0 no overlap",
-        shown=_EVERYWHERE,
+        shown=_EVERYWHERE | _DVC,
         of=lambda frame: frame.overlap[0],
         detail=_defined(lambda metrics: metrics.test.left_out),
     ),
@@ -223,7 +224,7 @@ FIGURES: tuple[Figure, ...] = (
         "test.iou",
         "IoU",
         "intersection over union: stricter than Dice, 0.82 where Dice is 0.90",
-        shown=_EVERYWHERE,
+        shown=_EVERYWHERE | _DVC,
         of=lambda frame: frame.overlap[1],
         detail=_defined(lambda metrics: metrics.test.left_out),
     ),
@@ -232,7 +233,7 @@ FIGURES: tuple[Figure, ...] = (
         "NSD",
         "normalised surface distance: share of both outlines within evaluate.nsd_tolerance pixels of the other; 0 if "
         "one mask is empty, undefined if both are",
-        shown=_EVERYWHERE,
+        shown=_EVERYWHERE | _DVC,
         of=lambda frame: frame.outlines.nsd,
         detail=_defined(lambda metrics: metrics.test.presence.true_negatives),
     ),
@@ -244,7 +245,7 @@ FIGURES: tuple[Figure, ...] = (
         "lower",
         unit="pixels",
         digits=1,
-        shown=_EVERYWHERE,
+        shown=_EVERYWHERE | _DVC,
         of=lambda frame: frame.outlines.hd95,
         detail=_defined(lambda metrics: metrics.test.without_outline),
     ),
@@ -277,7 +278,7 @@ FIGURES: tuple[Figure, ...] = (
         "Dice of the worst subject",
         "lowest mean Dice of a subject with at least evaluate.min_frames frames; its interval resamples that "
         "subject's clusters and covers that subject's mean, not the ranking",
-        shown=_HEADLINE,
+        shown=_HEADLINE | _DVC,
         over=_worst_subject,
         detail=lambda metrics: (
             metrics.test.worst_subject_name

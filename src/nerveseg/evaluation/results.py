@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nerveseg import legacy
 from nerveseg.errors import NervesegError
+from nerveseg.evaluation import figures
 from nerveseg.evaluation.figures import Figure
 from nerveseg.files import read_json, write_json
 
@@ -163,6 +164,11 @@ class Metrics(_Part):
     def record(self) -> dict[str, Any]:
         """What the file holds."""
         return self.model_dump(exclude_unset=True)
+
+    @property
+    def summary(self) -> dict[str, float | None]:
+        """What DVC's tables show: a few figures, by the last part of their keys, which makes narrow columns."""
+        return {figure.column: self.measured(figure.key).value for figure in figures.shown("dvc")}
 
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""

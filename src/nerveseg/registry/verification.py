@@ -17,6 +17,7 @@ from nerveseg.errors import NervesegError, TransientError
 from nerveseg.evaluation import metrics
 from nerveseg.evaluation.results import Metrics
 from nerveseg.files import read_json, sha256
+from nerveseg.metric_names import of_value
 from nerveseg.modelcard import card, provenance, smoke
 from nerveseg.modelcard.card import Card
 from nerveseg.params import flatten, read_yaml
@@ -360,7 +361,7 @@ def _logged(record: Card, run_metrics: dict[str, float], path: Path) -> str:
     _require(path)
     content = flatten(Metrics.read(path).record)
     figures = {key: value for key, value in content.items() if isinstance(value, int | float)}
-    _require_same(figures, legacy.renamed(run_metrics), "MLflow")
+    _require_same({of_value(key): value for key, value in figures.items()}, legacy.logged(run_metrics), "MLflow")
     shown = {one.key: one.value for one in (*record.figures, *record.baselines) if one.value is not None}
     _require_same(shown, figures, path.name)
     return f"{len(figures)} match those logged in MLflow"

@@ -260,7 +260,9 @@ def origin(client: MlflowClient, version: str) -> Model:
     return Model(version, found.run_id, found.source, found.tags)
 
 
-def receipt(run_id: str, version: str | None, reasons: list[str], verdict: dict[str, Any] | None) -> dict[str, Any]:
+def receipt(
+    client: MlflowClient, run_id: str, version: str | None, reasons: list[str], verdict: dict[str, Any] | None
+) -> dict[str, Any]:
     """The content of `reports/registration.json`: the run on this server, and the version or why there is none.
 
     Args:
@@ -272,6 +274,7 @@ def receipt(run_id: str, version: str | None, reasons: list[str], verdict: dict[
         "version": version,
         "reasons": reasons,
         "run_id": run_id,
+        "experiment_id": client.get_run(run_id).info.experiment_id,
         "gate": verdict,
     }
 

@@ -55,6 +55,7 @@ def run(params: Params) -> None:
     write_json(paths.REFERENCE_JSON, evidence.reference(store, store.rows("train"), segmenter))
     smoke.write(evidence.smoke_pairs(store, scored.table, segmenter), paths.SMOKE)
     metrics.write(paths.METRICS_JSON)
+    write_json(paths.SUMMARY_JSON, metrics.summary)
     write_json(paths.EVALUATION_JSON, {"tags": tracking.git_tags(), "source": package.running()})
     with tracking.reachable("reports/ is written: once the server answers, `dvc repro` evaluates again."):
         record = tracking.ensure_run(paths.MODELS)

@@ -70,7 +70,7 @@ def run(params: Params) -> None:
         tags = lineage | versions.hashes(Path(), [Path()]) | {logged_code.TAG: record["code"]}
         said = description.text(client, record["run_id"], verdict, record_card)
         version = versions.settle(client, record, verdict, tags, tracking.git_tags(), said)
-        receipt = versions.receipt(record["run_id"], version, verdict.reasons, verdict.record)
+        receipt = versions.receipt(client, record["run_id"], version, verdict.reasons, verdict.record)
     write_json(paths.REGISTRATION_JSON, receipt)
     versions.print_outcome(verdict, version)
 

@@ -78,10 +78,12 @@ def reproduce(version: str, target: Path) -> None:
 def _restore_single(model: Model, version: str, root: Path) -> None:
     with tempfile.TemporaryDirectory() as recorded:
         with tracking.reachable("Nothing was restored."):
-            tracking.connect().download_artifacts(model.run_id, str(versions.REPRODUCE), recorded)
+            client = tracking.connect()
+            client.download_artifacts(model.run_id, str(versions.REPRODUCE), recorded)
+            verdict = Path(recorded) / versions.VERDICT  # older versions, from before register.gate, have none
+            gate = read_json(verdict) if verdict.exists() else None
+            receipt = versions.receipt(client, model.run_id, version, [], gate)
         _bring_recorded(Path(recorded) / versions.REPRODUCE, root)
-        verdict = Path(recorded) / versions.VERDICT  # older versions, from before register.gate, have none
-        receipt = versions.receipt(model.run_id, version, [], read_json(verdict) if verdict.exists() else None)
     _restore_outputs(root, version, receipt)
 
 
