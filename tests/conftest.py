@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from preload import VARIABLE, preloaded
-from workspace import Workspace, prefect_server
+from workspace import Workspace, prefect_server, s3_server
 
 # Where the tests of a file are run by one process, two processes end together if these come first.
 SLOWEST = ("test_flows", "test_crossval", "test_delivery", "test_reproduce", "test_s3_to_registry", "test_prediction")
@@ -51,6 +51,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
 
+def of_all(tmp_path_factory: pytest.TempPathFactory, name: str, start: Callable[[Path], str]) -> str:
+    """The address of a server that the first test process starts for all; it ends with the preloaded process."""
+    folder = shared(tmp_path_factory) / name
+    address = folder / "address"
+    with FileLock(f"{folder}.lock"):
+        if not address.exists():
+            address.write_text(start(folder))
+    return address.read_text()
+
+
 @dataclass(frozen=True)
 class Bucket:
     """A fresh, versioned bucket on the test server."""
@@ -84,26 +94,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of the API of a Prefect server, started once for all test processes; it ends with the preloaded
-    process, which runs it."""
-    root = shared(tmp_path_factory)
-    address = root / "prefect.txt"
-    with FileLock(root / "prefect.lock"):
-        if not address.exists():
-            address.write_text(prefect_server(root / "prefect"))
-    return address.read_text()
+    """The address of the API of a Prefect server of all test processes."""
+    return of_all(tmp_path_factory, "prefect", prefect_server)
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    """The address of an S3 server, http://127.0.0.1:port, that lives as long as the tests."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of an S3 server, http://127.0.0.1:port, of all test processes."""
+    return of_all(tmp_path_factory, "s3", s3_server)
 
 
 def aws_variables(endpoint: str, folder: Path) -> dict[str, str]:

@@ -190,6 +190,13 @@ def prefect_server(folder: Path) -> str:
     return address
 
 
+def s3_server(folder: Path) -> str:
+    """Starts an S3 server; returns its address. It ends with the preloaded process."""
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    _serve(folder, ("moto.server", "--host", "127.0.0.1", "--port", str(port)), f"{address}/moto-api/data.json", {})
+    return address
+
+
 def _serve(folder: Path, command: tuple[str, ...], health: str, variables: Mapping[str, str]) -> subprocess.Popen[str]:
     """Starts a server as a fork of the preloaded process, and waits for its answer."""
     folder.mkdir(exist_ok=True)

@@ -31,12 +31,13 @@ LIBRARIES = (
     *("dvc.repo.index", "dvc.repo.open_repo", "dvc.repo.stage", "dvc.scm", "dvc.stage", "dvc.utils.strictyaml"),
     *("dvc_data.hashfile.db.local", "dvc_s3", "filelock", "fsspec.implementations.memory", "git", "jinja2"),
     *("lightning.pytorch", "matplotlib.pyplot", "mlflow", "mlflow.cli", "mlflow.pyfunc"),
-    *("mlflow.store.tracking.sqlalchemy_store", "omegaconf", "onnx", "openvino", "pandas", "PIL.Image", "prefect"),
-    *("prefect.cli.server", "prefect.cli.worker", "prefect.flow_engine", "prefect.runner", "prefect.task_runners"),
-    *("prefect.workers.process", "prefect_dask", "psutil", "pyarrow.parquet", "pydantic_settings", "requests"),
-    *("rich.progress", "rich.table", "rich.traceback", "ruamel.yaml", "s3fs", "safetensors.torch", "scipy.ndimage"),
-    *("scipy.optimize", "scipy.spatial", "scipy.stats", "segmentation_models_pytorch", "sklearn.isotonic"),
-    *("sklearn.metrics", "sklearn.model_selection", "torch", "torch.utils.data", "torchvision", "typer"),
+    *("mlflow.store.tracking.sqlalchemy_store", "moto.s3.responses", "moto.server", "omegaconf", "onnx", "openvino"),
+    *("pandas", "PIL.Image", "prefect", "prefect.cli.server", "prefect.cli.worker", "prefect.flow_engine"),
+    *("prefect.runner", "prefect.task_runners", "prefect.workers.process", "prefect_dask", "psutil"),
+    *("pyarrow.parquet", "pydantic_settings", "requests", "rich.progress", "rich.table", "rich.traceback"),
+    *("ruamel.yaml", "s3fs", "safetensors.torch", "scipy.ndimage", "scipy.optimize", "scipy.spatial", "scipy.stats"),
+    *("segmentation_models_pytorch", "sklearn.isotonic", "sklearn.metrics", "sklearn.model_selection", "torch"),
+    *("torch.utils.data", "torchvision", "typer"),
 )
 
 
