@@ -6,7 +6,7 @@ Their colours are the page's own, so that they follow light and dark; so is thei
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from nerveseg.report.browser import filter_link, frame_link
 _INK, _LINE, _FIRST, _SECOND, _BAD = (f"var(--{name})" for name in ("ink", "line", "first", "second", "bad"))
 _WIDTH = 340  # of a chart, in units of its SVG: text is as large on a phone
 SHOWN = 80  # subjects in a chart
-_VEGA_LITE = "6.4"
+VEGA_LITE = "6.4"
+SCRIPT = Path(__file__).with_name("vega.js")  # of the version that draws the SVG
 _CONFIG: dict[str, Any] = {
     "font": "system-ui, sans-serif",
     "background": "transparent",
@@ -38,9 +39,6 @@ _CONFIG: dict[str, Any] = {
     **{mark: {"color": _FIRST} for mark in ("bar", "line", "point", "circle")},
 }
 
-_NOTICE = (
-    "/* Vega, Vega-Lite, vega-embed: (c) University of Washington Interactive Data Lab and others, BSD-3-Clause */"
-)
 CURVES = {"loss": "Loss (cross-entropy + Dice)", "iou": "IoU", "dice": "Dice"}  # of the training, with their titles
 
 Line = tuple[Sequence[float], Sequence[float]]
@@ -57,13 +55,6 @@ class Chart:
 
     spec: Mapping[str, Any]
     svg: Markup
-
-
-@cache
-def library() -> Markup:
-    """Vega, Vega-Lite and vega-embed as one script, 0.9 MB, of the versions that draw the SVG."""
-    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _VEGA_LITE)
-    return Markup(_NOTICE + script.replace("</script", "<\\/script"))  # noqa: S704
 
 
 def lines(
@@ -335,6 +326,6 @@ def _chart(title: str, height: int, content: Mapping[str, Any]) -> Chart:
         "config": _CONFIG,
         **content,
     }
-    text: str = vl_convert.vegalite_to_svg(spec, vl_version=_VEGA_LITE)
+    text: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
     text = text.replace(f' width="{_WIDTH}" height="{height}"', "", 1)
     return Chart(spec, Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)))  # noqa: S704

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from nerveseg.arrays import Frame, Mask
 from nerveseg.files import replacing, replacing_folder
@@ -154,7 +155,8 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> Page:
     )
     blocks = [block for section in sections for block in section.blocks]
     browser = next((block for block in blocks if isinstance(block, Browser)), None)
-    library = charts.library() if any(isinstance(block, Charts) for block in blocks) else None
+    has_charts = any(isinstance(block, Charts) for block in blocks)
+    library = Markup(charts.SCRIPT.read_text(encoding="utf-8")) if has_charts else None  # noqa: S704
     html = environment.get_template("page.html.j2").render(
         title=title, lead=lead, sections=sections, browser=browser, library=library
     )
