@@ -76,5 +76,5 @@ def test_panels_that_mlflow_did_not_take_are_logged_at_the_end_and_none_twice(
         run.log_panel(panels[2])
         run.finish([row], panels)
     assert images(artifacts.parent) == Counter(KEYS[:3])
-    history = mlflow.MlflowClient().get_metric_history(artifacts.parent.name, "train_loss")
+    history = mlflow.MlflowClient().get_metric_history(artifacts.parent.name, "train/loss")
     assert [point.step for point in history] == [1]

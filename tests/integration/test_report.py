@@ -266,7 +266,8 @@ def test_a_cross_validation_has_a_page_too(trained: Workspace) -> None:
     assert "Optimism in Dice 0.0312 (0.0101 to 0.0523)" in audited
     assert f"3 by frame 41 8 0.740 0.640 0.900 {'b' * 32}" in audited
     assert "Verdict" not in audited
-    judged = text(metrics, versions.receipt("c" * 32, "4", [], Verdict("off").record))
+    receipt = {"registered": True, "name": versions.NAME, "version": "4", "reasons": [], "run_id": "c" * 32}
+    judged = text(metrics, {**receipt, "experiment_id": "1", "gate": Verdict("off").record})
     assert "Optimism" not in judged
     assert f"Registered as {versions.NAME} version 4." in judged
     assert f"MLflow run {'c' * 32}" in judged
