@@ -55,7 +55,7 @@ def test_training_starts_without_a_server_that_never_answers(
     assert time.monotonic() - begun < 5
     assert "does not answer within 1 s" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(TransientError, match="The training is complete and kept") as error:
-        run.finish([])
+        run.finish([], [])
     assert "secret" not in str(error.value)
 
 
