@@ -25,19 +25,23 @@ from contextlib import suppress
 from pathlib import Path
 
 LIBRARIES = (
-    *("albumentations", "apprise", "boto3", "configobj", "coverage", "cv2", "dulwich.porcelain", "dulwich.worktree"),
-    *("dvc.cachemgr", "dvc.cli", "dvc.cli.parser", "dvc.commands.checkout", "dvc.commands.config"),
-    *("dvc.commands.repro", "dvc.commands.status", "dvc.compare", "dvc.data_cloud", "dvc.output", "dvc.repo"),
-    *("dvc.repo.index", "dvc.repo.open_repo", "dvc.repo.stage", "dvc.scm", "dvc.stage", "dvc.utils.strictyaml"),
-    *("dvc_data.hashfile.db.local", "dvc_s3", "filelock", "fsspec.implementations.memory", "git", "jinja2"),
-    *("lightning.pytorch", "matplotlib.pyplot", "mlflow", "mlflow.cli", "mlflow.pyfunc"),
-    *("mlflow.store.tracking.sqlalchemy_store", "moto.s3.responses", "moto.server", "omegaconf", "onnx", "openvino"),
-    *("pandas", "PIL.Image", "prefect", "prefect.cli.server", "prefect.cli.worker", "prefect.flow_engine"),
-    *("prefect.runner", "prefect.task_runners", "prefect.workers.process", "prefect_dask", "psutil"),
-    *("pyarrow.parquet", "pydantic_settings", "requests", "rich.progress", "rich.table", "rich.traceback"),
-    *("ruamel.yaml", "s3fs", "safetensors.torch", "scipy.ndimage", "scipy.optimize", "scipy.spatial", "scipy.stats"),
-    *("segmentation_models_pytorch", "sklearn.isotonic", "sklearn.metrics", "sklearn.model_selection", "torch"),
-    *("torch.utils.data", "torchvision", "typer"),
+    *("albumentations", "alembic.config", "apprise", "boto3", "boto3.s3.inject", "configobj", "coverage"),
+    *("cryptography.hazmat.primitives.serialization", "cv2", "dulwich.porcelain", "dulwich.worktree", "dvc.cachemgr"),
+    *("dvc.cli", "dvc.cli.parser", "dvc.commands.checkout", "dvc.commands.config", "dvc.commands.repro"),
+    *("dvc.commands.status", "dvc.compare", "dvc.data_cloud", "dvc.dirs", "dvc.lock", "dvc.output", "dvc.repo"),
+    *("dvc.repo.index", "dvc.repo.open_repo", "dvc.repo.plots", "dvc.repo.stage", "dvc.scm", "dvc.stage"),
+    *("dvc.utils.strictyaml", "dvc_data.hashfile.db.local", "dvc_s3", "filelock", "fsspec.implementations.memory"),
+    *("git", "IPython", "jinja2", "lightning.pytorch", "matplotlib.backends.backend_agg", "matplotlib.pyplot"),
+    *("mlflow", "mlflow.cli", "mlflow.pyfunc", "mlflow.store.model_registry.sqlalchemy_workspace_store"),
+    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.system_metrics.system_metrics_monitor"),
+    *("mlflow.tracing.processor.base_mlflow", "mlflow.tracing.processor.otel"),
+    *("mlflow.tracking.request_header.registry", "moto.s3.responses", "moto.server", "networkx.algorithms"),
+    *("omegaconf", "onnx", "openvino", "pandas", "PIL.Image", "prefect", "prefect.cli.server", "prefect.cli.worker"),
+    *("prefect.flow_engine", "prefect.runner", "prefect.task_runners", "prefect.workers.process", "prefect_dask"),
+    *("psutil", "pyarrow.dataset", "pyarrow.parquet", "pydantic_settings", "requests", "rich.progress", "rich.table"),
+    *("rich.traceback", "ruamel.yaml", "s3fs", "safetensors.torch", "scipy.ndimage", "scipy.optimize"),
+    *("scipy.spatial", "scipy.stats", "segmentation_models_pytorch", "sklearn.isotonic", "sklearn.metrics"),
+    *("sklearn.model_selection", "sqlalchemy.dialects.sqlite", "torch", "torch.utils.data", "torchvision", "typer"),
 )
 
 
