@@ -32,6 +32,11 @@ def run(server: str, experiment_id: str | None, run_id: str) -> str:
     return f"{_root(server)}/experiments/{experiment_id}/runs/{run_id}{_TRAINING}"
 
 
+def artifact(experiment_id: str, run_id: str, path: str) -> str:
+    """The page that shows an artifact of a run, as a link from another page of the same server."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{path}{_TRAINING}"
+
+
 def version(server: str, name: str, number: str) -> str:
     """The page of a version of a registered model."""
     return f"{_root(server)}/models/{name}/versions/{number}{_TRAINING}"

@@ -20,22 +20,8 @@ STAGES: dict[str, Any] = PIPELINE["stages"]
 CARRIERS = {
     f"src/nerveseg/{name}.py"
     for name in (
-        *(
-            "arrays",
-            "console",
-            "dvc_lock",
-            "errors",
-            "files",
-            "kept",
-            "legacy",
-            "logged_code",
-            "metric_names",
-            "package",
-            "params",
-            "paths",
-        ),
-        "settings",
-        "tracking",
+        *("arrays", "console", "dvc_lock", "errors", "files", "kept", "legacy", "logged_code", "metric_names"),
+        *("mlflow_pages", "package", "params", "paths", "settings", "tracking"),
     )
 }
 # Files that a stage uses without declaring them, and why.

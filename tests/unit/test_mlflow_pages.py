@@ -13,6 +13,8 @@ def test_every_page_is_opened_for_trainings() -> None:
     assert mlflow_pages.runs(f"{SERVER}/", "3") == f"{SERVER}/#/experiments/3/runs?{TRAINING}"
     assert mlflow_pages.run(SERVER, "3", "abc") == f"{SERVER}/#/experiments/3/runs/abc?{TRAINING}"
     assert mlflow_pages.version(SERVER, "nerves", "7") == f"{SERVER}/#/models/nerves/versions/7?{TRAINING}"
+    report = mlflow_pages.artifact("3", "abc", "reports/index.html")
+    assert report == f"#/experiments/3/runs/abc/artifacts/reports/index.html?{TRAINING}"
     assert mlflow_pages.experiments(SERVER) == f"{SERVER}/#/experiments?{TRAINING}"
 
 
@@ -23,5 +25,5 @@ def test_a_receipt_of_an_older_version_links_to_its_run_without_the_experiment()
 def test_links_are_made_in_one_place() -> None:
     """Any other would open the pages for language models."""
     sources = [path for part in ("src", "flows", "stack") for path in (ROOT / part).rglob("*.py")]
-    linking = {path.name for path in [*sources, ROOT / "Makefile"] if "/#" in path.read_text()}
+    linking = {path.name for path in [*sources, ROOT / "Makefile"] if "#/" in path.read_text()}
     assert linking == {"mlflow_pages.py"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from nerveseg import paths
+from nerveseg import mlflow_pages, paths
 from nerveseg.evaluation import figures
 from nerveseg.files import sha256
 from nerveseg.modelcard import card
@@ -23,8 +23,8 @@ def text(client: MlflowClient, run_id: str, verdict: Verdict, record: Card) -> s
         run_id: has the report, or will have it.
         record: the card of the model.
     """
-    page = f"#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}/artifacts/{paths.REPORT}"
-    lines = [f"**Gate {verdict.headline}.** [Report]({page}?workflowType=machine_learning)", ""]
+    page = mlflow_pages.artifact(client.get_run(run_id).info.experiment_id, run_id, paths.REPORT.as_posix())
+    lines = [f"**Gate {verdict.headline}.** [Report]({page})", ""]
     if verdict.passed is False:
         lines += [*(f"- {one.detail}" for one in verdict.criteria if not one.passed), ""]
         lines += [f"It is delivered only if the tag `{gate.OVERRIDE}` says `NAME: REASON`.", ""]
