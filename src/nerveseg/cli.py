@@ -122,6 +122,44 @@ def crossval(
 
 
 @app.command()
+def table(
+    matrix: Annotated[Path, typer.Argument(metavar="MATRIX", help="A YAML file: configurations, seeds, folds.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the table; default: tables/NAME of the file.")] = None,
+) -> None:
+    """Compare configurations: train each with every seed on every fold of subjects, once, and tabulate the scores.
+
+    The table has means by frame and by subject with intervals, and paired differences to the first configuration, as
+    Markdown, CSV and LaTeX. After an interruption, the same command continues.
+    """
+    from nerveseg.trials.table import table as run  # it imports mlflow
+
+    with readable_errors():
+        run(matrix, out)
+
+
+@app.command()
+def search(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Space, trials and folds of the search.")] = (
+        Path("search.yaml")
+    ),
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that train trials at the same time.")] = 1,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Database that several machines share; default: search.db in this folder."),
+    ] = None,
+) -> None:
+    """Search for better parameters on folds of subjects, never the test subjects, and write the best as a profile.
+
+    Each trial is a run in MLflow. After an interruption, the same command continues; a second one joins in. The result
+    says how much of the gain is selection.
+    """
+    from nerveseg.trials.search import search as run  # it imports mlflow and optuna
+
+    with readable_errors():
+        run(file, jobs, storage)
+
+
+@app.command()
 def predict(
     files: Annotated[list[Path], typer.Argument(help="Frames: PNG, JPEG, TIFF or BMP with 8 bits per sample.")],
     model: Annotated[str, typer.Option(help="An alias, a version number or a run id.")] = "champion",

@@ -4,8 +4,11 @@ All values are in `params.yaml`; there are no defaults here, so that each value 
 """
 
 import difflib
+import hashlib
+import json
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -29,6 +32,7 @@ Text = Annotated[str, Field(pattern=r"\S")]
 InputSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]  # the encoder halves it five times
 EmptyRule = Literal["kaggle", "nnunet", "monai", "smp"]
 GateMode = Literal["off", "report", "enforce"]
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
 _UNQUOTED = "unquoted"  # type of the errors that must not quote the value
@@ -159,6 +163,10 @@ class SplitParams(Section):
         ge=3, le=1000, description="number of folds of subjects (or frames), instead of the shares"
     )
     fold: int | None = Field(ge=0, description="the test fold, from 0; the next one is for validation")
+    folds_of: Literal["all", "development"] = Field(
+        description="folds of all subjects, or only of those that are left when the test subjects are set aside as "
+        "without folds; then `fold` is the validation fold"
+    )
     near_duplicate: int = Field(
         ge=0, le=64, description="largest distance, in bits of 256, between the hashes of near-duplicate frames"
     )
@@ -177,7 +185,9 @@ class SplitParams(Section):
             raise ValueError("set both folds and fold, or neither")
         if self.folds is not None and self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"there is no fold {self.fold}: the {self.folds} folds are 0 to {self.folds - 1}")
-        if self.folds is not None and self.by == "fold":
+        if self.folds_of == "development" and self.by == "frame":
+            raise ValueError("folds_of: development divides whole subjects, but by is frame; set by: subject")
+        if self.folds is not None and self.folds_of == "all" and self.by == "fold":
             raise ValueError(
                 "folds divides subjects or frames, but by: fold uses the dataset's own folds; set only one of them"
             )
@@ -188,7 +198,7 @@ class SplitParams(Section):
         """Whether there are test frames."""
         if self.by == "fold":
             return self.test_fold is not None
-        return self.folds is not None or self.test > 0
+        return (self.folds is not None and self.folds_of == "all") or self.test > 0
 
 
 class ModelParams(Section):
@@ -359,11 +369,22 @@ def parse(content: dict[str, Any], name: str) -> Params:
     Raises:
         NervesegError: lists every wrong key, with the most similar known name for an unknown one.
     """
+    return validate(Params, content, name, known_names())
+
+
+def validate(kind: type[Checked], content: Any, name: str, known: Iterable[str]) -> Checked:
+    """Checks the content of a file called `name`, as `parse` does. `known`: the names that it may have."""
     try:
-        return Params.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors()]
+        lines = [_explain(detail, known) for detail in error.errors()]
         raise NervesegError(f"{name} is invalid:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def digest(given: Params) -> str:
+    """Eight hexadecimal digits that tell apart what is trained and how it is scored."""
+    content = given.model_dump(by_alias=True, include={"phantom", "data", "split", "model", "train", "evaluate"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -389,10 +410,10 @@ def schemas() -> dict[str, dict[str, Any]]:
     }
 
 
-def _explain(detail: ErrorDetails) -> str:
+def _explain(detail: ErrorDetails, known: Iterable[str]) -> str:
     name = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return f"{name}: unknown key{nearest(name)}"
+        return f"{name}: unknown key{nearest(name, known)}"
     if detail["type"] == "missing":
         return f"{name}: missing"
     message = detail["msg"].removeprefix("Value error, ")
@@ -403,7 +424,7 @@ def _explain(detail: ErrorDetails) -> str:
     return f"{name}: {message}, not {detail['input']!r}"
 
 
-def nearest(name: str) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean a.b?` for the known name most similar to `name`, or an empty string."""
-    matches = difflib.get_close_matches(name, known_names(), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]}?" if matches else ""

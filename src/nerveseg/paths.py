@@ -28,6 +28,8 @@ TIMINGS_JSON = MODELS / "timings.json"
 
 CROSSVAL = Path("crossval")  # written by `nerveseg crossval`, not by a stage
 COMPARISON = Path("reports/compare")  # written by `nerveseg compare`
+TABLES = Path("tables")  # written by `nerveseg table`
+SEARCHES = Path("searches")  # written by `nerveseg search`
 
 REPORTS = Path("reports")
 FIGURES = REPORTS / "figures"

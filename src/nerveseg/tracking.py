@@ -430,6 +430,51 @@ def log_crossval(name: str, params: dict[str, Any], tags: dict[str, str], metric
     return str(run.info.run_id)
 
 
+def open_run(run_id: str | None, name: str, *, parent: str | None, params: Record, tags: dict[str, str]) -> str:
+    """Opens a run without a process of its own, such as that of a trial, until `close_run`; returns its id.
+
+    Args:
+        run_id: a run to go on with, if this server has it.
+        parent: id of the run that it is nested in.
+        params: logged once.
+    """
+    client = connect()
+    experiment = _set_experiment(settings().experiment)
+    if run_id is None or not _has_run(client, run_id):
+        nested = {"mlflow.parentRunId": parent} if parent else {}
+        run_id = client.create_run(experiment.experiment_id, run_name=name, tags={**tags, **nested}).info.run_id
+        mlflow.log_params(params, run_id=run_id)
+    client.update_run(run_id, RunStatus.to_string(RunStatus.RUNNING))
+    return run_id
+
+
+def nest(run_id: str, parent: str) -> None:
+    """Nests a run in another one, unless it is nested already."""
+    client = connect()
+    if "mlflow.parentRunId" not in client.get_run(run_id).data.tags:
+        client.set_tag(run_id, "mlflow.parentRunId", parent)
+
+
+def log_values(run_id: str, figures: Record, step: int = 0) -> None:
+    """Logs flat figures such as `validation.dice`, as `values/validation/dice`; logging them again replaces them."""
+    metrics = [Metric(name, value, 0, step) for name, value in _values(figures).items()]
+    connect().log_batch(run_id, metrics=metrics)
+
+
+def log_files(run_id: str, files: Iterable[Path]) -> None:
+    """Adds files to a run."""
+    client = connect()
+    for file in files:
+        client.log_artifact(run_id, str(file))
+
+
+def close_run(run_id: str, status: str, tags: dict[str, str] | None = None) -> None:
+    """Ends a run of `open_run`: FINISHED, FAILED or KILLED."""
+    client = connect()
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in (tags or {}).items()])
+    client.set_terminated(run_id, status)
+
+
 def end_interrupted(run_id: str) -> None:
     """Ends a run whose process could not end it as KILLED, unless it has ended or the server does not have it."""
     try:

@@ -4,9 +4,7 @@ Each fold is a DVC experiment in a clone of the repository, which shares DVC's c
 checkpoints: finished trainings are restored, interrupted ones resume, and the checkout is not touched.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -81,7 +79,7 @@ def crossval(folds: int | None, *, leakage: bool, ensemble: bool) -> None:
     """
     here = Path.cwd()
     _refuse_audit(_params(Path(), folds), leakage)  # report invalid params immediately
-    _require_repository(here)
+    clones.require_repository(here)
     clones.keep_outside(here)
     with (
         commands.alone_in(here / commands.FOLDS_LOCK, "another cross-validation", console.print) as lock,
@@ -104,7 +102,7 @@ def _params(root: Path, folds: int | None) -> Params:
     if given.evaluate.split != "test":
         raise NervesegError("evaluate.split is validation, but a cross-validation scores test frames: set it to test.")
     content = given.model_dump(by_alias=True)
-    content["split"] |= {"by": "subject", "folds": number, "fold": 0}
+    content["split"] |= {"by": "subject", "folds": number, "fold": 0, "folds_of": "all"}
     return params.parse(content, f"{paths.PARAMS} with {number} folds of subjects")
 
 
@@ -116,20 +114,9 @@ def _refuse_audit(given: Params, leakage: bool) -> None:
         )
 
 
-def _require_repository(here: Path) -> None:
-    paths.require_root()
-    clones.require_commit(here)
-    if tracking.git_tags()["git_changed"] == "true":
-        said = Text.assemble(("Uncommitted code is not used:", "yellow"), " the folds run the code of the last commit.")
-        console.print(said, soft_wrap=True)
-
-
 @contextmanager
 def _clone(here: Path) -> Iterator[Path]:
-    with clones.scratch(here / _CLONES) as root:
-        clones.clone(here, root)
-        clones.bring_state(here, root)
-        clones.link_dataset(here, root)
+    with clones.beside(here, here / _CLONES) as root:
         for name, value in (("name", "nerveseg"), ("email", "nerveseg@localhost")):
             commands.run(root, "git", "config", f"user.{name}", value)  # an experiment is a commit
         yield root
@@ -143,13 +130,13 @@ def _run_folds(root: Path, by: By, given: Params, lock: BinaryIO, keep: Path | N
 def _run_fold(root: Path, by: By, number: int, given: Params, lock: BinaryIO, keep: Path | None) -> Fold:
     folds = given.split.folds
     name = f"fold {number + 1} of {folds} by {by}"
-    experiment = f"crossval-{_digest(given)}-{by}-{number}"
-    values = {"split.by": by, "split.folds": folds, "split.fold": number}
+    experiment = f"crossval-{params.digest(given)}-{by}-{number}"
+    values = {"split.by": by, "split.folds": folds, "split.fold": number, "split.folds_of": "all"}
     options = [part for key, value in values.items() for part in ("--set-param", f"{key}={value}")]
     console.rule(name, align="left")
     try:
         said = commands.supervised_dvc(
-            root, name, ("exp", "run", "--name", experiment, *options, "evaluate"), lock, _say
+            root, name, ("exp", "run", "--name", experiment, *options, "evaluate"), lock, commands.say
         )
     except commands.StageError as error:
         kind = TransientError if error.transient else NervesegError
@@ -160,26 +147,10 @@ def _run_fold(root: Path, by: By, number: int, given: Params, lock: BinaryIO, ke
     found = (
         f": Dice {figures.number(dice.value)} ({figures.interval(dice.interval) or 'no interval'}), "
         f"IoU {figures.number(iou.value)} on {test.frames} frames {test.of_subjects}; "
-        f"{'trained' if _trained(said) else 'restored'}, run {fold.run_id}"
+        f"{'trained' if commands.trained(said) else 'restored'}, run {fold.run_id}"
     )
     console.print(Text.assemble((name, "bold"), found), soft_wrap=True)
     return fold
-
-
-def _trained(said: Sequence[str]) -> bool:
-    return any(line.startswith("Running stage 'train'") for line in said)
-
-
-def _say(line: str) -> None:
-    if "No file hash info found" in line:  # printed by DVC for each output that a fresh clone lacks
-        return
-    console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
-
-
-def _digest(given: Params) -> str:
-    """A digest of the configuration, for the names of its experiments."""
-    content = given.model_dump(by_alias=True, include={"phantom", "data", "split", "model", "train", "evaluate"})
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | None) -> Fold:
@@ -234,7 +205,7 @@ def _conclude(
             {
                 "git_commit": commit,
                 "mlflow.source.git.commit": commit,
-                "configuration": _digest(given),
+                "configuration": params.digest(given),
                 **{f"{fold.by}_fold_{fold.number}": fold.run_id for fold in [*by_subject, *by_frame]},
             },
             params.flatten(metrics.record),

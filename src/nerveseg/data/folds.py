@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from nerveseg.arrays import Ints
 from nerveseg.data import clusters
 from nerveseg.data.findings import Finding
 from nerveseg.data.frame_store import counts
@@ -24,7 +25,9 @@ def assign(frames: pd.DataFrame, split: SplitParams, subjects_read: str = "") ->
     that share a cluster of near-duplicate frames are drawn together.
 
     With folds, subjects are distributed so that each fold has a similar number of frames with and without a nerve.
-    `split.fold` is the test fold, the next one is for validation, the others are for training.
+    `split.fold` is the test fold, the next one is for validation, the others are for training. With
+    `split.folds_of: development`, the test frames are those of the same split without folds, and only the other
+    subjects are divided: `split.fold` is for validation, the other folds are for training.
 
     By frame, single frames are drawn regardless of subject, for the leakage audit: PCG64 permutes them, sorted
     naturally by name.
@@ -43,6 +46,8 @@ def assign(frames: pd.DataFrame, split: SplitParams, subjects_read: str = "") ->
             "No frames to split: no frame in the dataset has a mask, and data.frames: nonempty drops the others. "
             "Set data.frames: all, or check the masks."
         )
+    if split.folds is not None and split.folds_of == "development":
+        return _in_development(frames, split, subjects_read)
     if split.by == "fold":
         return _by_fold(frames, split)
     if split.by == "frame":
@@ -75,10 +80,29 @@ def _wanted(number: int, split: SplitParams) -> dict[str, int]:
 
 
 def _in_folds(frames: pd.DataFrame, split: SplitParams, subjects_read: str) -> pd.Series:
+    fold = _fold_of(frames, split, subjects_read)
+    assert split.folds is not None
+    assert split.fold is not None
+    sides = np.full(len(frames), "train", dtype=object)
+    sides[fold == split.fold] = "test"
+    sides[fold == (split.fold + 1) % split.folds] = "validation"
+    return pd.Series(sides, index=frames.index, dtype="str")
+
+
+def _in_development(frames: pd.DataFrame, split: SplitParams, subjects_read: str) -> pd.Series:
+    without = split.model_copy(update={"folds": None, "fold": None, "folds_of": "all"})
+    sides = assign(frames, without, subjects_read)
+    development = sides != "test"
+    fold = _fold_of(frames[development], split, subjects_read)
+    sides[development] = np.where(fold == split.fold, "validation", "train")
+    return sides
+
+
+def _fold_of(frames: pd.DataFrame, split: SplitParams, subjects_read: str) -> Ints:
+    """The fold of each frame, int64 (frames,), from 0; of whole subjects."""
     from sklearn.model_selection import StratifiedGroupKFold  # takes a second to import, needed only with folds
 
     assert split.folds is not None
-    assert split.fold is not None
     units = _units(frames)
     if units.nunique() < split.folds:
         raise NervesegError(
@@ -99,10 +123,10 @@ def _in_folds(frames: pd.DataFrame, split: SplitParams, subjects_read: str) -> p
             f"Fold {empty[0]} of {split.folds} would be empty: {len(frames)} frames of {len(units)} subjects cannot be "
             "balanced. Change split.seed, or lower split.folds." + _tied(units)
         )
-    sides = np.full(len(frames), "train", dtype=object)
-    sides[tests[split.fold]] = "test"
-    sides[tests[(split.fold + 1) % split.folds]] = "validation"
-    return pd.Series(sides, index=frames.index, dtype="str")
+    fold = np.zeros(len(frames), np.int64)
+    for number, test in enumerate(tests):
+        fold[test] = number
+    return fold
 
 
 def _by_frame(frames: pd.DataFrame, split: SplitParams) -> pd.Series:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from configobj import ConfigObj
 from filelock import FileLock, Timeout
+from rich.text import Text
 
 from nerveseg import params, paths
+from nerveseg.console import console
 from nerveseg.errors import NervesegError
 from nerveseg.settings import settings
 from nerveseg.storage import Storage, open_storage
@@ -73,6 +75,19 @@ def require_commit(root: Path) -> None:
         ) from None
 
 
+def require_repository(here: Path) -> None:
+    """Raises NervesegError unless `here`, the working directory, is the root of a repository that can be cloned; says
+    that changes which are not committed are left behind.
+    """
+    from nerveseg import tracking  # it imports mlflow
+
+    paths.require_root()
+    require_commit(here)
+    if tracking.git_tags()["git_changed"] == "true":
+        said = Text.assemble(("Uncommitted code is not used:", "yellow"), " the folds run the code of the last commit.")
+        console.print(said, soft_wrap=True)
+
+
 def _set_cache(config: Path, cache: str) -> None:
     """What `dvc cache dir --local` does, which fails for a path that is not ASCII."""
     content = ConfigObj(str(config), encoding="utf-8")
@@ -119,6 +134,16 @@ def scratch(folder: Path) -> Iterator[Path]:
             held.enter_context(FileLock(own / "lock"))
         held.callback(shutil.rmtree, own, ignore_errors=True)
         yield own / "clone"
+
+
+@contextmanager
+def beside(here: Path, folder: Path) -> Iterator[Path]:
+    """A clone in `folder`, as `scratch` keeps it, with the state and the dataset of the workspace `here`."""
+    with scratch(folder) as root:
+        clone(here, root)
+        bring_state(here, root)
+        link_dataset(here, root)
+        yield root
 
 
 def bring_state(source: Path, clone: Path) -> None:

@@ -5,13 +5,15 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from filelock import lock_descriptor
+from rich.text import Text
 
+from nerveseg.console import console
 from nerveseg.errors import NervesegError, TransientError
 
 FOLDS_LOCK = Path(".dvc/tmp/crossval.lock")  # held by a command that trains folds
@@ -108,45 +110,80 @@ def alone_in(path: Path, who: str, say: Callable[[str], None]) -> Iterator[Binar
 
 
 def supervised_dvc(
-    root: Path, name: str, arguments: tuple[str, ...], lock: BinaryIO, say: Callable[[str], None]
+    root: Path, name: str, arguments: tuple[str, ...], lock: BinaryIO | None, say: Callable[[str], None]
 ) -> list[str]:
     """Runs DVC in a workspace under `supervise.py`; returns the lines printed by DVC and its stages.
 
     Args:
         name: what is run, for the error message.
-        lock: the file from `alone_in`.
+        lock: the file from `alone_in`, which DVC is to hold, too.
         say: receives every line of output as it is printed.
 
     Raises:
         StageError: it failed. No process is left behind, however this function ends.
     """
     mend_rwlock(root)
+    held = () if lock is None else (lock.fileno(),)
+    with supervised((sys.executable, "-m", "dvc", *arguments), root, environment(root), held) as process:
+        return follow(process, name, say)
+
+
+@contextmanager
+def supervised(
+    command: tuple[str, ...], root: Path, variables: dict[str, str], held: tuple[int, ...] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """Runs a command in a workspace under `supervise.py`; it has ended, with all that it started, when the block ends.
+
+    Args:
+        variables: its environment.
+        held: file descriptors that it inherits.
+    """
     process = subprocess.Popen(
-        (sys.executable, "-P", str(_SUPERVISE), sys.executable, "-m", "dvc", *arguments),
+        (sys.executable, "-P", str(_SUPERVISE), *command),
         cwd=root,
-        env=environment(root),
+        env=variables,
         stdin=subprocess.PIPE,  # closing it, also by our death, ends the process group
         stdout=subprocess.PIPE,
         text=True,
         errors="replace",
         start_new_session=True,
-        pass_fds=(lock.fileno(),),
+        pass_fds=held,
     )
     assert process.stdin is not None
-    assert process.stdout is not None
-    output = []
     try:
-        for line in process.stdout:
-            output.append(line.rstrip())
-            if output[-1]:
-                say(output[-1])
-        status = process.wait()
+        yield process
     finally:
         process.stdin.close()
         process.wait()
-    if status:
+
+
+def follow(process: subprocess.Popen[str], name: str, say: Callable[[str], None]) -> list[str]:
+    """Waits for the end of a command of `supervised`; returns its lines. Raises StageError if it failed.
+
+    Args:
+        name, say: as for `supervised_dvc`.
+    """
+    assert process.stdout is not None
+    output = []
+    for line in process.stdout:
+        output.append(line.rstrip())
+        if output[-1]:
+            say(output[-1])
+    if status := process.wait():
         raise StageError(name, output, status)
     return output
+
+
+def say(line: str) -> None:
+    """Prints a line of DVC's output, dimmed."""
+    if "No file hash info found" in line:  # printed by DVC for each output that a fresh clone lacks
+        return
+    console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
+
+
+def trained(output: Sequence[str]) -> bool:
+    """Whether DVC's output says that train ran, rather than being restored or skipped."""
+    return any(line.startswith("Running stage 'train'") for line in output)
 
 
 def _own_error(output: list[str]) -> str:

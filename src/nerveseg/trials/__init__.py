@@ -1,0 +1,1 @@
+"""Many trainings: tables of configurations, and the search for a better one."""
