@@ -181,7 +181,8 @@ def explained(chosen: Selection, trials: list[FrozenTrial], frames: int, subject
             f"Chosen by some of the subjects and scored on the others, the gain is {unseen}: of the gain of "
             f"{number(chosen.apparent.value)}, {number(chosen.selected)} is selection.",
             f"If no trial differed from params.yaml, the best of {len(trials)} would still seem "
-            f"{number(chosen.chance)} better; a gain as large as this one then has a probability of {chosen.p_value:.2g}.",
+            f"{number(chosen.chance)} better, and a gain as large as this one would have a probability of "
+            f"{chosen.p_value:.2g}.",
         ]
         if (chosen.unseen.interval or (0, 0))[0] <= 0:
             lines.append("The interval includes no gain: another search may well choose another trial.")

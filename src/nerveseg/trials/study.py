@@ -93,8 +93,8 @@ def opened(url: str, name: str, search: Search, base: Params) -> optuna.Study:
     elif known != setup:
         changed = " and ".join(key for key in setup if known.get(key) != setup[key])
         raise NervesegError(
-            f"The search {name} was begun with another {changed}: its trials cannot be compared with new ones. Change it "
-            "back, or give the search file another name."
+            f"The search {name} was begun with another {changed}: its trials cannot be compared with new ones. Change "
+            "it back, or give the search file another name."
         )
     return study
 
