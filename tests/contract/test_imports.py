@@ -86,6 +86,10 @@ def test_only_augment_imports_albumentations() -> None:
     assert users_of("albumentations") == {"data/augment.py"}
 
 
+def test_only_trials_import_optuna() -> None:
+    assert {user.partition("/")[0] for user in users_of("optuna")} == {"trials"}
+
+
 def test_only_s3_imports_boto3() -> None:
     for library in ("boto3", "botocore"):
         assert users_of(library) == {"s3.py"}, library
@@ -129,7 +133,7 @@ def test_the_predictor_needs_no_torch_mlflow_or_prefect() -> None:
 
 
 def test_the_command_line_starts_light() -> None:
-    assert not modules_after("nerveseg.cli") & {"torch", "mlflow", "pandas", "numpy", "boto3", "fastapi"}
+    assert not modules_after("nerveseg.cli") & {"torch", "mlflow", "pandas", "numpy", "boto3", "fastapi", "optuna"}
 
 
 def modules_after(module: str) -> set[str]:

@@ -9,7 +9,8 @@ from nerveseg.params import SplitParams
 
 def split(**changes: object) -> SplitParams:
     base = {"by": "subject", "seed": 1, "validation": 0.2, "test": 0.2, "validation_fold": None, "test_fold": None}
-    return SplitParams.model_validate(base | {"folds": None, "fold": None, "near_duplicate": 6} | changes)
+    base |= {"folds": None, "fold": None, "folds_of": "all", "near_duplicate": 6}
+    return SplitParams.model_validate(base | changes)
 
 
 def by_fold(**changes: object) -> SplitParams:
@@ -193,6 +194,35 @@ def test_every_frame_is_in_one_random_test_and_one_validation_fold() -> None:
     assert folds.assign(shuffled, split(by="frame", folds=5, fold=0)).sort_index().tolist() == found[0].tolist()
     with pytest.raises(NervesegError, match="Too few frames: 2 cannot be split"):
         folds.assign(frames.head(2), split(by="frame", folds=3, fold=0))
+
+
+def in_development(frames: pd.DataFrame, whole: SplitParams, number: int = 4) -> list[pd.Series]:
+    """The split of each fold of the subjects that `whole` does not test."""
+    changes = {"folds": number, "folds_of": "development"}
+    return [folds.assign(frames, whole.model_copy(update=changes | {"fold": fold})) for fold in range(number)]
+
+
+@pytest.mark.parametrize("own_folds", [False, True])
+def test_folds_of_development_set_the_same_test_subjects_aside_and_validate_each_other_subject_once(
+    own_folds: bool,
+) -> None:
+    frames = table(PEOPLE * 3, [int(name) % 4 for name in PEOPLE * 3])
+    whole = by_fold() if own_folds else split()
+    test = folds.assign(frames, whole) == "test"
+    found = in_development(frames, whole)
+    for assigned in found:
+        assert ((assigned == "test") == test).all()
+        assert folds.check_leaks(frames.assign(split=assigned)) == []
+        assert set(assigned) == {"train", "validation", "test"}
+    validated = pd.concat([frames["subject"][assigned == "validation"] for assigned in found])
+    assert sorted(validated) == sorted(frames["subject"][~test]), "each frame once"
+
+
+def test_folds_of_development_need_no_test_subjects() -> None:
+    for assigned in in_development(table(PEOPLE), split(test=0.0)):
+        assert set(assigned) == {"train", "validation"}
+    with pytest.raises(NervesegError, match="Too few subjects: 16 cannot be divided into 17 folds"):
+        in_development(table(PEOPLE), split(), 17)
 
 
 def test_uses_the_datasets_own_folds() -> None:

@@ -17,7 +17,7 @@ from uuid import uuid4
 import optuna
 import pandas as pd
 from filelock import lock_descriptor
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -58,10 +58,11 @@ def available(url: str) -> Iterator[None]:
     """Turns a failure of the storage into a TransientError."""
     try:
         yield
-    except SQLAlchemyError as error:
-        shown = url.partition("://")[0]
+    except (SQLAlchemyError, StorageInternalError) as error:
+        kind = url.partition("://")[0]  # without a password
+        reason = str(error.__cause__ or error).splitlines()[0]
         raise TransientError(
-            f"The search's storage ({shown}) failed: {str(error).splitlines()[0]}\n"
+            f"The search's storage ({kind}) failed: {reason}\n"
             "Finished trials are kept: once it is back, the same command continues."
         ) from None
 

@@ -84,7 +84,7 @@ def table(file: Path, out: Path | None) -> None:
     """
     here = Path.cwd()
     matrix = read(file)
-    _check(matrix, params.load(), file)
+    check(matrix, params.load(), file)
     clones.require_repository(here)
     clones.keep_outside(here)
     target = out or paths.TABLES / file.stem
@@ -93,7 +93,7 @@ def table(file: Path, out: Path | None) -> None:
         clones.beside(here, here / _TMP / "clones") as clone,
     ):
         trainer = Trainer(here, clone, lock)
-        _check(matrix, trainer.base, file)  # params.yaml may have changed while waiting for the lock
+        check(matrix, trainer.base, file)  # params.yaml may have changed while waiting for the lock
         console.print(matrix.plan.described, soft_wrap=True)
         results = _run(matrix, trainer)
         commit = commands.run(clone, "git", "rev-parse", "HEAD")
@@ -117,7 +117,7 @@ def read(file: Path) -> Matrix:
     return params.validate(Matrix, content, str(file), Matrix.model_fields)
 
 
-def _check(matrix: Matrix, base: Params, file: Path) -> None:
+def check(matrix: Matrix, base: Params, file: Path) -> None:
     """Raises NervesegError if a configuration is invalid in any fold, before anything is trained."""
     for name, changes in matrix.configurations.items():
         require_varied(list(changes), f"{file}: configuration {name}")
