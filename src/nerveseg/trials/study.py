@@ -147,8 +147,9 @@ def to_start(study: optuna.Study, search: Search) -> bool:
         if BASELINE in trial.user_attrs and trial.state == TrialState.FAIL:
             why = trial.user_attrs.get(ERROR, "its process died")
             raise NervesegError(f"params.yaml as it is cannot be scored, so there is nothing to compare with: {why}")
-    waiting = any(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False))
-    return waiting or len(finished(study)) + len(running(study)) < search.trials
+    trials = study.get_trials(deepcopy=False)  # once: meanwhile, others end theirs
+    waiting = any(trial.state == TrialState.WAITING for trial in trials)
+    return waiting or len(trials) - len(_repeated(trials)) < search.trials
 
 
 def prepare(here: Path, study: optuna.Study) -> list[int]:
