@@ -266,6 +266,28 @@ def test_a_search_suggests_the_same_whether_or_not_it_was_interrupted(tmp_path: 
     assert found[0] == found[1]
 
 
+def test_a_trial_is_pruned_when_it_falls_behind_even_after_an_easy_first_fold(
+    tmp_path: Path, opened: optuna.Study
+) -> None:
+    search = searching(tmp_path, trials=9)
+    study.prepare(tmp_path, opened)
+
+    def folds(dice: list[float]) -> list[bool]:
+        """Scores folds as a worker does, by the sum so far; returns after which the trial would end."""
+        trial = ask(opened, search, "w")
+        ends = []
+        for number, value in enumerate(np.cumsum(dice)):
+            trial.report(value, number)
+            ends.append(trial.should_prune())
+        opened.tell(trial, sum(dice))
+        return ends
+
+    for _ in range(5):
+        assert not any(folds([0.8, 0.4, 0.6]))
+    assert folds([0.81, 0.2, 0.6]) == [False, True, True], "its first fold is easy, not good"
+    assert not any(folds([0.8, 0.45, 0.6]))
+
+
 @pytest.mark.parametrize("changed", ["params.yaml", "space", "folds"])
 def test_a_search_is_not_continued_with_other_things_to_compare(changed: str, tmp_path: Path, base: Params) -> None:
     url = study.sqlite(tmp_path / "search.db")

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import optuna
 import pandas as pd
-from filelock import lock_descriptor
+from filelock import FileLock, lock_descriptor
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
@@ -28,7 +28,8 @@ from nerveseg.errors import NervesegError, TransientError
 from nerveseg.params import Params
 from nerveseg.trials.space import Search
 
-LOCKS = Path(".dvc/tmp/searches/workers")  # a file for each process, locked while it lives
+FOLDER = Path(".dvc/tmp/searches")
+LOCKS = FOLDER / "workers"  # a file for each process, locked while it lives
 _HEARTBEAT, _SILENCE = 60, 600  # seconds
 _RETRIES = 3  # of a trial whose process dies; then it counts as failed
 
@@ -51,6 +52,12 @@ SETUP = "setup"  # attribute of the study: what all its trials have in common
 def sqlite(file: Path) -> str:
     """The address of a storage in a file."""
     return f"sqlite:///{file.absolute()}"
+
+
+def turn(here: Path, name: str) -> FileLock:
+    """Held by the process of a workspace that looks what is left of a study, or writes what was found."""
+    (here / FOLDER).mkdir(parents=True, exist_ok=True)
+    return FileLock(here / FOLDER / f"{name}.lock")
 
 
 @contextmanager

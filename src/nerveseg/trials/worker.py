@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from optuna.trial import FrozenTrial
 from rich.text import Text
 
@@ -21,7 +20,6 @@ from nerveseg.trials.folds import FIGURES, Fold, Trainer, pooled, said
 from nerveseg.trials.space import Search
 from nerveseg.workspace import clones, commands
 
-_TMP = Path(".dvc/tmp/searches")
 _SERVER = "Finished trainings are kept: once the server is back, the same command continues."
 
 
@@ -44,7 +42,7 @@ class Worker:
         self._here, self._name, self._study, self._search = here, name, found, search
         self._trainer, self._commit = trainer, commit
         # Held from the look at what is left until the trial exists, so that processes here do not start too many.
-        self._turn = FileLock(here / _TMP / f"{found.study_name}.lock")
+        self._turn = study.turn(here, found.study_name)
 
     def run(self) -> None:
         """Runs trials until none is left to start.
@@ -146,7 +144,7 @@ def main(file: Path, url: str) -> None:
     here = Path.cwd()
     search = space.read(file)
     clones.keep_outside(here)
-    with study.available(url), study.alive(here) as name, clones.beside(here, here / _TMP / "clones") as clone:
+    with study.available(url), study.alive(here) as name, clones.beside(here, here / study.FOLDER / "clones") as clone:
         trainer = Trainer(here, clone, None)
         space.check(search, trainer.base, file)
         found = study.opened(url, file.stem, search, trainer.base)
