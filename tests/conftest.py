@@ -15,7 +15,15 @@ from preload import VARIABLE, preloaded
 from workspace import Workspace, prefect_server, s3_server
 
 # Where the tests of a file are run by one process, two processes end together if these come first.
-SLOWEST = ("test_flows", "test_crossval", "test_delivery", "test_reproduce", "test_s3_to_registry", "test_prediction")
+SLOWEST = (
+    "test_flows",
+    "test_crossval",
+    "test_delivery",
+    "test_reproduce",
+    "test_s3_to_registry",
+    "test_prediction",
+    "test_trials",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -5,8 +5,11 @@ They train, because what they are about is which trainings there are after a kil
 
 import json
 import re
+import shutil
 import signal
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import mlflow
 import pandas as pd
@@ -20,14 +23,14 @@ TABLE = ("nerveseg", "table", "ablation.yaml")
 SEARCH = ("nerveseg", "search", "threshold.yaml")
 
 
-def kill_after(said: str, workspace: Workspace, *command: str) -> str:
-    """Starts a command, kills it by SIGKILL once it has said something, and returns what it said."""
+def kill_when(happened: Callable[[str], bool], workspace: Workspace, *command: str) -> str:
+    """Starts a command, kills it by SIGKILL once something has happened, given what it said, and returns that."""
     log = workspace.root.parent / "killed.log"
     with log.open("w") as output:
         process = subprocess.Popen(
             command, cwd=workspace.root, env=workspace.env, stdout=output, stderr=output, text=True
         )
-    wait_for(said, lambda: said in log.read_text(), process, seconds=300)
+    wait_for("the moment to kill it", lambda: happened(log.read_text()), process, seconds=300)
     process.send_signal(signal.SIGKILL)
     process.wait()
     return log.read_text()
@@ -40,13 +43,13 @@ def folds(said: str) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def tabulated(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, str]:
-    """A workspace after a table that was killed once its first network was trained, and what the next one said."""
+    """A workspace after a table that was killed in its first training, and what the next one said."""
     workspace = trained.copy(tmp_path_factory.mktemp("trials") / "project")
-    workspace.set(**{"train.epochs": 1, "evaluate.resamples": 200})
+    workspace.set(**{"train.epochs": 3, "evaluate.resamples": 200})
     matrix = {"folds": 3, "seeds": [70], "configurations": {"half": {}, "low": {"model": {"threshold": 0.3}}}}
     (workspace.root / "ablation.yaml").write_text(yaml.safe_dump(matrix, sort_keys=False))
     before = [(workspace.root / file).read_bytes() for file in ("params.yaml", "dvc.lock", "models/model.safetensors")]
-    killed = kill_after("Running stage 'calibrate'", workspace, *TABLE)
+    killed = kill_when(lambda _: any(workspace.root.glob(".dvc/tmp/trials/*/*/last.ckpt")), workspace, *TABLE)
     assert not folds(killed)
     assert not (workspace.root / "tables").exists(), "nothing half written"
     said = workspace.run(*TABLE)
@@ -57,9 +60,9 @@ def tabulated(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> t
 
 def test_a_killed_table_goes_on(tabulated: tuple[Workspace, str]) -> None:
     workspace, said = tabulated
+    assert "epoch   1" not in said.partition("half, seed 70, fold 1 of 3: ")[0], "the training resumes"
     assert folds(said) == [
-        ("half, seed 70, fold 1 of 3", "restored"),
-        *((f"half, seed 70, fold {fold} of 3", "trained") for fold in (2, 3)),
+        *((f"half, seed 70, fold {fold} of 3", "trained") for fold in (1, 2, 3)),
         *((f"low, seed 70, fold {fold} of 3", "restored") for fold in (1, 2, 3)),
     ], "another threshold needs no other network"
     assert not list(workspace.root.glob(".dvc/tmp/trials/*")), "checkpoints go with the fold"
@@ -94,7 +97,7 @@ def test_a_killed_search_goes_on_in_two_processes(tabulated: tuple[Workspace, st
     content = {"trials": 3, "folds": 3, "seed": 1, "pruner": "none", "space": space}
     (workspace.root / "threshold.yaml").write_text(yaml.safe_dump(content))
 
-    killed = kill_after("trial 1, fold 1 of 3", workspace, *SEARCH)
+    killed = kill_when(lambda said: "trial 1, fold 1 of 3" in said, workspace, *SEARCH)
     said = workspace.run(*SEARCH, "--jobs", "2")
     assert {how for _, how in folds(killed) + folds(said)} == {"restored"}, "the table has trained them all"
     assert "trial 1 was interrupted: it is repeated" in said
@@ -118,7 +121,25 @@ def test_a_killed_search_goes_on_in_two_processes(tabulated: tuple[Workspace, st
     assert str(better) in {run.data.params.get("model.threshold") for run in nested}
     assert all(f"values/{name}" in run.data.metrics for run in nested for name in ("validation/dice", "fold/dice"))
 
+
+def test_another_machine_works_at_the_same_search(tabulated: tuple[Workspace, str], tmp_path: Path) -> None:
+    """Another folder with its own caches stands for it; what it shares is the two databases."""
+    workspace, _ = tabulated
+    other = workspace.copy(tmp_path / "other", {"MLFLOW_TRACKING_URI": workspace.store})
+    shutil.rmtree(other.root / "searches")
+    (other.root / "search.db").unlink()
+    content = yaml.safe_load((other.root / "threshold.yaml").read_text())
+    (other.root / "threshold.yaml").write_text(yaml.safe_dump(content | {"trials": 4}))
+    said = other.run(*SEARCH, "--storage", f"sqlite:///{workspace.root}/search.db")
+    assert len(folds(said)) == 3, "one trial was left to run"
+    assert "4 trials are complete" in said
+    assert len(pd.read_csv(other.root / "searches/threshold/trials.csv")) == 4
+
+
+def test_the_best_is_a_profile(tabulated: tuple[Workspace, str]) -> None:
+    workspace, _ = tabulated
+    before = params.load(workspace.root / "params.yaml").model.threshold
     workspace.run("nerveseg", "profile", "apply", "searches/threshold/best.yaml")
-    assert params.load(workspace.root / "params.yaml").model.threshold == better
+    assert {before, params.load(workspace.root / "params.yaml").model.threshold} == {0.3, 0.5}
     refused = " ".join(workspace.run(*SEARCH, ok=False).split())
     assert "The search threshold was begun with another params.yaml" in refused

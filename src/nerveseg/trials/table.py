@@ -63,7 +63,7 @@ class Matrix(Section):
 
     @property
     def trainings(self) -> int:
-        """How many networks the table needs."""
+        """How many trainings the table needs at most."""
         return len(self.configurations) * len(self.seeds) * self.folds
 
 
