@@ -151,9 +151,9 @@ class SplitParams(Section):
         description="whole subjects, the dataset's fold column, or single frames (leaks, for the leakage audit only)"
     )
     seed: Seed
-    validation: Share = Field(gt=0, description="share of subjects (or frames) for validation")
+    validation: Share = Field(description="share of subjects (or frames) for validation; 0: none")
     test: Share = Field(description="share of subjects (or frames) for testing")
-    validation_fold: int | None = Field(description="by fold: the validation fold")
+    validation_fold: int | None = Field(description="by fold: the validation fold; null: none")
     test_fold: int | None = Field(description="by fold: the test fold; null: none")
     folds: int | None = Field(
         ge=3, le=1000, description="number of folds of subjects (or frames), instead of the shares"
@@ -167,9 +167,7 @@ class SplitParams(Section):
     def _sides_fit(self) -> Self:
         if self.validation + self.test >= 1:
             raise ValueError("validation + test must be below 1, or nothing is left to train on")
-        if self.by == "fold" and self.validation_fold is None:
-            raise ValueError("by: fold needs a validation_fold")
-        if self.by == "fold" and self.validation_fold == self.test_fold:
+        if self.by == "fold" and self.validation_fold is not None and self.validation_fold == self.test_fold:
             raise ValueError(
                 "validation_fold and test_fold must differ; without a test fold, set evaluate.split: validation"
             )
@@ -189,6 +187,13 @@ class SplitParams(Section):
         if self.by == "fold":
             return self.test_fold is not None
         return self.folds is not None or self.test > 0
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation frames."""
+        if self.by == "fold":
+            return self.validation_fold is not None
+        return self.folds is not None or self.validation > 0
 
 
 class ModelParams(Section):
@@ -311,6 +316,21 @@ class Params(Section):
     def _test_frames_exist(self) -> Self:
         if self.evaluate.split == "test" and not self.split.has_test:
             raise ValueError("evaluate.split is test, but split leaves no frames for testing")
+        return self
+
+    @model_validator(mode="after")
+    def _validation_frames_exist(self) -> Self:
+        if self.split.has_validation:
+            return self
+        needs = {
+            "evaluate.split: validation scores them": self.evaluate.split == "validation",
+            "model.threshold: validation chooses the threshold on them": self.model.threshold == "validation",
+        }
+        if wanted := [what for what, does in needs.items() if does]:
+            raise ValueError(
+                f"split leaves no frames for validation, but {', and '.join(wanted)}; set split.validation (by fold: "
+                "split.validation_fold), or change that"
+            )
         return self
 
     @model_validator(mode="after")

@@ -65,7 +65,7 @@ def conditions(record: Mapping[str, Any], source: str, index: pd.DataFrame) -> s
         source: the address that the dataset was read from.
         index: of the frame store, with the columns fold and split.
     """
-    frames = {split: int(record[f"frames.{split}"]) for split in FRAMES}
+    frames = _frames(record)
     if source in published.ADDRESSES:
         data = f"The data is the published one, from {source}."
     elif frames == FRAMES:
@@ -82,6 +82,11 @@ def conditions(record: Mapping[str, Any], source: str, index: pd.DataFrame) -> s
     weights = record[_WEIGHTS]
     file = f"The encoder weights are from {weights}, which is not compared with the published run's, ImageNet's."
     return " ".join([*[file] * _is_file(weights), data, split])
+
+
+def _frames(record: Mapping[str, Any]) -> dict[str, int]:
+    """The number of frames in each of the published splits; a training without validation frames records none."""
+    return {split: int(record.get(f"frames.{split}", 0)) for split in FRAMES}
 
 
 def _is_file(weights: Any) -> bool:
@@ -104,7 +109,7 @@ def rows(record: Mapping[str, Any], curve: pd.DataFrame, timings: Mapping[str, f
     figures = [
         *((f"validation IoU, epoch {n + 1}", curve["validation_iou"][n], each, ".4f") for n, each in enumerate(IOU)),
         *((f"validation loss, epoch {n + 1}", curve["validation_loss"][n], each, ".4f") for n, each in enumerate(LOSS)),
-        *((f"{split} frames", record[f"frames.{split}"], number, ".0f") for split, number in FRAMES.items()),
+        *((f"{split} frames", number, FRAMES[split], ".0f") for split, number in _frames(record).items()),
     ]
     images = record["frames.train"] // record["train.batch_size"] * record["train.batch_size"]
     training = images / curve["images_per_second"]

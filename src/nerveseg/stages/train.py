@@ -82,7 +82,12 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
     precision = precision_for(device, params.train.precision)
     table = counts(store.index)
     frames = table["frames"]
-    console.print(f"training on {frames['train']} frames, validating on {frames['validation']}; {device}, {precision}")
+    validation = (
+        f"validating on {frames['validation']}"
+        if "validation" in frames
+        else "without validation frames, so that the curve covers training frames only"
+    )
+    console.print(f"training on {frames['train']} frames, {validation}; {device}, {precision}", soft_wrap=True)
     record = {
         "params": {
             **{f"model.{name}": getattr(spec, name) for name in ("architecture", "encoder", "height", "width")},
@@ -133,6 +138,7 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
             device=device,
             workers=trainer.worker_count(settings().workers),
             checkpoints=training,
+            checkpoint_seconds=settings().checkpoint_seconds,
             timings=timings,
             on_epoch=on_epoch,
             on_examples=on_examples,

@@ -1,5 +1,6 @@
 """The Lightning module: network, loss, optimizer and the scores of an epoch."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ class SegmentationModule(LightningModule):
         self._train = train
         # Loss and areas of each batch of the epoch, kept on the device: reading them at every step would stall it.
         self._batches: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"train": [], "validation": []}
+        self._restored: dict[str, Any] | None = None  # the training batches of an epoch that was cut off
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
         loss, _logits = self._step(batch, "train")
@@ -35,15 +37,31 @@ class SegmentationModule(LightningModule):
         _loss, logits = self._step(batch, "validation")
         return logits
 
-    def on_train_epoch_start(self) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        losses, areas = zip(*self._batches["train"], strict=True)
+        checkpoint["batches"] = {
+            "losses": torch.stack(losses),
+            "areas": torch.cat(areas, dim=1),
+            "frames": [batch.shape[1] for batch in areas],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._restored = checkpoint["batches"]
+
+    def on_train_start(self) -> None:
+        if self._restored is not None:  # only now is the module on its device
+            areas = self._restored["areas"].to(self.device).split(self._restored["frames"], dim=1)
+            self._batches["train"] = list(zip(self._restored["losses"].to(self.device), areas, strict=True))
+            self._restored = None
+
+    def on_train_epoch_start(self) -> None:  # not called where a training resumes in the midst of an epoch
         self._batches["train"].clear()
 
     def on_train_batch_start(self, _: Batch, number: int) -> None:
-        # Dropout is a function of seed and epoch, like the frames: no checkpoint holds the state of torch's generator.
-        # Not when the epoch starts, because loaders draw from the generator after that, in some epochs.
-        if number == 0:
-            seeds = np.random.SeedSequence([self._train.seed, self.current_epoch])
-            torch.manual_seed(int(seeds.generate_state(1)[0]))
+        # Dropout is a function of seed, epoch and step: no checkpoint holds the state of torch's generator, from which
+        # loaders draw too, in some epochs.
+        seeds = np.random.SeedSequence([self._train.seed, self.current_epoch, number])
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
 
     def on_validation_epoch_start(self) -> None:
         self._batches["validation"].clear()
@@ -51,10 +69,14 @@ class SegmentationModule(LightningModule):
     def scores(self) -> dict[str, float]:
         """`train_loss`, `train_iou`, `train_dice` and the same with `validation_`, for the epoch so far.
 
-        Means over the frames at the network's input size; for `train`, while the network is still learning.
+        Means over the frames at the network's input size; for `train`, while the network is still learning. NaN for a
+        side without frames.
         """
         found: dict[str, float] = {}
         for side, batches in self._batches.items():
+            if not batches:
+                found |= dict.fromkeys((f"{side}_loss", f"{side}_iou", f"{side}_dice"), math.nan)
+                continue
             losses, areas = zip(*batches, strict=True)
             frames = [batch.shape[1] for batch in areas]
             counts = torch.cat(areas, dim=1).cpu().double().numpy()
