@@ -63,9 +63,19 @@ class Fitted:
         self.weights: dict[str, torch.Tensor] = {}
 
     def run(
-        self, store: FrameStore, folder: Path, until: Step | str | None = None, seconds: float = 0, workers: int = 0
+        self,
+        store: FrameStore,
+        folder: Path,
+        until: Step | str | None = None,
+        seconds: float = 0,
+        workers: int = 0,
+        **changes: Any,
     ) -> None:
-        """Trains until `until`, which is no longer done: a step, `validation`, or None for the end."""
+        """Trains until `until`, which is no longer done: a step, `validation`, or None for the end.
+
+        Args:
+            changes: to `train`.
+        """
         trained, validated = SegmentationModule.training_step, SegmentationModule.validation_step
 
         def training_step(module: SegmentationModule, batch: Any, number: int) -> torch.Tensor:
@@ -89,7 +99,7 @@ class Fitted:
                 store,
                 SPEC,
                 "none",
-                TRAIN,
+                TRAIN.model_copy(update=changes),
                 device="cpu",
                 workers=workers,
                 checkpoints=folder,
@@ -155,6 +165,19 @@ def test_loader_processes_go_on_with_the_same_frames(store: FrameStore, whole: F
             found.run(store, tmp_path, cut, workers=2)
     found.run(store, tmp_path, workers=2)
     assert_same(found, whole)
+
+
+def test_what_is_averaged_and_accumulated_goes_on_too(store: FrameStore, tmp_path: Path) -> None:
+    """A checkpoint waits for the step of the optimiser, because none holds gradients."""
+    changes = {"ema": 0.9, "accumulate": 2, "keep": "best", "encoder_learning_rate": 0.5, "warmup": 0.3}
+    whole, found = Fitted(), Fitted()
+    whole.run(store, tmp_path / "whole", **changes)
+    for cut in ((0, 3), (1, 1)):
+        with pytest.raises(InterruptedError):
+            found.run(store, tmp_path / "cut", cut, **changes)
+    found.run(store, tmp_path / "cut", **changes)
+    assert_same(found, whole)
+    assert [step for step in ALL if found.steps.count(step) > 1] == [(0, 2), (1, 0)]
 
 
 def test_a_young_checkpoint_is_not_replaced(store: FrameStore, tmp_path: Path) -> None:

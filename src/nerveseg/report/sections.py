@@ -293,6 +293,7 @@ def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
     ]
     rate = {"after the last step": (curve["epoch"], curve["learning_rate"])}
     drawn.append(charts.lines(rate, "Learning rate", "epoch", whole=True, unit=False))
+    kept = curve.loc[curve["kept"] == 1, "epoch"].iloc[0]
     validation = record.get("frames.validation", 0)
     monitored = f"monitored on {validation} validation frames" if validation else "without validation frames"
     overfits = (
@@ -301,8 +302,9 @@ def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
         else "They are of the training frames alone, so they cannot show whether the network overfits."
     )
     text = (
-        f"{len(curve)} epochs on {record['frames.train']} frames, {monitored}. Scores here are computed at the "
-        "network's input size and by Kaggle's rule for empty masks, so they differ a little from those above. "
+        f"{len(curve)} epochs on {record['frames.train']} frames, {monitored}; the network after epoch {kept:.0f} is "
+        f"kept. The recipe is {record['train.recipe']}, the loss {record['train.loss']}. Scores here are computed at "
+        "the network's input size and by Kaggle's rule for empty masks, so they differ a little from those above. "
         f"{overfits}"
     )
     return Section("Training", text, [Charts(drawn)])
