@@ -89,8 +89,8 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
         else "without validation frames, so that the curve covers training frames only"
     )
     console.print(f"training on {frames['train']} frames, {validation}; {device}, {precision}", soft_wrap=True)
-    own = "".join(f", but {name}: {value}" for name, value in changes(params.train).items())
-    console.print(f"recipe {params.train.recipe}{own}", soft_wrap=True)
+    own = ", ".join(f"{name} {value}" for name, value in changes(params.train).items())
+    console.print(f"recipe {params.train.recipe}" + (f", but {own}" if own else ""), soft_wrap=True)
     # Tags, not params: a training may be resumed on another device.
     tags = tracking.git_tags() | {"device": device, "precision": precision}
     record = {
