@@ -63,6 +63,16 @@ def test_other_data_and_splits_are_named(frames: int, table: pd.DataFrame, said:
     assert said in parity.conditions(RECORD | {"frames.train": frames}, "other.zip", table)
 
 
+def test_without_validation_frames_their_figures_are_undefined() -> None:
+    record = {name: value for name, value in RECORD.items() if name != "frames.validation"}
+    assert "other numbers of frames" in parity.conditions(record, "other.zip", index([0, 1], ["train", "train"]))
+    empty = dict.fromkeys(("validation_iou", "validation_loss"), [float("nan")] * 5)
+    curve = pd.DataFrame({**empty, "images_per_second": [100.0] * 5, "time": [20.0 * epoch for epoch in range(5)]})
+    shown = {row[0]: row[1] for row in parity.rows(record, curve, {"total": 100.0})}
+    assert shown["validation IoU, epoch 5"] == shown["validation loss, epoch 1"] == "undefined"
+    assert shown["validation frames"] == "0"
+
+
 @pytest.mark.parametrize(
     "change", [{"train.epochs": 6}, {"model.encoder_weights": "none"}, {"train.loss": "lovasz"}, {"train.keep": "best"}]
 )
