@@ -3,6 +3,7 @@
 from nerveseg import kept, paths, tracking
 from nerveseg.console import console, progress
 from nerveseg.data.frame_store import FrameStore
+from nerveseg.errors import NervesegError
 from nerveseg.evaluation import calibration, inference
 from nerveseg.files import read_json, write_json
 from nerveseg.model import network, plausibility
@@ -47,8 +48,11 @@ def _plausibility(store: FrameStore) -> Plausibility:
 
 def _with_best_threshold(spec: ModelSpec, store: FrameStore) -> ModelSpec:
     """The spec with the threshold of the best mean Dice over the validation frames, by Kaggle's rule."""
+    rows = store.rows("validation")
+    if not len(rows):
+        raise NervesegError("data/packed has no validation frames to choose a threshold on; see model.threshold.")
     segmenter = Segmenter(network.rebuild(spec, paths.MODELS), spec, device_name(settings().device))
-    histograms = inference.histograms(store, store.rows("validation"), segmenter)
+    histograms = inference.histograms(store, rows, segmenter)
     threshold, dice = calibration.best(calibration.sweep(histograms, "kaggle"))
     console.print(f"threshold {threshold:g}, chosen on the validation frames: their mean Dice is {dice:.4f}")
     return spec.model_copy(update={"threshold": threshold})

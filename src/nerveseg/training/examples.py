@@ -94,7 +94,7 @@ class ValidationExamples(Callback):
         self._found: list[Example] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.current_epoch == 0:
+        if trainer.global_step == 0:
             self._on_examples("validation", 0, [self._example(row) for row in self._chosen.tolist()])
 
     def on_validation_epoch_start(self, *_: Any) -> None:
