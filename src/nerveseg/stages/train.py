@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from nerveseg import kept, package, paths, tracking
 from nerveseg.console import console
+from nerveseg.data.augment import Augmentation
 from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.files import read_json, replacing, replacing_folder, write_json
 from nerveseg.model import network
@@ -24,7 +25,7 @@ from nerveseg.params import Params, flatten
 from nerveseg.report import panels
 from nerveseg.settings import settings
 from nerveseg.stages import main
-from nerveseg.training import trainer
+from nerveseg.training import recipes, trainer
 from nerveseg.training.examples import Example, Kind
 from nerveseg.training.progress import print_epoch
 from nerveseg.training.timing import Timings
@@ -94,6 +95,7 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
         "tags": tracking.git_tags() | {"device": device, "precision": precision},
         # Provenance, which must not make training stale, so dvc.yaml does not name it: docs/adr/0003
         "dataset": read_json(paths.SOURCE_JSON),
+        "flips": Augmentation(recipes.resolve(params.train).augmentation).flips,  # calibrate may average over these
     }
     process_begun = psutil.Process().create_time()
     timings = Timings(training / "timings.json", process_begun)
