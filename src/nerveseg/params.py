@@ -240,7 +240,7 @@ def _level_or_file(augmentation: str) -> str:
     is_inside = path.parts[:1] == (paths.AUGMENTATION.name,) and ".." not in path.parts
     if augmentation not in LEVELS and not (is_inside and path.suffix in (".yaml", ".json")):
         raise ValueError(
-            f"use {', '.join(LEVELS)}, or a .yaml or .json file under {paths.AUGMENTATION}/, the folder that DVC watches"
+            f"use {', '.join(LEVELS)}, or a .yaml or .json file under {paths.AUGMENTATION}/, which DVC watches"
         )
     return augmentation
 

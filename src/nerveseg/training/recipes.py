@@ -60,9 +60,14 @@ NERVESEG = CARD.model_copy(
 RECIPES = {"nerveseg": NERVESEG, "card": CARD}
 
 
+def changes(train: TrainParams) -> dict[str, Any]:
+    """The settings of a recipe that `train` makes itself."""
+    return train.model_dump(include={*Recipe.model_fields}, exclude_none=True)
+
+
 def resolve(train: TrainParams) -> Recipe:
     """The recipe that `train` names, with the settings that `train` makes itself."""
-    return RECIPES[train.recipe].model_copy(update=train.model_dump(include={*Recipe.model_fields}, exclude_none=True))
+    return RECIPES[train.recipe].model_copy(update=changes(train))
 
 
 def resolved(train: TrainParams) -> dict[str, Any]:
