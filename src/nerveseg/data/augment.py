@@ -65,10 +65,10 @@ class Bend(A.DualTransform):  # type: ignore[misc]
         }
 
     def apply(self, img: Frame, map_x: Floats32, map_y: Floats32, **_: Any) -> Frame:
-        return cv2.remap(img, map_x, map_y, cv2.INTER_LINEAR, borderMode=_BORDER)
+        return _moved(img, map_x, map_y, cv2.INTER_LINEAR)
 
     def apply_to_mask(self, mask: Mask, map_x: Floats32, map_y: Floats32, **_: Any) -> Mask:
-        return cv2.remap(mask, map_x, map_y, cv2.INTER_NEAREST, borderMode=_BORDER)
+        return _moved(mask, map_x, map_y, cv2.INTER_NEAREST)
 
 
 class TimeGain(A.ImageOnlyTransform):  # type: ignore[misc]
@@ -130,10 +130,16 @@ class BeamShadow(A.ImageOnlyTransform):  # type: ignore[misc]
         return _scaled(img, gain)
 
 
+def _moved(pixels: Frame, map_x: Floats32, map_y: Floats32, interpolation: int) -> Frame:
+    moved = cv2.remap(pixels, map_x, map_y, interpolation, borderMode=_BORDER)
+    return moved.astype(np.uint8, copy=False)
+
+
 def _scaled(frame: Frame, gain: Floats32) -> Frame:
     """A frame, uint8 (H, W) or (H, W, 1), times a gain that (H, W) broadcasts with; rounded and clipped."""
     product = frame.reshape(frame.shape[:2]) * gain
-    return np.clip(np.rint(product), 0, 255).astype(np.uint8).reshape(frame.shape)
+    scaled: Frame = np.clip(np.rint(product), 0, 255).astype(np.uint8).reshape(frame.shape)
+    return scaled
 
 
 def _affine(shift: float, scale: float, degrees: float, shear: float, p: float) -> A.Affine:
@@ -245,7 +251,9 @@ class Augmentation:
             try:
                 self(frame, mask, seed)
             except (ValueError, TypeError, KeyError, IndexError, cv2.error) as error:
-                raise NervesegError(f"{self._name} fails on a grey frame of {height} x {width} pixels: {error}") from None
+                raise NervesegError(
+                    f"{self._name} fails on a grey frame of {height} x {width} pixels: {error}"
+                ) from None
 
     def _require_alike(self, changed: Any, given: Frame | Mask, what: str) -> None:
         if (changed.shape, changed.dtype) != (given.shape, given.dtype):
@@ -274,8 +282,8 @@ def _load(path: Path) -> A.Compose:
         raise NervesegError(f"{path} is not {path.suffix[1:].upper()}: {error}") from None
     except KeyError as error:
         raise NervesegError(
-            f"{path}: {error} is missing, or is not a transform of albumentations {A.__version__}. The file must be one "
-            "that albumentations.save has written."
+            f"{path}: {error} is missing, or no transform of albumentations {A.__version__}. Use a file that "
+            "albumentations.save has written."
         ) from None
     except (ValueError, TypeError, AttributeError, UserWarning) as error:
         raise NervesegError(f"{path} is not a pipeline of albumentations {A.__version__}: {error}") from None

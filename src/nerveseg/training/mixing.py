@@ -45,7 +45,5 @@ def _rectangles(
     As in the paper, their centres are anywhere in the frame, and what lies outside it is cut off.
     """
     places = [(np.arange(length) + 0.5) / length for length in (height, width)]
-    rows, columns = (
-        np.abs(place - random.random((len(area), 1))) < np.sqrt(area)[:, None] / 2 for place in places
-    )
+    rows, columns = (np.abs(place - random.random((len(area), 1))) < np.sqrt(area)[:, None] / 2 for place in places)
     return rows[:, :, None] & columns[:, None, :]

@@ -30,7 +30,7 @@ class SegmentationModule(LightningModule):
         self._batches: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"train": [], "validation": []}
 
     def training_step(self, batch: Batch, number: int) -> torch.Tensor:
-        # A function of seed, epoch and batch, like the frames. Appended, a batch of 0 would draw what the sampler draws.
+        # A function of seed, epoch and batch. Not all in one list: batch 0 would draw the numbers of the sampler.
         seeds = np.random.SeedSequence([self._seed, self.current_epoch], spawn_key=(number,))
         mixed = mix(*batch, self._recipe.mixing, np.random.default_rng(seeds))
         loss, _logits = self._step(mixed, "train")

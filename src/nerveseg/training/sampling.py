@@ -18,8 +18,8 @@ def groups(index: pd.DataFrame, rows: Ints, sampler: SamplerName) -> Ints | None
     """
     if sampler == "frames":
         return None
-    numbers, _ = pd.factorize(index[_COLUMNS[sampler]].iloc[rows])
-    return numbers.astype(np.int64)
+    numbers: Ints = pd.factorize(index[_COLUMNS[sampler]].iloc[rows])[0].astype(np.int64)
+    return numbers
 
 
 def balanced(groups: Ints, random: np.random.Generator) -> Ints:
