@@ -236,6 +236,24 @@ def fit(
     return taken, network
 
 
+def test_a_changed_augmentation_file_is_another_training(
+    store: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = load(store.root / "params.yaml")
+    frames = FrameStore.open(store.root / "data" / "packed")
+    spec = ModelSpec(**params.model.model_dump(exclude={"encoder_weights", "flips"}))
+    train = params.train.model_copy(update={"augmentation": "augmentation/own.json"})
+    with pytest.raises(NervesegError, match=r"train\.augmentation: augmentation/own\.json cannot be read"):
+        trainer.fingerprint(frames, spec, "none", train, "code")
+    (tmp_path / "augmentation").mkdir()
+    found = []
+    for content in ("{}", "{ }", "{}"):
+        (tmp_path / "augmentation" / "own.json").write_text(content)
+        found.append(trainer.fingerprint(frames, spec, "none", train, "code"))
+    assert found[0] == found[2] != found[1]
+
+
 @pytest.fixture(scope="module")
 def stopped(store: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the checkpoints of the first two epochs."""
