@@ -23,6 +23,7 @@ from stack.native.ports import free_port
 ROOT = Path(__file__).parents[1]
 PROJECT = (
     *("dvc.yaml", "params.yaml", "prefect.yaml", "prefect.toml", "weights/README.md", "LICENSE"),
+    "augmentation/README.md",
     *(".dvc/config", ".dvc/plots.html", ".dvc/.gitignore", ".dvcignore", ".gitignore"),
 )
 EMPTY_STORE = "empty.db"  # beside a workspace that is to be copied: MLflow takes half a second to create its tables

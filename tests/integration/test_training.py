@@ -32,7 +32,12 @@ from nerveseg.training.timing import Timings
 from workspace import Workspace, free_port, mlflow_server, wait_for
 
 EPOCHS = 3
-DROPOUT = {"model.architecture": "FPN"}  # a decoder with dropout
+RANDOM = {  # whatever draws random numbers
+    "model.architecture": "FPN",  # a decoder with dropout
+    "train.augmentation": "strong",
+    "train.mixing": "cutmix",
+    "train.sampler": "clusters",
+}
 # The train stage, ended by SIGKILL: before a step of an epoch, both from 0, or at the `end` of all epochs.
 KILLED = """
 import os, signal, sys
@@ -117,9 +122,9 @@ def curve(workspace: Workspace) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def uninterrupted(store: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace after a training with dropout, which was not killed."""
+    """A workspace after a training that was not killed."""
     workspace = store.copy(tmp_path_factory.mktemp("uninterrupted") / "project")
-    workspace.set(**DROPOUT)
+    workspace.set(**RANDOM)
     workspace.stage("train")
     return workspace
 
@@ -129,7 +134,7 @@ def test_a_killed_training_resumes_as_if_it_had_not_been(
     workspace: Workspace, uninterrupted: Workspace, workers: int
 ) -> None:
     """Each kill ends a process, and so each needs one."""
-    workspace.set(**DROPOUT)
+    workspace.set(**RANDOM)
     workspace.env["NERVESEG_WORKERS"] = str(workers)
     assert epochs(killed(workspace, 1, 1)) == [1]
     workspace.env["NERVESEG_CHECKPOINT_SECONDS"] = "0"
@@ -241,6 +246,24 @@ def fit(
         on_epoch=on_epoch,
     )
     return taken, network
+
+
+def test_a_changed_augmentation_file_is_another_training(
+    store: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = load(store.root / "params.yaml")
+    frames = FrameStore.open(store.root / "data" / "packed")
+    spec = ModelSpec(**params.model.model_dump(exclude={"encoder_weights", "flips"}))
+    train = params.train.model_copy(update={"augmentation": "augmentation/own.json"})
+    with pytest.raises(NervesegError, match=r"train\.augmentation: augmentation/own\.json cannot be read"):
+        trainer.fingerprint(frames, spec, "none", train, "code")
+    (tmp_path / "augmentation").mkdir()
+    found = []
+    for content in ("{}", "{ }", "{}"):
+        (tmp_path / "augmentation" / "own.json").write_text(content)
+        found.append(trainer.fingerprint(frames, spec, "none", train, "code"))
+    assert found[0] == found[2] != found[1]
 
 
 @pytest.fixture(scope="module")

@@ -119,6 +119,7 @@ def test_a_training_without_patience_left_ends(store: FrameStore, last: Curve, t
     [
         {"ema": 0.9, "accumulate": 2},
         {"ema": 0.9, "keep": "best", "warmup": 0.3, "encoder_learning_rate": 0.5, "schedule": "cosine"},
+        {"augmentation": "strong", "mixing": "cutmix", "sampler": "subjects"},
     ],
 )
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(
