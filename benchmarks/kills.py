@@ -2,12 +2,12 @@
 
 Usage: python -m benchmarks.kills [KILLS] [SEED]
 
-The pipeline runs on a small phantom in a temporary workspace, in processes as users start them and with the default
-number of loader workers. Its log is divided into parts: a stage each, and in train each epoch and what follows the last
-one, where most kills go. A kill waits for the line that begins a part, then a random share of that part's time, and
-sends SIGKILL to the whole process group. After some kills the pipeline runs to its end: it must need no other command
-than `dvc repro`, started as `make run` starts it, and end with the weights, the metrics, the curve and the MLflow runs
-of the uninterrupted one.
+The pipeline runs on a small phantom in a temporary workspace, in processes as users start them, with the default
+number of loader workers and checkpoints within epochs. Its log is divided into parts: a stage each, and in train each
+epoch and what follows the last one, where most kills go. A kill waits for the line that begins a part, then a random
+share of that part's time, and sends SIGKILL to the whole process group. After some kills the pipeline runs to its
+end: it must need no other command than `dvc repro`, started as `make run` starts it, and end with the weights, the
+metrics, the curve and the MLflow runs of the uninterrupted one.
 
 Prints a line for each such round, and how many kills each part got. The exit status is 1 if anything differed.
 """
@@ -98,6 +98,7 @@ class Repro:
         }
         for name in ("MLFLOW_TRACKING_URI", "NERVESEG_WORKERS", "NERVESEG_CHECKPOINTS"):
             environment.pop(name, None)
+        environment["NERVESEG_CHECKPOINT_SECONDS"] = "0.2"  # an epoch here takes about a second
         mend_rwlock(root)
         self.said: list[str] = []
         self.killed_in = ""  # the part

@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from preload import VARIABLE, preloaded
-from workspace import Workspace, prefect_server, s3_server
+from workspace import EMPTY_STORE, Workspace, prefect_server, s3_server
 
 # Where the tests of a file are run by one process, two processes end together if these come first.
 SLOWEST = (
@@ -89,6 +89,8 @@ class Bucket:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace after `dvc repro`, made once for all test processes; only to be copied."""
+    from mlflow import MlflowClient
+
     root = shared(tmp_path_factory)
     project = root / "trained" / "project"
     with FileLock(root / "trained.lock"):
@@ -96,6 +98,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
             making = Workspace(root / "trained" / "making")
             making.run("dvc", "repro")
             making.commit()
+            with chdir(project.parent):  # it makes a folder for artifacts, too
+                MlflowClient(f"sqlite:///{EMPTY_STORE}").search_experiments()
             making.root.rename(project)
     return Workspace.of(project)
 

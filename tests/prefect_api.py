@@ -71,5 +71,5 @@ def await_(what: str, condition: Callable[[], Any], seconds: float = 120) -> Any
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, f"{what} did not happen in {seconds} s"
-        time.sleep(0.3)
+        time.sleep(0.5)
     return found

@@ -23,8 +23,10 @@ from stack.native.ports import free_port
 ROOT = Path(__file__).parents[1]
 PROJECT = (
     *("dvc.yaml", "params.yaml", "prefect.yaml", "prefect.toml", "weights/README.md", "LICENSE"),
+    "augmentation/README.md",
     *(".dvc/config", ".dvc/plots.html", ".dvc/.gitignore", ".dvcignore", ".gitignore"),
 )
+EMPTY_STORE = "empty.db"  # beside a workspace that is to be copied: MLflow takes half a second to create its tables
 SMALL: dict[str, Any] = {
     "phantom.subjects": 8,
     "phantom.frames_per_subject": 10,
@@ -33,6 +35,7 @@ SMALL: dict[str, Any] = {
     "model.encoder": "tu-test_resnet",  # the smallest that timm has: training is not what most tests are about
     "model.height": 64,
     "model.width": 64,
+    "train.recipe": "card",  # ours changes with what is found, and with it the figures of tests
     "train.epochs": 6,
     "train.batch_size": 4,
     "evaluate.overlays": 2,
@@ -59,14 +62,16 @@ class Workspace:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, root / name)
         for name in ("src", "flows"):
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("*.egg-info"))
         self.set(**SMALL)
         self.git("init", "--quiet")
         self.commit()
 
     def copy(self, root: Path, variables: Mapping[str, str] | None = None) -> "Workspace":
-        """The same state in another folder, without its MLflow store."""
+        """The same state in another folder, with an empty MLflow store."""
         shutil.copytree(self.root, root, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db*", "mlruns"))
+        if (empty := self.root.parent / EMPTY_STORE).exists():
+            shutil.copy(empty, root / "mlflow.db")
         return Workspace.of(root, variables)
 
     @classmethod

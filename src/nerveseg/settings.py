@@ -37,6 +37,9 @@ class Settings(BaseSettings):
         default=Path("checkpoints"),
         description="where interrupted and unrecorded trainings are kept; clones may share it",
     )
+    checkpoint_seconds: float = Field(
+        default=300, ge=0, description="age of a checkpoint at which a training writes the next one within an epoch"
+    )
     experiment: str = Field(default="nerveseg", description="MLflow experiment for the runs")
     tracking_uri: str = Field(default="sqlite:///mlflow.db", validation_alias="MLFLOW_TRACKING_URI")
     repository: str | None = Field(

@@ -7,6 +7,7 @@ that a version's files stay as they were. On a tracking server that lacks the ru
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import tempfile
@@ -537,7 +538,7 @@ def _log_curve(run_id: str, rows: list[dict[str, float]]) -> None:
         Metric(metric_names.CURVES[column], float(value), int(row["time"] * 1000), int(row["epoch"]))
         for row in rows
         for column, value in row.items()
-        if column not in ("epoch", "time")
+        if column in metric_names.CURVES and not math.isnan(value)  # NaN: there are no validation frames
     ]
     connect().log_batch(run_id, metrics=metrics)
 

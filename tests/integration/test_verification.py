@@ -151,7 +151,6 @@ def test_a_tampered_artifact_is_named(
 ) -> None:
     with changed(artifacts / file, lambda content: content.replace(former, new)):
         assert found() == link
-    assert found() == set()
     stored = artifacts / file
     stored.rename(stored.with_suffix(".gone"))
     assert link <= found(), "also one that is gone"
@@ -193,7 +192,6 @@ def test_params_are_held_against_dvcs_record_where_their_tags_were_forged(
         tag(client, VERSION, "params", stored)
         assert found() == {"params"}
     tag(client, VERSION, "params", stored)
-    assert found() == set()
 
 
 def test_a_card_whose_tags_were_forged_too_is_found_by_its_links(

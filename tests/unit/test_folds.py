@@ -66,6 +66,15 @@ def test_small_shares_get_one_subject_and_zero_gets_none() -> None:
         "validation",
     ]
     assert set(sides(table(PEOPLE), split(test=0.0)).values()) == {"train", "validation"}
+    assert set(sides(table(PEOPLE), split(validation=0.0)).values()) == {"train", "test"}
+    assert set(sides(table(PEOPLE), split(validation=0.0, by="frame")).values()) == {"train", "test"}
+
+
+def test_test_subjects_are_the_same_without_validation_subjects() -> None:
+    drawn, without = (sides(table(PEOPLE), split(validation=share)) for share in (0.2, 0.0))
+    assert {subject for subject, side in drawn.items() if side == "test"} == {
+        subject for subject, side in without.items() if side == "test"
+    }
 
 
 def test_too_few_subjects_gives_the_counts() -> None:
@@ -229,6 +238,7 @@ def test_uses_the_datasets_own_folds() -> None:
     frames = table(["1", "2", "3", "4"], [0, 1, 2, 3])
     assert folds.assign(frames, by_fold()).tolist() == ["validation", "test", "train", "train"]
     assert folds.assign(frames, by_fold(test_fold=None)).tolist() == ["validation", "train", "train", "train"]
+    assert folds.assign(frames, by_fold(validation_fold=None)).tolist() == ["train", "test", "train", "train"]
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ def test_a_wrong_space_is_refused_before_anything_starts(
         ({"configurations": {"a": {"train.seed": 3}}}, "train.seed is set by seeds"),
         ({"configurations": {"a": {"data.frames": "all"}}}, "data.frames cannot be varied"),
         ({"configurations": {"a": {}, "b": {"train.epochs": 0}}}, "configuration b is invalid"),
+        ({"configurations": {"a": {"train.keep": "best"}}}, "choose the epoch by the validation frames"),
+        ({"configurations": {"a": {"train.patience": 2}}}, "A table may have scored: test instead"),
         ({"configurations": {}}, "configurations"),
         ({"seeds": [1, 1]}, "name each seed once"),
         ({"fold": 3}, "fold: unknown key; did you mean folds?"),
@@ -102,6 +104,12 @@ def test_a_wrong_matrix_is_refused_before_anything_starts(
     with pytest.raises(NervesegError) as error:
         table.check(table.read(file), base, file)
     assert said in str(error.value)
+
+
+def test_the_epoch_may_be_chosen_where_other_frames_are_scored(base: Params, tmp_path: Path) -> None:
+    content = {"folds": 3, "seeds": [1], "scored": "test", "configurations": {"a": {"train.keep": "best"}}}
+    file = written(tmp_path, content)
+    table.check(table.read(file), base, file)
 
 
 def test_sections_of_a_matrix_may_be_nested(tmp_path: Path) -> None:

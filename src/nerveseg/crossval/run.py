@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from rich.text import Text
 
-from nerveseg import params, paths, tracking
+from nerveseg import legacy, params, paths, tracking
 from nerveseg.console import console
 from nerveseg.crossval import outoffold
 from nerveseg.crossval.ensemble import Member, register
@@ -51,7 +51,7 @@ class Fold:
         scores: scores of its test frames, by Kaggle's rule.
         metrics: of its test frames.
         sweep: threshold sweep on its validation frames.
-        validation_dice: Dice of the last epoch at the network's input size.
+        validation_dice: Dice of the epoch whose network is kept, at the network's input size.
         member: its network, if an ensemble is wanted.
     """
 
@@ -164,7 +164,7 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
         scores=Scores.read(root / paths.PREDICTIONS),
         metrics=Metrics.read(root / paths.METRICS_JSON),
         sweep=pd.read_csv(root / paths.CURVES / "thresholds.csv"),
-        validation_dice=float(pd.read_csv(root / paths.CURVE_CSV)["validation_dice"].iloc[-1]),
+        validation_dice=float(legacy.kept(pd.read_csv(root / paths.CURVE_CSV))["validation_dice"]),
         member=None if keep is None else Member.keep(root, keep / str(number), record["run_id"]),
     )
 

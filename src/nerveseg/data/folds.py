@@ -140,7 +140,8 @@ def _by_frame(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
         assert split.fold is not None
         test, validation = (place % split.folds == (split.fold + step) % split.folds for step in (0, 1))
     sides = np.select([test, validation], ["test", "validation"], "train")
-    if not {"train", "validation"} <= set(sides) or (split.has_test and "test" not in sides):
+    wanted_sides = {"train": True, "validation": split.has_validation, "test": split.has_test}
+    if not {name for name, is_wanted in wanted_sides.items() if is_wanted} <= set(sides):
         raise NervesegError(
             f"Too few frames: {len(names)} cannot be split as params.yaml asks; change its section split."
         )
@@ -182,9 +183,8 @@ def _by_fold(frames: pd.DataFrame, split: SplitParams) -> pd.Series:
             f"{frames['image'][folds.isna()].iloc[0]}. Existing folds: {existing}. Complete the fold column, or set "
             "split.by: subject."
         )
-    wanted = {split.validation_fold: "validation"}
-    if split.test_fold is not None:
-        wanted[split.test_fold] = "test"
+    folds_of = {"validation": split.validation_fold, "test": split.test_fold}
+    wanted = {fold: name for name, fold in folds_of.items() if fold is not None}
     for fold, name in wanted.items():
         if fold not in counts.index:
             raise NervesegError(f"split.{name}_fold is {fold}, but the existing folds are: {existing}.")

@@ -37,6 +37,7 @@ def probabilities(
 
 
 def histograms(store: FrameStore, rows: Ints, segmenter: Segmenter) -> Floats:
-    """`calibration.histogram` of each row: float64 (rows, 4, BINS)."""
+    """`calibration.histogram` of each row: float64 (rows, 4, BINS); there may be no rows."""
     predicted = probabilities(store, rows, segmenter, "threshold")
-    return np.stack([calibration.histogram(probability, store.mask(row)) for row, probability in predicted])
+    found = [calibration.histogram(probability, store.mask(row)) for row, probability in predicted]
+    return np.reshape(found, (len(rows), 4, calibration.BINS))

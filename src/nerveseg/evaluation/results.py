@@ -100,7 +100,10 @@ class Validation(_Part):
 
     best_threshold: Annotated[
         float | None,
-        Field(description="threshold with the best Dice by evaluate.empty in thresholds.csv; 0.5 if all are equal"),
+        Field(
+            description="threshold with the best Dice by evaluate.empty in thresholds.csv; 0.5 if all are equal, null "
+            "without validation frames"
+        ),
     ]
     dice_at_best_threshold: Annotated[float | None, Field(description="mean Dice of the validation frames there")]
 

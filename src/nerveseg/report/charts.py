@@ -39,7 +39,7 @@ _CONFIG: dict[str, Any] = {
     **{mark: {"color": _FIRST} for mark in ("bar", "line", "point", "circle")},
 }
 
-CURVES = {"loss": "Loss (cross-entropy + Dice)", "iou": "IoU", "dice": "Dice"}  # of the training, with their titles
+CURVES = {"loss": "Loss", "iou": "IoU", "dice": "Dice"}  # of the training, with their titles
 
 Line = tuple[Sequence[float], Sequence[float]]
 
@@ -124,13 +124,14 @@ def plot_lines(axis: Axes, series: Mapping[str, Line], *, whole: bool, unit: boo
 
 
 def of_training(curve: pd.DataFrame, name: str) -> dict[str, Line]:
-    """A figure of the training and the validation frames over the epochs.
+    """A figure of the training frames and, if there are any, the validation frames over the epochs.
 
     Args:
         curve: the content of `models/curve.csv`.
         name: a key of CURVES.
     """
-    return {side: (curve["epoch"], curve[f"{side}_{name}"]) for side in ("train", "validation")}
+    found = {side: curve[f"{side}_{name}"] for side in ("train", "validation")}
+    return {side: (curve["epoch"], values) for side, values in found.items() if values.notna().any()}
 
 
 def reliability(curve: pd.DataFrame, title: str) -> Chart:

@@ -1,8 +1,8 @@
 """Comparison of a training with the published run whose settings it has.
 
 Hydrogen Torch 1.2, use case 70 of its public catalogue: frames with a nerve, fold 4 for validation, one V100. The
-profile `hydrogen-torch-70` has its settings; they are repeated here because a stage knows the parameters recorded with
-a training, not the profile that set them.
+profile `hydrogen-torch-70` and its recipe `card` have its settings; the profile's are repeated here because a stage
+knows the parameters recorded with a training, not the profile that set them.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nerveseg.data import published
+from nerveseg.training.recipes import CARD
 
 _WEIGHTS = "model.encoder_weights"
 PROFILE = "hydrogen-torch-70"
@@ -21,14 +22,12 @@ SETTINGS: dict[str, Any] = {
     "model.encoder_weights": "imagenet",  # or a file of the user's
     "model.height": 448,
     "model.width": 448,
+    **{f"train.{name}": value for name, value in CARD.model_dump().items()},
     "train.batch_size": 16,
+    "train.accumulate": 1,
     "train.epochs": 5,
-    "train.optimizer": "adamw",
-    "train.learning_rate": 0.001,
-    "train.schedule": "cosine",
-    "train.weight_decay": 0.0,
-    "train.gradient_clip": 0.0,
-    "train.augmentation": "soft",
+    "train.keep": "last",
+    "train.patience": None,
     "train.precision": "auto",
 }
 IOU = (0.3746, 0.5770, 0.6243, 0.6326, 0.6321)  # of the validation frames after each epoch
@@ -65,7 +64,7 @@ def conditions(record: Mapping[str, Any], source: str, index: pd.DataFrame) -> s
         source: the address that the dataset was read from.
         index: of the frame store, with the columns fold and split.
     """
-    frames = {split: int(record[f"frames.{split}"]) for split in FRAMES}
+    frames = _frames(record)
     if source in published.ADDRESSES:
         data = f"The data is the published one, from {source}."
     elif frames == FRAMES:
@@ -82,6 +81,11 @@ def conditions(record: Mapping[str, Any], source: str, index: pd.DataFrame) -> s
     weights = record[_WEIGHTS]
     file = f"The encoder weights are from {weights}, which is not compared with the published run's, ImageNet's."
     return " ".join([*[file] * _is_file(weights), data, split])
+
+
+def _frames(record: Mapping[str, Any]) -> dict[str, int]:
+    """The number of frames in each of the published splits; a training without validation frames records none."""
+    return {split: int(record.get(f"frames.{split}", 0)) for split in FRAMES}
 
 
 def _is_file(weights: Any) -> bool:
@@ -104,7 +108,7 @@ def rows(record: Mapping[str, Any], curve: pd.DataFrame, timings: Mapping[str, f
     figures = [
         *((f"validation IoU, epoch {n + 1}", curve["validation_iou"][n], each, ".4f") for n, each in enumerate(IOU)),
         *((f"validation loss, epoch {n + 1}", curve["validation_loss"][n], each, ".4f") for n, each in enumerate(LOSS)),
-        *((f"{split} frames", record[f"frames.{split}"], number, ".0f") for split, number in FRAMES.items()),
+        *((f"{split} frames", number, FRAMES[split], ".0f") for split, number in _frames(record).items()),
     ]
     images = record["frames.train"] // record["train.batch_size"] * record["train.batch_size"]
     training = images / curve["images_per_second"]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nerveseg import legacy
 from nerveseg.data import frame_store as store
 from nerveseg.data import rle
 from nerveseg.data.frame_store import SITE, FrameStore
@@ -293,11 +294,19 @@ def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
     ]
     rate = {"after the last step": (curve["epoch"], curve["learning_rate"])}
     drawn.append(charts.lines(rate, "Learning rate", "epoch", whole=True, unit=False))
+    validation = record.get("frames.validation", 0)
+    monitored = f"monitored on {validation} validation frames" if validation else "without validation frames"
+    overfits = (
+        "If the validation line gets worse while the training line still improves, the network overfits."
+        if validation
+        else "They are of the training frames alone, so they cannot show whether the network overfits."
+    )
+    # A training of an older version has no recipe.
+    recipe = f" The recipe is {record['train.recipe']}, the loss {record['train.loss']}." * ("train.recipe" in record)
     text = (
-        f"{len(curve)} epochs on {record['frames.train']} frames, monitored on {record['frames.validation']} "
-        "validation frames. Scores here are computed at the network's input size and by Kaggle's rule for empty masks, "
-        "so they differ a little from those above. If the validation line gets worse while the training line still "
-        "improves, the network overfits."
+        f"{len(curve)} epochs on {record['frames.train']} frames, {monitored}; the network after epoch "
+        f"{legacy.kept(curve)['epoch']:.0f} is kept.{recipe} Scores here are computed at the network's input size and by "
+        f"Kaggle's rule for empty masks, so they differ a little from those above. {overfits}"
     )
     return Section("Training", text, [Charts(drawn)])
 
@@ -505,12 +514,12 @@ def thresholds(sweep: pd.DataFrame, threshold: float | str, metrics: Metrics) ->
         sweep: as `calibration.sweep` returns it.
         threshold: the model's; "validation" if each fold has chosen its own.
     """
-    best = metrics.validation.best_threshold
+    best, rule = metrics.validation.best_threshold, metrics.empty_rule.partition(":")[0]
     used = "Each fold uses the best of its own" if isinstance(threshold, str) else f"The model uses {threshold:g}"
-    marks = {} if isinstance(threshold, str) else {"used": threshold}
-    if best is not None:
-        marks["best here"] = best
-    rule = metrics.empty_rule.partition(":")[0]
+    if best is None:
+        none = f"There are no validation frames with a Dice by the rule {rule}, on which thresholds could be compared."
+        return Section("Threshold", f"{none} {used}.", [])
+    marks = {"best here": best} if isinstance(threshold, str) else {"used": threshold, "best here": best}
     text = (
         "Dice and IoU of the validation frames for each threshold, the probability from which on a pixel counts as "
         f"nerve, by the rule {rule} for empty masks. {used}; the best here is {number(best, 2)}, with a Dice of "

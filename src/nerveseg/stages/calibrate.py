@@ -3,12 +3,13 @@
 from nerveseg import kept, paths, tracking
 from nerveseg.console import console, progress
 from nerveseg.data.frame_store import FrameStore
+from nerveseg.errors import NervesegError
 from nerveseg.evaluation import calibration, inference
 from nerveseg.files import read_json, write_json
 from nerveseg.model import network, plausibility
 from nerveseg.model.device import device_name
 from nerveseg.model.inference import Segmenter
-from nerveseg.model.spec import ModelSpec, Plausibility, write_spec
+from nerveseg.model.spec import ModelSpec, Plausibility, trained_flips, usable_flips, write_spec
 from nerveseg.params import Params
 from nerveseg.settings import settings
 from nerveseg.stages import main
@@ -18,17 +19,18 @@ def run(params: Params) -> None:
     """Adds `model.json` to `models/`, which completes the model, and logs the model to MLflow.
 
     Raises:
-        NervesegError: missing or damaged inputs, no validation frames to choose a threshold on, or a tracking server
-            that failed.
+        NervesegError: missing or damaged inputs, no validation frames to choose a threshold on, flips that the network
+            was not trained with, or a tracking server that failed.
     """
     kept.drop_recorded()  # DVC runs this stage after it has recorded train's outputs
     store = FrameStore.open(paths.PACKED)
     given = {"model.threshold": params.model.threshold, "model.flips": params.model.flips}
-    trained = read_json(paths.RUN_JSON)["params"]
+    training = read_json(paths.RUN_JSON)
+    trained = training["params"]
     spec = ModelSpec(
         **{name: trained[f"model.{name}"] for name in ("architecture", "encoder", "height", "width")},
         threshold=0.5 if params.model.threshold == "validation" else params.model.threshold,
-        flips=params.model.flips,
+        flips=usable_flips(params.model.flips, trained_flips(training)),
         plausibility=_plausibility(store),
     )
     if params.model.threshold == "validation":
@@ -47,8 +49,11 @@ def _plausibility(store: FrameStore) -> Plausibility:
 
 def _with_best_threshold(spec: ModelSpec, store: FrameStore) -> ModelSpec:
     """The spec with the threshold of the best mean Dice over the validation frames, by Kaggle's rule."""
+    rows = store.rows("validation")
+    if not len(rows):
+        raise NervesegError("data/packed has no validation frames to choose a threshold on; see model.threshold.")
     segmenter = Segmenter(network.rebuild(spec, paths.MODELS), spec, device_name(settings().device))
-    histograms = inference.histograms(store, store.rows("validation"), segmenter)
+    histograms = inference.histograms(store, rows, segmenter)
     threshold, dice = calibration.best(calibration.sweep(histograms, "kaggle"))
     console.print(f"threshold {threshold:g}, chosen on the validation frames: their mean Dice is {dice:.4f}")
     return spec.model_copy(update={"threshold": threshold})

@@ -11,6 +11,7 @@ from nerveseg.data.augment import Augmentation
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.model.frames import normalise, resize
 from nerveseg.model.spec import NetworkSpec
+from nerveseg.training.sampling import balanced
 
 Item = tuple[int, int]  # index into the dataset's rows, seed of the augmentation
 
@@ -41,14 +42,21 @@ class EpochSampler(Sampler[Item]):
     """The order of the frames in an epoch and the seeds of their augmentation: functions of seed and epoch only.
 
     Lightning calls `set_epoch` before each epoch. After a resume that is too late for the first one: loader processes
-    have drawn from the sampler by then (its issue 21938). So it is made with the epoch that a training begins with.
+    have drawn from the sampler by then (its issue 21938). So it is made with the epoch that a training begins with, and
+    the number of frames that were done of it, which it leaves out. Its length is that of a whole epoch nevertheless:
+    Lightning counts the steps of an epoch by it.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool, epoch: int = 0) -> None:
+    def __init__(
+        self, length: int, seed: int, shuffle: bool, epoch: int = 0, done: int = 0, groups: Ints | None = None
+    ) -> None:
+        """Args: groups: if shuffled, the number of each frame's group, as for `balanced`; None: each frame once."""
         self._length = length
+        self._groups = groups
         self._seed = seed
         self._shuffle = shuffle
-        self._epoch = epoch
+        self._first = self._epoch = epoch
+        self._done = done
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
@@ -58,23 +66,36 @@ class EpochSampler(Sampler[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         random = np.random.default_rng([self._seed, self._epoch])
-        order = random.permutation(self._length) if self._shuffle else np.arange(self._length)
+        order = self._order(random) if self._shuffle else np.arange(self._length)
         seeds = random.integers(2**32, size=self._length)
-        return iter(list(zip(order.tolist(), seeds.tolist(), strict=True)))
+        items = list(zip(order.tolist(), seeds.tolist(), strict=True))
+        return iter(items[self._done :] if self._epoch == self._first else items)
+
+    def _order(self, random: np.random.Generator) -> Ints:
+        return random.permutation(self._length) if self._groups is None else balanced(self._groups, random)
 
 
 def loader(
-    dataset: FrameDataset, batch_size: int, seed: int, workers: int, training: bool, epoch: int = 0
+    dataset: FrameDataset,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    training: bool,
+    epoch: int = 0,
+    steps: int = 0,
+    groups: Ints | None = None,
 ) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of a dataset: for training shuffled, without a smaller last batch; otherwise all frames in order.
 
     Args:
         epoch: the first one to load, from 0.
+        steps: batches of that epoch to leave out.
+        groups: as for `EpochSampler`.
     """
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed, shuffle=training, epoch=epoch),
+        sampler=EpochSampler(len(dataset), seed, shuffle=training, epoch=epoch, done=steps * batch_size, groups=groups),
         drop_last=training,
         num_workers=workers,
         persistent_workers=workers > 0,

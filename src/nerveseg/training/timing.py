@@ -63,14 +63,18 @@ class StepTimer(Callback):
             self._timings.keep()
             self._kept = now
 
-    def setup(self, *_: Any, **__: Any) -> None:
+    def skip(self) -> None:
+        """Leaves out the time since the last lap, because it has a part of its own."""
         self._mark = time.perf_counter()
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        self.skip()
 
     def on_train_start(self, *_: Any) -> None:
         self._lap("start_up")
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        self._mark = time.perf_counter()
+        self.skip()
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._lap("data")
@@ -79,7 +83,7 @@ class StepTimer(Callback):
         self._lap("training_steps")
 
     def on_validation_start(self, *_: Any) -> None:
-        self._mark = time.perf_counter()
+        self.skip()
 
     def on_validation_end(self, *_: Any) -> None:
         self._lap("validation")

@@ -1,7 +1,8 @@
-"""One training, from stored frames to a trained network; if interrupted, it resumes from its last complete epoch."""
+"""One training, from stored frames to a trained network; if interrupted, it resumes from its last checkpoint."""
 
 import hashlib
 import io
+import json
 import logging
 import math
 import os
@@ -11,34 +12,45 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.text import Text
 
 from nerveseg.console import console
+from nerveseg.data import augment
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
 from nerveseg.files import replacing, sha256
 from nerveseg.model.device import precision_for
 from nerveseg.model.network import build
 from nerveseg.model.spec import NetworkSpec
-from nerveseg.params import TrainParams
+from nerveseg.params import LEVELS, TrainParams
 from nerveseg.training.dataset import FrameDataset, loader
 from nerveseg.training.examples import OnExamples, ValidationExamples, first_batch
+from nerveseg.training.keeping import BestWeights, MovingAverage, best_epoch
 from nerveseg.training.module import SegmentationModule
 from nerveseg.training.progress import EpochProgress
+from nerveseg.training.recipes import resolve, resolved
+from nerveseg.training.sampling import groups
 from nerveseg.training.timing import StepTimer, Timings
 
 CHECKPOINT = "last.ckpt"
-FORMER_CHECKPOINT = "former.ckpt"  # of the epoch before
+FORMER_CHECKPOINT = "former.ckpt"  # the one before
 DIVERGED = 1e4  # a loss: an untrained network's is about 2, and 100 means logits that are wrong by 100 in every pixel
 LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 Row = dict[str, float]
+
+
+class Reached(NamedTuple):
+    """How far a training has come: its complete epochs, and the steps (batches) of the one that was cut off."""
+
+    epochs: int
+    steps: int
 
 
 def worker_count(wanted: int | None) -> int:
@@ -52,58 +64,85 @@ def fingerprint(store: FrameStore, spec: NetworkSpec, encoder_weights: str, trai
 
     Args:
         code: digest of the source that trains; the other arguments are those of `fit`.
+
+    Raises:
+        NervesegError: the file of the augmentation is missing.
     """
     digest = hashlib.sha256()
-    for part in (spec.model_dump_json(), encoder_weights, train.model_dump_json(), store.digest(), code):
+    for part in (spec.model_dump_json(), encoder_weights, json.dumps(resolved(train)), store.digest(), code):
         digest.update(part.encode())
     if encoder_weights not in ("none", "imagenet"):
         digest.update(sha256(Path(encoder_weights)).encode())
+    if (augmentation := resolve(train).augmentation) not in LEVELS:
+        digest.update(augment.read(Path(augmentation)))
     return digest.hexdigest()[:16]
 
 
 class History(Callback):
     """The curve, one row per epoch; stored in the checkpoint, so that it continues after a resume.
 
-    Ends a training whose loss diverges, before the epoch gets a checkpoint.
+    Ends a training whose loss diverges, before the epoch gets a checkpoint, and one that no longer gets better.
     """
 
-    def __init__(self, timings: Timings, batch_size: int, on_epoch: Callable[[Row], None]) -> None:
+    def __init__(self, timings: Timings, train: TrainParams, on_epoch: Callable[[Row], None]) -> None:
         self.rows: list[Row] = []
         self._timings = timings
-        self._batch_size = batch_size
+        self._train = train
         self._on_epoch = on_epoch
         self._seconds = 0.0
 
+    @property
+    def kept(self) -> Row:
+        """The row of the epoch whose network is kept, if the training ends now."""
+        return self.rows[best_epoch(self.rows) - 1 if self._train.keep == "best" else -1]
+
+    @property
+    def _is_out_of_patience(self) -> bool:
+        patience = self._train.patience
+        return patience is not None and bool(self.rows) and len(self.rows) - best_epoch(self.rows) >= patience
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop |= self._is_out_of_patience  # if it was interrupted just then
+
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "seconds": self._in_loop() - self._seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
+        self._seconds = self._in_loop() - state_dict["seconds"]  # steps that a kill has undone are not in the rate
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        self._seconds = self._timings["data"] + self._timings["training_steps"]
+        self._seconds = self._in_loop()
 
     def on_train_epoch_end(self, trainer: Trainer, module: SegmentationModule) -> None:  # type: ignore[override]
-        seconds = self._timings["data"] + self._timings["training_steps"] - self._seconds
+        seconds = self._in_loop() - self._seconds
         self.rows.append(
             {
                 "epoch": trainer.current_epoch + 1,
-                **module.scores(),
+                **module.scores("train"),
+                **module.scores("validation"),
                 "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-                "images_per_second": int(trainer.num_training_batches) * self._batch_size / seconds,
+                "images_per_second": int(trainer.num_training_batches) * self._train.batch_size / seconds,
                 "time": time.time(),
             }
         )
         self._on_epoch(self.rows[-1])
-        train, validation = (self.rows[-1][f"{side}_loss"] for side in ("train", "validation"))
+        trainer.should_stop |= self._is_out_of_patience
+        is_last = trainer.should_stop or self.rows[-1]["epoch"] == trainer.max_epochs
         # That of the validation frames can be huge for an epoch, until batch normalisation has followed the weights.
-        limit = DIVERGED if self.rows[-1]["epoch"] == trainer.max_epochs else math.inf
-        if not (train < DIVERGED and validation < limit):  # NaN is not either
+        limit = DIVERGED if is_last else math.inf
+        train, validation = self.rows[-1]["train_loss"], (self.kept if is_last else self.rows[-1])["validation_loss"]
+        validates = trainer.enable_validation
+        if not (train < DIVERGED and (validation < limit or not validates)):  # NaN is not either
+            on_validation = f", {validation:.4g} on the validation frames" if validates else ""
             raise NervesegError(
-                f"The loss diverged in epoch {self.rows[-1]['epoch']}: {train:.4g} on the training frames, "
-                f"{validation:.4g} on the validation frames. Lower train.learning_rate, or limit the gradient with "
-                "train.gradient_clip (1.0, for example)."
+                f"The loss diverged in epoch {self.rows[-1]['epoch']}: {train:.4g} on the training frames"
+                f"{on_validation}. Lower train.learning_rate, or limit the gradient with train.gradient_clip (1.0, for "
+                "example)."
             )
+
+    def _in_loop(self) -> float:
+        return self._timings["data"] + self._timings["training_steps"]
 
 
 class _CheckpointFiles(TorchCheckpointIO):
@@ -121,8 +160,8 @@ class _CheckpointFiles(TorchCheckpointIO):
                 path.replace(path.with_name(FORMER_CHECKPOINT))
 
 
-def _newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
-    """The newest readable checkpoint in a folder and the number of its complete epochs; None and 0 without one.
+def _newest_checkpoint(folder: Path) -> tuple[Path | None, Reached]:
+    """The newest readable checkpoint in a folder, and how far it had come; None and nothing without one.
 
     One that is damaged is renamed, and the terminal says so.
     """
@@ -131,39 +170,64 @@ def _newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
     for path in (folder / CHECKPOINT, folder / FORMER_CHECKPOINT):
         if path.exists():
             try:
-                return path, _complete_epochs(path)
+                return path, _reached(path)
             except Exception as error:  # damage can raise anything in the pickle's reader
                 aside = path.with_name(f"{path.name}.damaged")
                 path.replace(aside)
                 said = (
                     f" ({str(error) or type(error).__name__}) and now called {aside.name}: the training resumes from "
-                    "the epoch before or, without that, starts from scratch."
+                    "the checkpoint before or, without that, starts from scratch."
                 )
                 console.print(Text.assemble((f"{path} is damaged", "yellow"), said), soft_wrap=True)
-    return None, 0
+    return None, Reached(0, 0)
 
 
-def _complete_epochs(checkpoint: Path) -> int:
+def _reached(checkpoint: Path) -> Reached:
     with zipfile.ZipFile(checkpoint) as content:
         if damaged := content.testzip():  # torch does not compare the checksums
             raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-    epoch: int = torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]
-    return epoch + 1
+    fit_loop = torch.load(checkpoint, map_location="cpu", weights_only=True)["loops"]["fit_loop"]
+    epochs, batches = (fit_loop[f"{name}_progress"]["current"] for name in ("epoch", "epoch_loop.batch"))
+    cut_off = epochs["started"] > epochs["processed"]
+    return Reached(epochs["processed"], batches["processed"] if cut_off else 0)
 
 
 class _TimedCheckpoint(ModelCheckpoint):
-    """Saves the last complete epoch."""
+    """Saves each complete epoch and, in the midst of one, the step after which the last checkpoint is `seconds` old."""
 
-    def __init__(self, folder: Path, timings: Timings) -> None:
+    def __init__(self, folder: Path, seconds: float, timings: Timings, timer: StepTimer) -> None:
         super().__init__(
             dirpath=folder, filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
         )
+        self._path = folder / CHECKPOINT
+        self._seconds = seconds
         self._timings = timings
+        self._timer = timer
+        self._saved = 0.0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        self._saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, number: int
+    ) -> None:
+        last = number + 1 == trainer.num_training_batches  # the complete epoch is saved soon
+        accumulating = (number + 1) % trainer.accumulate_grad_batches > 0  # no checkpoint holds gradients
+        if not (last or accumulating) and self._is_due(trainer):
+            self._save_checkpoint(trainer, str(self._path))
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        """The same in all processes."""
+        due: bool = trainer.strategy.broadcast(time.monotonic() - self._saved >= self._seconds)
+        return due
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         with self._timings.measure("checkpoint"):
             super()._save_checkpoint(trainer, filepath)
         self._timings.keep()
+        self._timer.skip()
+        self._saved = time.monotonic()
 
 
 def fit(
@@ -175,6 +239,7 @@ def fit(
     device: str,
     workers: int,
     checkpoints: Path,
+    checkpoint_seconds: float = math.inf,
     timings: Timings,
     on_epoch: Callable[[Row], None],
     on_examples: OnExamples | None = None,
@@ -182,27 +247,31 @@ def fit(
     """Trains a network; resumes from the newest readable checkpoint in `checkpoints` if there is one.
 
     Args:
-        store: has frames in the splits `train` and `validation`.
+        store: has frames in the split `train`, and may have some in `validation`.
         encoder_weights: as for `network.build`.
         device: `cpu`, `cuda` or `mps`.
         workers: processes that load frames; 0: this one does. The result does not depend on it, nor on resuming.
         checkpoints: folder of this training only; its content must come from the same arguments.
+        checkpoint_seconds: the age of a checkpoint at which the next one is written, in the midst of an epoch; each
+            complete epoch has one.
         timings: receives the seconds of each part.
-        on_epoch: called with each new row of the curve.
+        on_epoch: called with each new row of the curve, without `kept`.
         on_examples: called with `first_batch`, 1 and frames of the first batch; then with `validation`, the number of
-            epochs trained, from 0, and some validation frames, before the epoch has its checkpoint. None: with nothing.
+            epochs trained, from 0, and some validation frames, if there are any, before the epoch has its checkpoint.
+            None: with nothing.
 
     Returns:
         The trained network, and the curve: one row for each epoch, including those before a resume, with `epoch`
-        (from 1), `train_loss`, `train_iou`, `train_dice`, the same with `validation_`, `learning_rate` (after the last
-        step of the epoch), `images_per_second` (training, including waiting for data) and `time` (seconds since 1970).
+        (from 1), `train_loss`, `train_iou`, `train_dice`, the same with `validation_` (NaN without validation frames),
+        `learning_rate` (after the last step of the epoch), `images_per_second` (training, including waiting for data),
+        `time` (seconds since 1970) and `kept` (1 for the epoch that the network is from, otherwise 0).
 
     Raises:
         NervesegError: there are fewer training frames than one batch, the network cannot be built, or the loss
             diverges.
         SystemExit: after SIGTERM, with status 143.
     """
-    rows = store.rows("train")
+    rows, unseen = store.rows("train"), store.rows("validation")
     if len(rows) < train.batch_size:
         raise NervesegError(
             f"{len(rows)} training frames do not fill one batch; lower train.batch_size ({train.batch_size})."
@@ -212,22 +281,29 @@ def fit(
     seed_everything(train.seed, verbose=False)
     with timings.measure("start_up"):
         network = build(spec, encoder_weights)
-        last, epoch = _newest_checkpoint(checkpoints)
-    module = SegmentationModule(network, train)
-    history = History(timings, train.batch_size, on_epoch)
-    examples = [ValidationExamples(store, train.batch_size, on_examples)] if on_examples else []
+        last, reached = _newest_checkpoint(checkpoints)
+    recipe = resolve(train)
+    module = SegmentationModule(network, recipe, train.seed)
+    history = History(timings, train, on_epoch)
+    best = [BestWeights()] if train.keep == "best" else []
+    average = [MovingAverage(recipe.ema, device)] if recipe.ema else []
+    examples = [ValidationExamples(store, train.batch_size, on_examples)] if on_examples and len(unseen) else []
+    timer = StepTimer(timings)
     trainer = Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
         devices=1,
         precision=LIGHTNING_PRECISION[precision_for(device, train.precision)],
         max_epochs=train.epochs,
-        gradient_clip_val=train.gradient_clip or None,
+        accumulate_grad_batches=train.accumulate,
+        gradient_clip_val=recipe.gradient_clip or None,
         callbacks=[
-            StepTimer(timings),
+            timer,
             EpochProgress(train.batch_size),
             history,
             *examples,
-            _TimedCheckpoint(checkpoints, timings),
+            *best,
+            *average,
+            _TimedCheckpoint(checkpoints, checkpoint_seconds, timings, timer),
         ],
         plugins=[_CheckpointFiles()],
         logger=False,
@@ -235,14 +311,17 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    frames = FrameDataset(store, rows, spec, train.augmentation)
-    if on_examples and epoch == 0:
-        on_examples("first_batch", 1, first_batch(store, rows, frames, spec, train.batch_size, train.seed))
+    frames = FrameDataset(store, rows, spec, recipe.augmentation)
+    drawn = groups(store.index, rows, recipe.sampler)
+    if on_examples and last is None:
+        on_examples("first_batch", 1, first_batch(store, rows, frames, spec, train.batch_size, train.seed, drawn))
     try:
         trainer.fit(
             module,
-            loader(frames, train.batch_size, train.seed, workers, True, epoch),
-            loader(FrameDataset(store, store.rows("validation"), spec, "none"), train.batch_size, 0, workers, False),
+            loader(frames, train.batch_size, train.seed, workers, True, *reached, drawn),
+            loader(FrameDataset(store, unseen, spec, "none"), train.batch_size, 0, workers, False)
+            if len(unseen)
+            else None,
             ckpt_path=last,
             weights_only=True,
         )
@@ -250,4 +329,8 @@ def fit(
         # If the exception from our own signal handler gets lost (in a file object's destructor, say), Lightning ends
         # the training by an exit without a status, which would look like success.
         raise SystemExit(128 + signal.SIGTERM) from ended
-    return network.eval(), history.rows
+    for averaged in average:
+        averaged.on_train_end(trainer, module)  # which Lightning omits where a resumed training was complete
+    for kept in best:
+        network.load_state_dict(kept.weights)
+    return network.eval(), [{**row, "kept": float(row is history.kept)} for row in history.rows]

@@ -145,12 +145,22 @@ class Trainer:
 
 
 def configured(base: Params, changes: Mapping[str, Any], name: str) -> Params:
-    """The parameters with changes by dotted names. Raises NervesegError if they are invalid, with `name` in front."""
+    """The parameters with changes by dotted names.
+
+    Raises:
+        NervesegError: they are invalid, or choose the epoch by the frames that are scored; with `name` in front.
+    """
     content = base.model_dump(by_alias=True)
     for key, value in changes.items():
         section, _, field = key.partition(".")
         content[section][field] = value
-    return params.parse(content, name)
+    given = params.parse(content, name)
+    if given.evaluate.split == "validation" and (given.train.keep == "best" or given.train.patience is not None):
+        raise NervesegError(
+            f"{name}: train.keep: best and train.patience choose the epoch by the validation frames, which are scored "
+            "here: set train.keep: last and train.patience: null. A table may have scored: test instead."
+        )
+    return given
 
 
 def require_varied(names: Sequence[str], where: str) -> None:
