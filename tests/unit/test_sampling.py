@@ -22,7 +22,7 @@ def drawn(sampler: SamplerName, seed: int = 0, epochs: int = 20) -> list[list[in
     """The rows that each epoch draws."""
     found = groups(INDEX, ROWS, sampler)
     return [
-        [int(ROWS[position]) for position, _ in EpochSampler(len(ROWS), seed, True, epoch, found)]
+        [int(ROWS[position]) for position, _ in EpochSampler(len(ROWS), seed, True, epoch, groups=found)]
         for epoch in range(epochs)
     ]
 

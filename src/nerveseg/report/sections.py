@@ -305,8 +305,8 @@ def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
     recipe = f" The recipe is {record['train.recipe']}, the loss {record['train.loss']}." * ("train.recipe" in record)
     text = (
         f"{len(curve)} epochs on {record['frames.train']} frames, {monitored}; the network after epoch "
-        f"{legacy.kept(curve)['epoch']:.0f} is kept.{recipe} Scores here are computed at the network's input size and by "
-        f"Kaggle's rule for empty masks, so they differ a little from those above. {overfits}"
+        f"{legacy.kept(curve)['epoch']:.0f} is kept.{recipe} Scores here are computed at the network's input size and "
+        f"by Kaggle's rule for empty masks, so they differ a little from those above. {overfits}"
     )
     return Section("Training", text, [Charts(drawn)])
 

@@ -95,9 +95,7 @@ def loader(
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=EpochSampler(
-            len(dataset), seed, shuffle=training, epoch=epoch, done=steps * batch_size, groups=groups
-        ),
+        sampler=EpochSampler(len(dataset), seed, shuffle=training, epoch=epoch, done=steps * batch_size, groups=groups),
         drop_last=training,
         num_workers=workers,
         persistent_workers=workers > 0,
