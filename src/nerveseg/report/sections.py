@@ -301,8 +301,9 @@ def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
         if validation
         else "They are of the training frames alone, so they cannot show whether the network overfits."
     )
-    # A training of an older version has no recipe.
-    recipe = f" The recipe is {record['train.recipe']}, the loss {record['train.loss']}." * ("train.recipe" in record)
+    recipe = ""
+    if "train.recipe" in record:  # a training of an older version has none
+        recipe = f" The recipe is {record['train.recipe']}, the loss {record['train.loss']}."
     text = (
         f"{len(curve)} epochs on {record['frames.train']} frames, {monitored}; the network after epoch "
         f"{legacy.kept(curve)['epoch']:.0f} is kept.{recipe} Scores here are computed at the network's input size and "
