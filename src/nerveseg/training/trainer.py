@@ -28,7 +28,7 @@ from nerveseg.model.device import precision_for
 from nerveseg.model.network import build
 from nerveseg.model.spec import NetworkSpec
 from nerveseg.params import TrainParams
-from nerveseg.training.dataset import FrameDataset, loader
+from nerveseg.training.dataset import dataset_for, loader
 from nerveseg.training.examples import OnExamples, ValidationExamples, first_batch
 from nerveseg.training.module import SegmentationModule
 from nerveseg.training.progress import EpochProgress
@@ -235,14 +235,16 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    frames = FrameDataset(store, rows, spec, train.augmentation)
+    with timings.measure("start_up"):
+        frames = dataset_for(device, store, rows, spec, train.augmentation, checkpoints)
+        validation = dataset_for(device, store, store.rows("validation"), spec, "none", checkpoints)
     if on_examples and epoch == 0:
         on_examples("first_batch", 1, first_batch(store, rows, frames, spec, train.batch_size, train.seed))
     try:
         trainer.fit(
             module,
             loader(frames, train.batch_size, train.seed, workers, True, epoch),
-            loader(FrameDataset(store, store.rows("validation"), spec, "none"), train.batch_size, 0, workers, False),
+            loader(validation, train.batch_size, 0, workers, False),
             ckpt_path=last,
             weights_only=True,
         )
