@@ -31,7 +31,12 @@ from nerveseg.training.timing import Timings
 from workspace import Workspace, free_port, mlflow_server, wait_for
 
 EPOCHS = 3
-DROPOUT = {"model.architecture": "FPN"}  # a decoder with dropout
+RANDOM = {  # whatever draws random numbers
+    "model.architecture": "FPN",  # a decoder with dropout
+    "train.augmentation": "strong",
+    "train.mixing": "cutmix",
+    "train.sampler": "clusters",
+}
 # The train stage, ended by SIGKILL: before a step of an epoch, both from 0, or at the `end` of all epochs.
 KILLED = """
 import os, signal, sys
@@ -112,9 +117,9 @@ def curve(workspace: Workspace) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def uninterrupted(store: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace after a training with dropout, which was not killed."""
+    """A workspace after a training that was not killed."""
     workspace = store.copy(tmp_path_factory.mktemp("uninterrupted") / "project")
-    workspace.set(**DROPOUT)
+    workspace.set(**RANDOM)
     workspace.stage("train")
     return workspace
 
@@ -124,7 +129,7 @@ def test_a_killed_training_resumes_as_if_it_had_not_been(
     workspace: Workspace, uninterrupted: Workspace, workers: int
 ) -> None:
     """Each kill ends a process, and so each needs one."""
-    workspace.set(**DROPOUT)
+    workspace.set(**RANDOM)
     workspace.env["NERVESEG_WORKERS"] = str(workers)
     assert epochs(killed(workspace, 1, 0)) == [1]
     assert epochs(killed(workspace, 2, 5)) == [2], "the first epoch is not trained again"

@@ -24,7 +24,9 @@ def warp(
     # torch's coordinates are -1 and 1 at the centres of the first and the last pixel.
     to_pixels = np.array([[(width - 1) / 2, 0, (width - 1) / 2], [0, (height - 1) / 2, (height - 1) / 2], [0, 0, 1]])
     theta = np.linalg.inv(to_pixels) @ np.linalg.inv(matrices) @ to_pixels
-    grid = affine_grid(sent(theta[:, :2].astype(np.float32), frames.device), [count, 1, height, width], align_corners=True)
+    grid = affine_grid(
+        sent(theta[:, :2].astype(np.float32), frames.device), [count, 1, height, width], align_corners=True
+    )
 
     def sampled(pixels: torch.Tensor, mode: str) -> torch.Tensor:
         moved = grid_sample(pixels[:, None].float(), grid, mode, padding_mode="reflection", align_corners=True)
