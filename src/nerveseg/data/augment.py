@@ -4,6 +4,7 @@ A file holds what `albumentations.save` writes, which Hydrogen Torch exports too
 their arguments; nothing in it is run.
 """
 
+import itertools
 import json
 import random
 import warnings
@@ -259,9 +260,10 @@ class Augmentation:
 
     @property
     def by_batch(self) -> bool:
-        """Whether `drawn` can say all that happens to a frame."""
+        """Whether `drawn` can say all that happens to a frame: pixels move, and after that grey levels change."""
         applied = [transform for transform in self.pipeline.transforms if transform.p > 0]
-        return self.pipeline.p == 1 and all(_is_warp(each) or _is_recolouring(each) for each in applied)
+        others = itertools.dropwhile(_is_warp, applied)
+        return self.pipeline.p == 1 and all(map(_is_recolouring, others))
 
     def drawn(
         self, seeds: Iterable[int], height: int, width: int

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,9 @@ from nerveseg.training.warp import recolour, warp
 
 Item = tuple[int, int]  # index into the dataset's rows, seed of the augmentation
 Batch = tuple[torch.Tensor, torch.Tensor]
+Greys = npt.NDArray[np.uint8]
 
-Levels = npt.NDArray[np.uint8]
-
-_UNCHANGED: Levels = np.arange(256, dtype=np.uint8)
+_UNCHANGED: Greys = np.arange(256, dtype=np.uint8)
 
 
 class FrameDataset(Dataset[Batch]):
@@ -45,13 +45,15 @@ class FrameDataset(Dataset[Batch]):
     def __getitems__(self, items: list[Item]) -> Batch:
         """The batch of these items."""
         positions, seeds = zip(*items, strict=True)
-        frames, masks, levels = self._changed(*self._pixels.batch(positions), seeds)
-        return recolour(frames, normalise(levels, self._spec))[:, None], masks[:, None].float()
+        frames, masks, greys = self._changed(*self._pixels.batch(positions), seeds)
+        return recolour(frames, normalise(greys, self._spec))[:, None], masks[:, None].float()
 
     def _changed(
         self, frames: torch.Tensor, masks: torch.Tensor, seeds: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor, Levels]:
-        """The pixels in their places, uint8 (N, height, width), and what grey levels become, uint8 (256,) or (N, 256)."""
+    ) -> tuple[torch.Tensor, torch.Tensor, Greys]:
+        """The pixels in their new places, uint8 (N, height, width) each, and what each grey level then becomes, uint8
+        (256,) or, for each frame, (N, 256).
+        """
         changed = [
             self._augment(frame, mask, seed)
             for frame, mask, seed in zip(frames.numpy(), masks.numpy(), seeds, strict=True)
@@ -78,9 +80,9 @@ class DeviceDataset(FrameDataset):
 
     def _changed(
         self, frames: torch.Tensor, masks: torch.Tensor, seeds: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor, Levels]:
-        matrices, levels = self._augment.drawn(seeds, self._spec.height, self._spec.width)
-        return *warp(frames, masks, matrices), levels
+    ) -> tuple[torch.Tensor, torch.Tensor, Greys]:
+        matrices, greys = self._augment.drawn(seeds, self._spec.height, self._spec.width)
+        return *warp(frames, masks, matrices), greys
 
 
 def dataset_for(
@@ -157,6 +159,6 @@ def loader(
     )
 
 
-def _whole(batch: Batch) -> Batch:
+def _whole(batch: Any) -> Any:
     """The dataset makes whole batches."""
     return batch

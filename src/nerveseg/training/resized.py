@@ -55,4 +55,5 @@ class Resized:
     def batch(self, positions: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Frames and masks, uint8 (N, height, width) each. Args: positions: among the rows."""
         chosen = self._pixels[:, sent(np.array(positions), self._pixels.device)]
-        return sent(chosen, self._device).unbind()
+        frames, masks = sent(chosen, self._device)
+        return frames, masks

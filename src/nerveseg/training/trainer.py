@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from joblib import cpu_count
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.text import Text
 
@@ -46,10 +47,15 @@ LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", 
 Row = dict[str, float]
 
 
-def worker_count(wanted: int | None) -> int:
-    """Processes that load frames: the number wanted, or one less than the CPUs, at most 8."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus - 1, 8) if wanted is None else wanted
+def worker_count(wanted: int | None, device: str) -> int:
+    """Processes that augment frames: the number wanted, or one less than the CPUs of this container, at most 8.
+
+    None for a training on the CPU, unless wanted: augmenting takes it a hundredth of a step, and processes beside the
+    threads of a step slow these down by far more.
+    """
+    if wanted is None:
+        return 0 if device == "cpu" else min(cpu_count() - 1, 8)
+    return wanted
 
 
 def fingerprint(store: FrameStore, spec: NetworkSpec, encoder_weights: str, train: TrainParams, code: str) -> str:
@@ -147,6 +153,14 @@ class _CheckpointFiles(TorchCheckpointIO):
                 path.replace(path.with_name(FORMER_CHECKPOINT))
 
 
+class _BesideTraining(AsyncCheckpointIO):
+    """Writes a copy of the state in a thread while the training goes on; at most one, so the next one waits for it."""
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.teardown()  # waits, and raises what the former one raised
+        super().save_checkpoint(*args, **kwargs)
+
+
 def _newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
     """The newest readable checkpoint in a folder and the number of its complete epochs; None and 0 without one.
 
@@ -211,7 +225,7 @@ def fit(
         store: has frames in the splits `train` and `validation`.
         encoder_weights: as for `network.build`.
         device: `cpu`, `cuda` or `mps`.
-        workers: processes that load frames; 0: this one does. The result does not depend on it, nor on resuming.
+        workers: processes that augment frames; 0: this one does. The result does not depend on it, nor on resuming.
         checkpoints: folder of this training only; its content must come from the same arguments.
         timings: receives the seconds of each part.
         on_epoch: called with each new row of the curve, without `kept`.
@@ -237,6 +251,7 @@ def fit(
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advertises
     seed_everything(train.seed, verbose=False)
+    torch.set_num_threads(min(torch.get_num_threads(), cpu_count()))  # torch does not see a container's limit
     with timings.measure("start_up"):
         network = build(spec, encoder_weights)
         last, epoch = _newest_checkpoint(checkpoints)
@@ -262,7 +277,7 @@ def fit(
             *average,
             _TimedCheckpoint(checkpoints, timings),
         ],
-        plugins=[_CheckpointFiles()],
+        plugins=[_BesideTraining(_CheckpointFiles())],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
