@@ -27,6 +27,7 @@ from nerveseg.model.spec import ModelSpec
 from nerveseg.params import load
 from nerveseg.phantom import dataset as phantom
 from nerveseg.training import trainer
+from nerveseg.training.recipes import resolved
 from nerveseg.training.timing import Timings
 from workspace import Workspace, free_port, mlflow_server, wait_for
 
@@ -236,6 +237,24 @@ def fit(
     return taken, network
 
 
+def test_a_changed_augmentation_file_is_another_training(
+    store: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = load(store.root / "params.yaml")
+    frames = FrameStore.open(store.root / "data" / "packed")
+    spec = ModelSpec(**params.model.model_dump(exclude={"encoder_weights", "flips"}))
+    train = params.train.model_copy(update={"augmentation": "augmentation/own.json"})
+    with pytest.raises(NervesegError, match=r"train\.augmentation: augmentation/own\.json cannot be read"):
+        trainer.fingerprint(frames, spec, "none", train, "code")
+    (tmp_path / "augmentation").mkdir()
+    found = []
+    for content in ("{}", "{ }", "{}"):
+        (tmp_path / "augmentation" / "own.json").write_text(content)
+        found.append(trainer.fingerprint(frames, spec, "none", train, "code"))
+    assert found[0] == found[2] != found[1]
+
+
 @pytest.fixture(scope="module")
 def stopped(store: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the checkpoints of the first two epochs."""
@@ -329,9 +348,20 @@ def test_sigterm_ends_the_run_killed_and_other_params_start_anew(workspace: Work
     assert process.wait(60) == 128 + signal.SIGTERM
     assert [run.info.status for run in runs(workspace)] == ["KILLED"]
 
-    workspace.set(**{"train.learning_rate": 0.002, "train.epochs": 1})
-    assert "epoch   1 " in workspace.stage("train")
+    workspace.set(**{"train.recipe": "nerveseg", "train.learning_rate": 0.002, "train.epochs": 1})
+    output = workspace.stage("train")
+    assert "epoch   1 " in output
     assert sorted(run.info.status for run in runs(workspace)) == ["FINISHED", "KILLED"]
+
+    assert "recipe nerveseg, but learning_rate 0.002\n" in output
+    assert "The network after epoch 1 of 1 is kept.\n" in output
+    finished = next(run.data for run in runs(workspace) if run.info.status == "FINISHED")
+    assert finished.tags["kept"] == "The network after epoch 1 of 1 is kept."
+    expected = resolved(load(workspace.root / "params.yaml").train)
+    assert expected["augmentation"] != load(workspace.root / "params.yaml").train.augmentation, "which is null"
+    assert {name: finished.params[f"train.{name}"] for name in expected} == {
+        name: str(value) for name, value in expected.items()
+    }
 
 
 def test_a_sigterm_that_only_lightning_notices_is_no_success(store: Workspace, tmp_path: Path) -> None:
