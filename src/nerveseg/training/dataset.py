@@ -88,11 +88,11 @@ class DeviceDataset(FrameDataset):
 def dataset_for(
     device: str, store: FrameStore, rows: Ints, spec: NetworkSpec, augmentation: str, folder: Path
 ) -> FrameDataset:
-    """The dataset whose batches cost least for a network on `device`: `cpu`, `cuda` or `mps`.
+    """The dataset whose batches cost least for a network on `device`: `cpu`, `mps`, or `cuda`, perhaps with a number.
 
     OpenCV is three times as fast as torch on a CPU, and torch lacks what `warp` needs on Apple's GPUs.
     """
-    if device == "cuda" and Augmentation(augmentation).by_batch:
+    if torch.device(device).type == "cuda" and Augmentation(augmentation).by_batch:
         return DeviceDataset(store, rows, spec, augmentation, folder, device)
     return FrameDataset(store, rows, spec, augmentation, folder)
 

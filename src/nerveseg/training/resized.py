@@ -45,9 +45,9 @@ class Resized:
     def move(self, device: str) -> None:
         """Makes `batch` return tensors on a device, whose memory takes everything if it fits."""
         self._device = torch.device(device)
-        if device == "cuda" and self._pixels.nbytes > RESIDENT * torch.cuda.mem_get_info()[0]:
+        if self._device.type == "cuda" and self._pixels.nbytes > RESIDENT * torch.cuda.mem_get_info(self._device)[0]:
             return
-        self._pixels = self._pixels.to(device)
+        self._pixels = self._pixels.to(self._device)
 
     def __len__(self) -> int:
         return self._pixels.shape[1]
