@@ -3,7 +3,6 @@
 Run it in the root of a repository with a trained model (`make run`): python -m benchmarks.prediction
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -15,6 +14,7 @@ import cv2
 import numpy as np
 import psutil
 import torch
+from joblib import cpu_count
 
 from nerveseg import paths
 from nerveseg.data.frame_store import FrameStore
@@ -29,7 +29,7 @@ from nerveseg.prediction.inputs import select
 from nerveseg.prediction.openvino import ONNX_FILE, OpenVinoScorer
 from nerveseg.storage import open_storage
 
-CPUS = os.cpu_count() or 1
+CPUS: int = cpu_count()  # that this container may use
 SIDE = 256
 FRAMES = 64
 REPEATS = 3

@@ -1,14 +1,15 @@
 """The task for a shard, in its own module, so that workers on other machines can import it."""
 
-import os
 import sys
+
+from joblib import cpu_count
 
 from flows.retries import retrying_task
 from nerveseg.prediction import batch as batches
 from nerveseg.prediction.batch import Batch
 from nerveseg.storage import Entry
 
-CPUS = os.cpu_count() or 1
+CPUS: int = cpu_count()  # that this container may use
 
 
 @retrying_task

@@ -1,6 +1,7 @@
 """Nerve segmentation in ultrasound frames.
 
-Importing this package turns off the telemetry of the libraries it uses, before any of them is imported.
+Importing this package turns off the telemetry of the libraries it uses, and lets torch's threads sleep while they wait,
+before any of them is imported.
 """
 
 import os
@@ -12,6 +13,7 @@ for _name, _value in {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "NO_ALBUMENTATIONS_UPDATE": "1",
+    "OMP_WAIT_POLICY": "passive",  # or they take the cores from what they wait for: docs/adr/0039
 }.items():
     os.environ.setdefault(_name, _value)
 

@@ -31,7 +31,9 @@ class Settings(BaseSettings):
         default="auto", description="device for training and evaluation"
     )
     workers: int | None = Field(
-        default=None, ge=0, description="processes that load frames; unset: number of CPUs minus one, at most 8"
+        default=None,
+        ge=0,
+        description="processes that augment frames; unset: none on a CPU, otherwise the CPUs minus one, at most 8",
     )
     checkpoints: Path = Field(
         default=Path("checkpoints"),

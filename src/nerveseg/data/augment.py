@@ -4,10 +4,11 @@ A file holds what `albumentations.save` writes, which Hydrogen Torch exports too
 their arguments; nothing in it is run.
 """
 
+import itertools
 import json
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ Floats32 = npt.NDArray[np.float32]
 _BORDER = cv2.BORDER_REFLECT_101  # what lies outside the frame: its mirror image
 _SLIDERS = 8  # of the time-gain compensation: a console has 6 to 10, one above the other
 _POINTS = 5  # of the grid of Bend, across and down
+_GREYS = np.arange(256, dtype=np.uint8).reshape(16, 16)  # an image with every grey level
 _TRIALS = 32  # frames that a pipeline is tried out on
 _FLIPS: dict[type[A.BasicTransform], set[Flip]] = {
     A.HorizontalFlip: {"horizontal"},
@@ -231,8 +233,7 @@ class Augmentation:
         Raises:
             NervesegError: the pipeline of a file made something else of them.
         """
-        # One state shared by all transforms: set_random_seed would give each its own state, all with the same draws.
-        self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311
+        self._seed(seed)
         changed = self.pipeline(image=frame, mask=mask)
         self._require_alike(changed["image"], frame, "frame")
         self._require_alike(changed["mask"], mask, "mask")
@@ -256,6 +257,48 @@ class Augmentation:
                 raise NervesegError(
                     f"{self._name} fails on a grey frame of {height} x {width} pixels: {error}"
                 ) from None
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether `drawn` can say all that happens to a frame: pixels move, and after that grey levels change."""
+        applied = [transform for transform in self.pipeline.transforms if transform.p > 0]
+        others = itertools.dropwhile(_is_warp, applied)
+        return self.pipeline.p == 1 and all(map(_is_recolouring, others))
+
+    def drawn(
+        self, seeds: Iterable[int], height: int, width: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
+        """What calls with these seeds would do to frames (height, width), for `training.warp` to do it to a batch.
+
+        Returns:
+            For each seed a matrix, (N, 3, 3), from the old to the new coordinates (x, y, 1) of a pixel, and the new
+            value of each grey level, (N, 256).
+        """
+        matrices, greys = zip(*(self._drawn(seed, height, width) for seed in seeds), strict=True)
+        return np.array(matrices), np.array(greys).reshape(-1, 256)
+
+    def _drawn(self, seed: int, height: int, width: int) -> tuple[npt.NDArray[np.float64], Frame]:
+        self._seed(seed)
+        data = {"image": np.broadcast_to(np.uint8(0), (height, width))}
+        matrix, greys = np.eye(3), _GREYS
+        self.pipeline.py_random.random()  # drawn by Compose for its own probability, which is 1
+        for transform in self.pipeline.transforms:
+            if transform.should_apply():
+                drawn = transform.update_transform_params(transform.get_params(), data)
+                drawn |= transform.get_params_dependent_on_data(drawn, data)
+                if isinstance(transform, A.Affine):
+                    matrix = drawn["matrix"] @ matrix
+                elif isinstance(transform, A.HorizontalFlip):
+                    matrix = np.array([[-1, 0, width - 1], [0, 1, 0], [0, 0, 1]]) @ matrix
+                elif isinstance(transform, A.VerticalFlip):
+                    matrix = np.array([[1, 0, 0], [0, -1, height - 1], [0, 0, 1]]) @ matrix
+                else:
+                    greys = transform.apply(greys, **drawn)
+        return matrix, greys
+
+    def _seed(self, seed: int) -> None:
+        # One state shared by all transforms: set_random_seed would give each its own state, all with the same draws.
+        self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311
 
     def _require_alike(self, changed: Any, given: Frame | Mask, what: str) -> None:
         if (changed.shape, changed.dtype) != (given.shape, given.dtype):
@@ -317,3 +360,18 @@ def _leaves(node: A.BasicTransform | A.BaseCompose) -> Iterator[A.BasicTransform
 
 def _flips_of(transform: A.BasicTransform) -> Sequence[Flip]:
     return [flip for kind, flips in _FLIPS.items() if isinstance(transform, kind) for flip in flips]
+
+
+def _is_warp(transform: A.BasicTransform | A.BaseCompose) -> bool:
+    """Whether it moves pixels by a matrix, as `training.warp` does."""
+    if type(transform) is A.Affine:
+        sampling = transform.interpolation, transform.mask_interpolation, transform.border_mode, transform.fit_output
+        return bool(sampling == (cv2.INTER_LINEAR, cv2.INTER_NEAREST, _BORDER, False))
+    return type(transform) in (A.HorizontalFlip, A.VerticalFlip)
+
+
+def _is_recolouring(transform: A.BasicTransform | A.BaseCompose) -> bool:
+    """Whether the new value of a pixel depends on its old value only."""
+    if type(transform) is A.RandomBrightnessContrast:
+        return transform.brightness_by_max and not transform.ensure_safe_range
+    return type(transform) is A.RandomGamma

@@ -1,7 +1,6 @@
 """The delivered champion, followed: a thread looks at the pointer and swaps the scorer."""
 
 import logging
-import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from threading import Event, Thread
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from joblib import cpu_count
 
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.model.spec import SPEC_FILE
@@ -19,7 +19,7 @@ from nerveseg.registry.bundle import Pointer
 from nerveseg.serving.metrics import Metrics
 from nerveseg.storage import Storage
 
-CPUS = os.cpu_count() or 1
+CPUS: int = cpu_count()  # that this container may use
 # A stream for four threads: a frame alone is fast, and a network of this size gains little from more threads.
 STREAMS = max(1, CPUS // 4)
 _REFUSED_FOR = 60.0  # seconds until a bundle that is not what it should be is fetched again

@@ -1,41 +1,100 @@
 """Frames as tensors, the same for any number of workers and after a resume."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nerveseg.arrays import Ints
 from nerveseg.data.augment import Augmentation
 from nerveseg.data.frame_store import FrameStore
-from nerveseg.model.frames import normalise, resize
+from nerveseg.model.frames import normalise
 from nerveseg.model.spec import NetworkSpec
+from nerveseg.training.resized import Resized
 from nerveseg.training.sampling import balanced
+from nerveseg.training.warp import recolour, warp
 
 Item = tuple[int, int]  # index into the dataset's rows, seed of the augmentation
+Batch = tuple[torch.Tensor, torch.Tensor]
+Greys = npt.NDArray[np.uint8]
+
+_UNCHANGED: Greys = np.arange(256, dtype=np.uint8)
 
 
-class FrameDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Frames and masks of some rows of the store at the network's size, float32 (1, height, width) each."""
+class FrameDataset(Dataset[Batch]):
+    """Frames and masks of some rows of the store at the network's size, as batches: float32 (N, 1, height, width) each.
 
-    def __init__(self, store: FrameStore, rows: Ints, spec: NetworkSpec, augmentation: str) -> None:
-        self._store = store
-        self._rows = rows
+    The CPU augments them, frame by frame.
+    """
+
+    def __init__(
+        self, store: FrameStore, rows: Ints, spec: NetworkSpec, augmentation: str, folder: Path | None = None
+    ) -> None:
+        """Args: folder: for temporary files; None: the system's."""
         self._spec = spec
         self._augment = Augmentation(augmentation)
+        self._pixels = Resized(store, rows, spec.height, spec.width, folder)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._pixels)
 
-    def __getitem__(self, item: Item) -> tuple[torch.Tensor, torch.Tensor]:
-        position, seed = item
-        row = int(self._rows[position])
-        size = self._spec.height, self._spec.width
-        frame = resize(self._store.frame(row), *size)
-        mask = (resize(self._store.mask(row) * np.uint8(255), *size) > 127).astype(np.uint8)
-        frame, mask = self._augment(frame, mask, seed)
-        return torch.from_numpy(normalise(frame, self._spec))[None], torch.from_numpy(mask.astype(np.float32))[None]
+    def __getitems__(self, items: list[Item]) -> Batch:
+        """The batch of these items."""
+        positions, seeds = zip(*items, strict=True)
+        frames, masks, greys = self._changed(*self._pixels.batch(positions), seeds)
+        return recolour(frames, normalise(greys, self._spec))[:, None], masks[:, None].float()
+
+    def _changed(
+        self, frames: torch.Tensor, masks: torch.Tensor, seeds: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, Greys]:
+        """The pixels in their new places, uint8 (N, height, width) each, and what each grey level then becomes, uint8
+        (256,) or, for each frame, (N, 256).
+        """
+        changed = [
+            self._augment(frame, mask, seed)
+            for frame, mask, seed in zip(frames.numpy(), masks.numpy(), seeds, strict=True)
+        ]
+        frames, masks = (torch.from_numpy(np.stack(pixels)) for pixels in zip(*changed, strict=True))
+        return frames, masks, _UNCHANGED
+
+
+class DeviceDataset(FrameDataset):
+    """The same batches, up to rounding, augmented as a whole on the network's device."""
+
+    def __init__(
+        self,
+        store: FrameStore,
+        rows: Ints,
+        spec: NetworkSpec,
+        augmentation: str,
+        folder: Path | None = None,
+        device: str = "cuda",
+    ) -> None:
+        """Args: augmentation: one that `Augmentation.by_batch` is true of."""
+        super().__init__(store, rows, spec, augmentation, folder)
+        self._pixels.move(device)
+
+    def _changed(
+        self, frames: torch.Tensor, masks: torch.Tensor, seeds: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, Greys]:
+        matrices, greys = self._augment.drawn(seeds, self._spec.height, self._spec.width)
+        return *warp(frames, masks, matrices), greys
+
+
+def dataset_for(
+    device: str, store: FrameStore, rows: Ints, spec: NetworkSpec, augmentation: str, folder: Path
+) -> FrameDataset:
+    """The dataset whose batches cost least for a network on `device`: `cpu`, `mps`, or `cuda`, perhaps with a number.
+
+    OpenCV is three times as fast as torch on a CPU, and torch lacks what `warp` needs on Apple's GPUs.
+    """
+    if torch.device(device).type == "cuda" and Augmentation(augmentation).by_batch:
+        return DeviceDataset(store, rows, spec, augmentation, folder, device)
+    return FrameDataset(store, rows, spec, augmentation, folder)
 
 
 class EpochSampler(Sampler[Item]):
@@ -84,20 +143,30 @@ def loader(
     epoch: int = 0,
     steps: int = 0,
     groups: Ints | None = None,
-) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+) -> DataLoader[Batch]:
     """Batches of a dataset: for training shuffled, without a smaller last batch; otherwise all frames in order.
 
     Args:
+        workers: processes that make batches; 0: this one does, as always where a GPU makes them.
         epoch: the first one to load, from 0.
         steps: batches of that epoch to leave out.
         groups: as for `EpochSampler`.
     """
+    on_gpu = isinstance(dataset, DeviceDataset)
+    if on_gpu:
+        workers = 0
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=EpochSampler(len(dataset), seed, shuffle=training, epoch=epoch, done=steps * batch_size, groups=groups),
         drop_last=training,
         num_workers=workers,
+        collate_fn=_whole,
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available() and not on_gpu,
     )
+
+
+def _whole(batch: Any) -> Any:
+    """The dataset makes whole batches."""
+    return batch

@@ -81,8 +81,8 @@ def first_batch(
     """
     items = list(EpochSampler(len(frames), seed, shuffle=True, groups=groups))[: min(batch_size, _IN_BATCH)]
     found = []
-    for item in items:
-        frame, mask = (tensor[0].numpy() for tensor in frames[item])
+    batch = (tensor[:, 0].cpu().numpy() for tensor in frames.__getitems__(items))
+    for item, frame, mask in zip(items, *batch, strict=True):
         grey = np.clip(np.rint((frame * spec.std + spec.mean) * 255), 0, 255).astype(np.uint8)
         found.append(Example(str(store.index["image"].iloc[rows[item[0]]]), grey, mask.astype(np.uint8)))
     return found

@@ -5,6 +5,7 @@ import numpy.typing as npt
 import torch
 
 from nerveseg.params import Mixing
+from nerveseg.training.warp import sent
 
 MIXED = 0.5  # share of the frames that are mixed: the others stay as they are
 MIXUP = 0.4  # both parameters of the beta distribution of a frame's own share; Zhang et al., arXiv:1710.09412
@@ -28,11 +29,11 @@ def mix(
     if mixing == "none":
         return frames, masks
     count, _, height, width = frames.shape
-    partner = torch.from_numpy(random.permutation(count)).to(frames.device)
+    partner = sent(random.permutation(count), frames.device)
     concentration = MIXUP if mixing == "mixup" else CUTMIX
     share = np.where(random.random(count) < MIXED, random.beta(concentration, concentration, count), 1.0)
     weight = share[:, None, None] if mixing == "mixup" else ~_rectangles(1 - share, height, width, random)
-    own = torch.from_numpy(weight.astype(np.float32))[:, None].to(frames.device)
+    own = sent(weight.astype(np.float32), frames.device)[:, None]
     mixed_frames, mixed_masks = (own * batch + (1 - own) * batch[partner] for batch in (frames, masks))
     return mixed_frames, mixed_masks
 

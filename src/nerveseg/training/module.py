@@ -95,7 +95,8 @@ class SegmentationModule(LightningModule):
         if recipe.optimizer == "sgd":
             optimizer = torch.optim.SGD(self._groups(), momentum=MOMENTUM, nesterov=True, **common)
         else:
-            optimizer = torch.optim.AdamW(self._groups(), **common)
+            # All weights in one pass. Lightning cannot clip gradients with it in mixed precision.
+            optimizer = torch.optim.AdamW(self._groups(), fused=not recipe.gradient_clip, **common)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(recipe, step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

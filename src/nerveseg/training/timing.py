@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback
+import torch
+from lightning.pytorch import Callback, Trainer
 
 from nerveseg.files import read_json, write_json
 
@@ -79,7 +80,9 @@ class StepTimer(Callback):
     def on_train_batch_start(self, *_: Any) -> None:
         self._lap("data")
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.is_last_batch and torch.cuda.is_available():
+            torch.cuda.synchronize()  # steps are only queued so far
         self._lap("training_steps")
 
     def on_validation_start(self, *_: Any) -> None:

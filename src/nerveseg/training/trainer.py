@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from joblib import cpu_count
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.text import Text
 
@@ -30,7 +31,7 @@ from nerveseg.model.device import precision_for
 from nerveseg.model.network import build
 from nerveseg.model.spec import NetworkSpec
 from nerveseg.params import LEVELS, TrainParams
-from nerveseg.training.dataset import FrameDataset, loader
+from nerveseg.training.dataset import dataset_for, loader
 from nerveseg.training.examples import OnExamples, ValidationExamples, first_batch
 from nerveseg.training.keeping import BestWeights, MovingAverage, best_epoch
 from nerveseg.training.module import SegmentationModule
@@ -53,10 +54,15 @@ class Reached(NamedTuple):
     steps: int
 
 
-def worker_count(wanted: int | None) -> int:
-    """Processes that load frames: the number wanted, or one less than the CPUs, at most 8."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus - 1, 8) if wanted is None else wanted
+def worker_count(wanted: int | None, device: str) -> int:
+    """Processes that augment frames: the number wanted, or one less than the CPUs of this container, at most 8.
+
+    None for a training on the CPU, unless wanted: augmenting takes it a hundredth of a step, and processes beside the
+    threads of a step slow these down by far more.
+    """
+    if wanted is None:
+        return 0 if device == "cpu" else min(cpu_count() - 1, 8)
+    return wanted
 
 
 def fingerprint(store: FrameStore, spec: NetworkSpec, encoder_weights: str, train: TrainParams, code: str) -> str:
@@ -160,6 +166,14 @@ class _CheckpointFiles(TorchCheckpointIO):
                 path.replace(path.with_name(FORMER_CHECKPOINT))
 
 
+class _BesideTraining(AsyncCheckpointIO):
+    """Writes a copy of the state in a thread while the training goes on; at most one, so the next one waits for it."""
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.teardown()  # waits, and raises what the former one raised
+        super().save_checkpoint(*args, **kwargs)
+
+
 def _newest_checkpoint(folder: Path) -> tuple[Path | None, Reached]:
     """The newest readable checkpoint in a folder, and how far it had come; None and nothing without one.
 
@@ -250,7 +264,7 @@ def fit(
         store: has frames in the split `train`, and may have some in `validation`.
         encoder_weights: as for `network.build`.
         device: `cpu`, `cuda` or `mps`.
-        workers: processes that load frames; 0: this one does. The result does not depend on it, nor on resuming.
+        workers: processes that augment frames; 0: this one does. The result does not depend on it, nor on resuming.
         checkpoints: folder of this training only; its content must come from the same arguments.
         checkpoint_seconds: the age of a checkpoint at which the next one is written, in the midst of an epoch; each
             complete epoch has one.
@@ -279,6 +293,7 @@ def fit(
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advertises
     seed_everything(train.seed, verbose=False)
+    torch.set_num_threads(min(torch.get_num_threads(), cpu_count()))  # torch does not see a container's limit
     with timings.measure("start_up"):
         network = build(spec, encoder_weights)
         last, reached = _newest_checkpoint(checkpoints)
@@ -305,13 +320,15 @@ def fit(
             *average,
             _TimedCheckpoint(checkpoints, checkpoint_seconds, timings, timer),
         ],
-        plugins=[_CheckpointFiles()],
+        plugins=[_BesideTraining(_CheckpointFiles())],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    frames = FrameDataset(store, rows, spec, recipe.augmentation)
+    with timings.measure("start_up"):
+        frames = dataset_for(device, store, rows, spec, recipe.augmentation, checkpoints)
+        validation = dataset_for(device, store, unseen, spec, "none", checkpoints) if len(unseen) else None
     drawn = groups(store.index, rows, recipe.sampler)
     if on_examples and last is None:
         on_examples("first_batch", 1, first_batch(store, rows, frames, spec, train.batch_size, train.seed, drawn))
@@ -319,9 +336,7 @@ def fit(
         trainer.fit(
             module,
             loader(frames, train.batch_size, train.seed, workers, True, *reached, drawn),
-            loader(FrameDataset(store, unseen, spec, "none"), train.batch_size, 0, workers, False)
-            if len(unseen)
-            else None,
+            loader(validation, train.batch_size, 0, workers, False) if validation else None,
             ckpt_path=last,
             weights_only=True,
         )
