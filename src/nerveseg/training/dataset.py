@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from nerveseg.arrays import Ints
 from nerveseg.data.augment import Augmentation
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.model.frames import normalise, resize
 from nerveseg.model.spec import NetworkSpec
+from nerveseg.training.devices import ALONE, Share, World
 
 Item = tuple[int, int]  # index into the dataset's rows, seed of the augmentation
 
@@ -64,18 +65,25 @@ class EpochSampler(Sampler[Item]):
 
 
 def loader(
-    dataset: FrameDataset, batch_size: int, seed: int, workers: int, training: bool, epoch: int = 0
+    dataset: FrameDataset,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    training: bool,
+    epoch: int = 0,
+    world: World = ALONE,
 ) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of a dataset: for training shuffled, without a smaller last batch; otherwise all frames in order.
 
     Args:
+        batch_size: of the global batch.
         epoch: the first one to load, from 0.
+        world: of several processes, each loads its slice of a training batch, and other batches in turn.
     """
+    sampler = EpochSampler(len(dataset), seed, shuffle=training, epoch=epoch)
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed, shuffle=training, epoch=epoch),
-        drop_last=training,
+        batch_sampler=Share(BatchSampler(sampler, batch_size, drop_last=training), world, slices=training),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

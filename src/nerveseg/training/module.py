@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from nerveseg.evaluation import metrics
 from nerveseg.model.losses import BceDice
 from nerveseg.params import TrainParams
+from nerveseg.training.devices import ALONE, World
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 MOMENTUM = 0.9  # of SGD, with Nesterov's step as in nnU-Net, whose momentum is 0.99
@@ -16,10 +17,15 @@ THRESHOLD = 0.5  # of the curve's scores: the model's own is chosen after traini
 
 
 class SegmentationModule(LightningModule):
-    """Trains `network` on batches of normalised frames and masks, float32 (N, 1, H, W) each."""
+    """Trains `network` on batches of normalised frames and masks, float32 (N, 1, H, W) each.
 
-    def __init__(self, network: torch.nn.Module, train: TrainParams) -> None:
+    Of several processes, each gets its slice of a training batch, and some of the validation batches, or none.
+    """
+
+    def __init__(self, network: torch.nn.Module, train: TrainParams, world: World = ALONE) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._world = world
         self.network = network.to(memory_format=torch.channels_last)
         self.loss = BceDice()
         self._train = train
@@ -28,7 +34,8 @@ class SegmentationModule(LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
         loss, _logits = self._step(batch, "train")
-        return loss
+        # Each process has the gradient by way of its own slice, and Lightning takes the mean over the processes.
+        return loss * self._world.size
 
     def validation_step(self, batch: Batch, _: int) -> torch.Tensor:
         """Returns the logits, float (N, 1, H, W)."""
@@ -42,7 +49,7 @@ class SegmentationModule(LightningModule):
         # Dropout is a function of seed and epoch, like the frames: no checkpoint holds the state of torch's generator.
         # Not when the epoch starts, because loaders draw from the generator after that, in some epochs.
         if number == 0:
-            seeds = np.random.SeedSequence([self._train.seed, self.current_epoch])
+            seeds = np.random.SeedSequence([self._train.seed, self.current_epoch, self._world.rank])
             torch.manual_seed(int(seeds.generate_state(1)[0]))
 
     def on_validation_epoch_start(self) -> None:
@@ -51,14 +58,15 @@ class SegmentationModule(LightningModule):
     def scores(self) -> dict[str, float]:
         """`train_loss`, `train_iou`, `train_dice` and the same with `validation_`, for the epoch so far.
 
-        Means over the frames at the network's input size; for `train`, while the network is still learning.
+        Means over the frames of all processes, which all must call it, at the network's input size; for `train`, while
+        the network is still learning.
         """
         found: dict[str, float] = {}
         for side, batches in self._batches.items():
-            losses, areas = zip(*batches, strict=True)
-            frames = [batch.shape[1] for batch in areas]
-            counts = torch.cat(areas, dim=1).cpu().double().numpy()
-            found[f"{side}_loss"] = float(np.average(torch.stack(losses).cpu().numpy(), weights=frames))
+            own = [(float(loss), areas.cpu().double().numpy()) for loss, areas in batches]
+            losses, areas = zip(*(batch for part in self._world.gather(own) for batch in part), strict=True)
+            counts = np.concatenate(areas, axis=1)
+            found[f"{side}_loss"] = float(np.average(losses, weights=[batch.shape[1] for batch in areas]))
             found[f"{side}_iou"] = float(metrics.iou(*counts).mean())
             found[f"{side}_dice"] = float(metrics.dice(*counts).mean())
         return found
@@ -80,7 +88,8 @@ class SegmentationModule(LightningModule):
     def _step(self, batch: Batch, side: str) -> tuple[torch.Tensor, torch.Tensor]:
         frames, masks = batch
         logits = self.network(frames.contiguous(memory_format=torch.channels_last))
-        loss: torch.Tensor = self.loss(logits, masks)
+        of_all = (self._world.whole(logits), self._world.whole(masks)) if side == "train" else (logits, masks)
+        loss: torch.Tensor = self.loss(*of_all)
         predicted = (torch.sigmoid(logits.detach().float()) >= THRESHOLD).flatten(1)
         true = masks.flatten(1).bool()
         areas = torch.stack([(predicted & true).sum(1), predicted.sum(1), true.sum(1)])

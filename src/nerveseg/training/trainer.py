@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import time
 import warnings
 import zipfile
@@ -29,6 +30,7 @@ from nerveseg.model.network import build
 from nerveseg.model.spec import NetworkSpec
 from nerveseg.params import TrainParams
 from nerveseg.training.dataset import FrameDataset, loader
+from nerveseg.training.devices import ALONE, World
 from nerveseg.training.examples import OnExamples, ValidationExamples, first_batch
 from nerveseg.training.module import SegmentationModule
 from nerveseg.training.progress import EpochProgress
@@ -41,10 +43,12 @@ LIGHTNING_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", 
 Row = dict[str, float]
 
 
-def worker_count(wanted: int | None) -> int:
-    """Processes that load frames: the number wanted, or one less than the CPUs, at most 8."""
+def worker_count(wanted: int | None, processes: int = 1) -> int:
+    """Processes that load frames for each of the `processes` that train on this machine: the number wanted, or one
+    less than its share of the CPUs, at most 8.
+    """
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus - 1, 8) if wanted is None else wanted
+    return min(max(cpus // processes - 1, 0), 8) if wanted is None else wanted
 
 
 def fingerprint(store: FrameStore, spec: NetworkSpec, encoder_weights: str, train: TrainParams, code: str) -> str:
@@ -178,6 +182,7 @@ def fit(
     timings: Timings,
     on_epoch: Callable[[Row], None],
     on_examples: OnExamples | None = None,
+    world: World = ALONE,
 ) -> tuple[torch.nn.Module, list[Row]]:
     """Trains a network; resumes from the newest readable checkpoint in `checkpoints` if there is one.
 
@@ -191,6 +196,9 @@ def fit(
         on_epoch: called with each new row of the curve.
         on_examples: called with `first_batch`, 1 and frames of the first batch; then with `validation`, the number of
             epochs trained, from 0, and some validation frames, before the epoch has its checkpoint. None: with nothing.
+        world: the processes that train together. All call this alike, up to `timings` and what the callbacks do, and
+            get the same network and curve; the first writes checkpoints. The result depends on their number by no more
+            than rounding, unless the network has dropout.
 
     Returns:
         The trained network, and the curve: one row for each epoch, including those before a resume, with `epoch`
@@ -198,8 +206,8 @@ def fit(
         step of the epoch), `images_per_second` (training, including waiting for data) and `time` (seconds since 1970).
 
     Raises:
-        NervesegError: there are fewer training frames than one batch, the network cannot be built, or the loss
-            diverges.
+        NervesegError: there are fewer training frames than one batch, the batch is not a multiple of the processes,
+            a process does not see the checkpoint, the network cannot be built, or the loss diverges.
         SystemExit: after SIGTERM, with status 143.
     """
     rows = store.rows("train")
@@ -207,33 +215,43 @@ def fit(
         raise NervesegError(
             f"{len(rows)} training frames do not fill one batch; lower train.batch_size ({train.batch_size})."
         )
+    if train.batch_size % world.size:
+        raise NervesegError(
+            f"train.batch_size ({train.batch_size}), which is that of all processes together, is not a multiple of "
+            f"their number ({world.size}); change it, or NERVESEG_DEVICES and NERVESEG_NODES."
+        )
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advertises
     seed_everything(train.seed, verbose=False)
     with timings.measure("start_up"):
-        network = build(spec, encoder_weights)
-        last, epoch = _newest_checkpoint(checkpoints)
-    module = SegmentationModule(network, train)
+        network = world.with_synchronised_statistics(build(spec, encoder_weights), device)
+        last, epoch = world.tell(_newest_checkpoint(checkpoints) if world.first else (None, 0))
+    if last and not last.exists():
+        raise NervesegError(
+            f"{socket.gethostname()} does not see {last}: NERVESEG_CHECKPOINTS must be a folder that all nodes share."
+        )
+    module = SegmentationModule(network, train, world)
     history = History(timings, train.batch_size, on_epoch)
-    examples = [ValidationExamples(store, train.batch_size, on_examples)] if on_examples else []
+    examples = [ValidationExamples(store, train.batch_size, on_examples, world)] if on_examples else []
     trainer = Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
-        devices=1,
         precision=LIGHTNING_PRECISION[precision_for(device, train.precision)],
         max_epochs=train.epochs,
         gradient_clip_val=train.gradient_clip or None,
         callbacks=[
             StepTimer(timings),
-            EpochProgress(train.batch_size),
+            *([EpochProgress(train.batch_size)] if world.first else []),
             history,
             *examples,
             _TimedCheckpoint(checkpoints, timings),
+            *world.callbacks(),
         ],
         plugins=[_CheckpointFiles()],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        **world.trainer_options(),
     )
     frames = FrameDataset(store, rows, spec, train.augmentation)
     if on_examples and epoch == 0:
@@ -241,8 +259,15 @@ def fit(
     try:
         trainer.fit(
             module,
-            loader(frames, train.batch_size, train.seed, workers, True, epoch),
-            loader(FrameDataset(store, store.rows("validation"), spec, "none"), train.batch_size, 0, workers, False),
+            loader(frames, train.batch_size, train.seed, workers, True, epoch, world),
+            loader(
+                FrameDataset(store, store.rows("validation"), spec, "none"),
+                train.batch_size,
+                seed=0,
+                workers=workers,
+                training=False,
+                world=world,
+            ),
             ckpt_path=last,
             weights_only=True,
         )
@@ -250,4 +275,8 @@ def fit(
         # If the exception from our own signal handler gets lost (in a file object's destructor, say), Lightning ends
         # the training by an exit without a status, which would look like success.
         raise SystemExit(128 + signal.SIGTERM) from ended
+    except Exception:
+        if world.size > 1:  # what started them ends all where one fails, but the MLflow run has to be ended before
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
     return network.eval(), history.rows
