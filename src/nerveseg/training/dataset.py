@@ -1,6 +1,7 @@
 """Frames as tensors, the same for any number of workers and after a resume."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def loader(
         epoch: the first one to load, from 0.
         world: of several processes, each loads its slice of a training batch, and other batches in turn.
     """
-    sampler = EpochSampler(len(dataset), seed, shuffle=training, epoch=epoch)
+    sampler: Any = EpochSampler(len(dataset), seed, shuffle=training, epoch=epoch)  # torch's types know of int alone
     return DataLoader(
         dataset,
         batch_sampler=Share(BatchSampler(sampler, batch_size, drop_last=training), world, slices=training),

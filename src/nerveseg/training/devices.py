@@ -19,13 +19,11 @@ from threading import Thread
 from typing import Any, Literal, TypeVar
 
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
 from lightning.pytorch.strategies import DDPStrategy
 from torch import distributed
 from torch.utils.data import BatchSampler, Sampler
@@ -128,9 +126,9 @@ class World:
         if self.size == 1:
             return network
         if device == "cuda":
-            from timm.layers import convert_sync_batchnorm  # torch's own drops the activation of timm's layers
+            from timm.layers.norm_act import convert_sync_batchnorm  # torch's drops the activation of timm's layers
 
-            converted: torch.nn.Module = convert_sync_batchnorm(network)
+            converted: torch.nn.Module = convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
             return converted
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -142,7 +140,7 @@ ALONE = World()
 
 
 class SyncBatchNorm(torch.nn.BatchNorm2d):
-    """Batch normalisation over the global batch on the CPU, for which torch has none. Applies timm's activation, too."""
+    """Batch normalisation over the global batch on the CPU, for which torch has none; with timm's activation."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         found = self._synchronised(input) if self.training else super().forward(input)
@@ -156,9 +154,9 @@ class SyncBatchNorm(torch.nn.BatchNorm2d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        values = input.float()
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
         variance, mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
-        every = torch.zeros((distributed.get_world_size(), 2, len(mean)))
+        every = mean.new_zeros((distributed.get_world_size(), 2, len(mean)))
         every[distributed.get_rank()] = torch.stack([mean, variance])
         means, variances = _Sum.apply(every).unbind(1)
         # Of slices of one size: the variance of a mixture is the mean of the variances and the variance of the means.
@@ -358,7 +356,7 @@ def launch(module: str, devices: int, nodes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the processes say what is wrong
+    logging.disable()  # the processes say what is wrong
     where: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
     if nodes > 1:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ.get('MASTER_PORT', '29500')}"
