@@ -206,8 +206,8 @@ def _code() -> str:
 
 def _end(*_: Any) -> None:
     """Ends the process by SIGTERM's exit status, once."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise over its loaders, which end too
+    for number in (signal.SIGTERM, signal.SIGCHLD):  # torch's handler would raise over its loaders, which end too
+        signal.signal(number, lambda *_: None)  # where one is pending, Python complains of SIG_IGN and SIG_DFL
     sys.exit(128 + signal.SIGTERM)
 
 

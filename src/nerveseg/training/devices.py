@@ -105,11 +105,11 @@ class World:
         return torch.cat(parts)
 
     def trainer_options(self) -> dict[str, Any]:
-        """What Lightning's `Trainer` is to be made with."""
+        """What Lightning's `Trainer` is to be made with, beside `cluster` as a plugin."""
         if self.size == 1:
             return {"devices": 1}
         # The buffers need no broadcast at each step: they are those of batch normalisation, which is synchronised.
-        strategy = DDPStrategy(cluster_environment=self.cluster, broadcast_buffers=False, gradient_as_bucket_view=True)
+        strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
         return {
             "devices": self.per_node,
             "num_nodes": self.size // self.per_node,
@@ -303,9 +303,9 @@ def joined(device: str) -> Iterator[World]:
         console.quiet = not _says_first(str(error))
         raise
     except RuntimeError as error:
-        if not _is_lost_connection(error):
-            raise
-        raise SystemExit(1) from None
+        if is_lost_connection(error):
+            raise SystemExit(1) from error
+        raise
     finally:
         distributed.destroy_process_group()
 
@@ -318,7 +318,8 @@ def _says_first(message: str) -> bool:
         return True
 
 
-def _is_lost_connection(error: RuntimeError) -> bool:
+def is_lost_connection(error: Exception) -> bool:
+    """Whether an exchange failed because another process has ended."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 

@@ -30,7 +30,7 @@ from nerveseg.model.network import build
 from nerveseg.model.spec import NetworkSpec
 from nerveseg.params import TrainParams
 from nerveseg.training.dataset import FrameDataset, loader
-from nerveseg.training.devices import ALONE, World
+from nerveseg.training.devices import ALONE, World, is_lost_connection
 from nerveseg.training.examples import OnExamples, ValidationExamples, first_batch
 from nerveseg.training.module import SegmentationModule
 from nerveseg.training.progress import EpochProgress
@@ -208,7 +208,7 @@ def fit(
     Raises:
         NervesegError: there are fewer training frames than one batch, the batch is not a multiple of the processes,
             a process does not see the checkpoint, the network cannot be built, or the loss diverges.
-        SystemExit: after SIGTERM, with status 143.
+        SystemExit: after SIGTERM, with status 143; after another process has ended, which says why, with status 1.
     """
     rows = store.rows("train")
     if len(rows) < train.batch_size:
@@ -246,7 +246,7 @@ def fit(
             _TimedCheckpoint(checkpoints, timings),
             *world.callbacks(),
         ],
-        plugins=[_CheckpointFiles()],
+        plugins=[_CheckpointFiles(), world.cluster],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -275,8 +275,10 @@ def fit(
         # If the exception from our own signal handler gets lost (in a file object's destructor, say), Lightning ends
         # the training by an exit without a status, which would look like success.
         raise SystemExit(128 + signal.SIGTERM) from ended
-    except Exception:
+    except Exception as error:
         if world.size > 1:  # what started them ends all where one fails, but the MLflow run has to be ended before
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, lambda *_: None)
+        if is_lost_connection(error):
+            raise SystemExit(1) from error
         raise
     return network.eval(), history.rows
