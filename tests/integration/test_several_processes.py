@@ -74,7 +74,9 @@ def test_two_processes_train_as_one_and_end_together(tmp_path: Path) -> None:
     assert epochs(output).count(1) == 1, "complete epochs are not trained again"
     assert statuses(together) == ["FINISHED"], "one run, with the curve of all processes"
     one, two = (pd.read_csv(each.root / "models" / "curve.csv") for each in (alone, together))
-    for column in ("train_loss", "validation_loss", "validation_dice", "learning_rate"):
+    for column in ("train_loss", "validation_loss", "learning_rate"):
         np.testing.assert_allclose(two[column], one[column], rtol=1e-3, err_msg=column)
+    for column in ("train_dice", "validation_dice"):  # of pixels on either side of the threshold
+        np.testing.assert_allclose(two[column], one[column], atol=0.01, err_msg=column)
     shown = {path.name for path in (together.root / "reports" / "training").iterdir()}
     assert shown == {path.name for path in (alone.root / "reports" / "training").iterdir()}
