@@ -35,6 +35,10 @@ class Settings(BaseSettings):
         ge=0,
         description="processes that augment frames; unset: none on a CPU, otherwise the CPUs minus one, at most 8",
     )
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default=1, description="processes that train on each node, one per GPU; auto: as many as it has GPUs"
+    )
+    nodes: int = Field(default=1, ge=1, description="nodes that train together, each with NERVESEG_DEVICES processes")
     checkpoints: Path = Field(
         default=Path("checkpoints"),
         description="where interrupted and unrecorded trainings are kept; clones may share it",

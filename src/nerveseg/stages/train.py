@@ -4,13 +4,13 @@ import shutil
 import signal
 import sys
 import time
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psutil
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from ruamel.yaml import YAML
 
 from nerveseg import kept, package, paths, tracking
@@ -25,11 +25,14 @@ from nerveseg.params import Params, flatten
 from nerveseg.report import panels
 from nerveseg.settings import settings
 from nerveseg.stages import main
-from nerveseg.training import trainer
+from nerveseg.training import devices, trainer
+from nerveseg.training.devices import World
 from nerveseg.training.examples import Example, Kind
 from nerveseg.training.progress import kept_sentence, print_epoch
 from nerveseg.training.recipes import changes, resolve, resolved
 from nerveseg.training.timing import Timings
+
+_WAIT = 60  # seconds: the other processes hear of the first one that often, while it waits for another training
 
 
 def run(params: Params) -> None:
@@ -40,12 +43,27 @@ def run(params: Params) -> None:
     A complete training that DVC has not recorded, because it was killed before, is not repeated: its outputs are
     restored.
 
+    With several devices, it starts a process for each, unless it is one of those itself.
+
     Raises:
         NervesegError: bad parameters or inputs, a loss that diverges, or a tracking server that failed, in which case
             the training is kept.
+        SystemExit: one of several processes failed, with its status.
     """
     begun = time.time()
+    device = device_name(settings().device)
+    if not devices.is_one_of_several():
+        count = devices.per_node(settings().devices, device)
+        if count * settings().nodes > 1:
+            devices.launch("nerveseg.stages.train", count, settings().nodes)
+            return
     signal.signal(signal.SIGTERM, _end)
+    with devices.joined(device) as world:
+        _run(params, world, begun)
+
+
+def _run(params: Params, world: World, begun: float) -> None:
+    """Does what `run` does, as one of the processes. `begun`: when `run` did."""
     store = FrameStore.open(paths.PACKED)
     spec = NetworkSpec(
         architecture=params.model.architecture,
@@ -54,22 +72,27 @@ def run(params: Params) -> None:
         width=params.model.width,
     )
     fingerprint = trainer.fingerprint(store, spec, params.model.encoder_weights, params.train, _code())
+    world.require_same("data, parameters or code", fingerprint)
     training = settings().checkpoints / fingerprint
-    kept.drop_recorded()  # if this one, it is to be trained again
-    with _claim(training):
+    with _claim(training, world):
+        complete = world.tell((training / kept.COMPLETE).exists())
+        if not world.first:
+            if not complete:
+                _assist(params, store, spec, training, world)
+            return
         _drop_other_trainings(training)
-        if (training / kept.COMPLETE).exists():
+        if complete:
             console.print(
                 f"This training is complete: its outputs are restored from {training}, because it ended before DVC "
                 f"recorded them. To train it again: rm -r {training}",
                 soft_wrap=True,
             )
         else:
-            _train(params, store, spec, training, begun)
-        complete = training / kept.COMPLETE
+            _train(params, store, spec, training, world, begun)
+        outputs = training / kept.COMPLETE
         with replacing_folder(paths.MODELS) as folder:
-            shutil.copytree(complete, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(kept.PANELS))
-        _show(complete / kept.PANELS)
+            shutil.copytree(outputs, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(kept.PANELS))
+        _show(outputs / kept.PANELS)
 
 
 def _show(kept_panels: Path) -> None:
@@ -78,7 +101,26 @@ def _show(kept_panels: Path) -> None:
         shutil.copytree(kept_panels, folder, dirs_exist_ok=True)
 
 
-def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path, begun: float) -> None:
+def _assist(params: Params, store: FrameStore, spec: NetworkSpec, training: Path, world: World) -> None:
+    """Trains as the first process does, which has all of the result, and so prints, logs and writes it."""
+    device = device_name(settings().device)
+    trainer.fit(
+        store,
+        spec,
+        params.model.encoder_weights,
+        params.train,
+        device=device,
+        workers=trainer.worker_count(settings().workers, device, world.per_node),
+        checkpoints=training,
+        checkpoint_seconds=settings().checkpoint_seconds,
+        timings=Timings(),
+        on_epoch=lambda _: None,
+        on_examples=lambda *_: None,
+        world=world,
+    )
+
+
+def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path, world: World, begun: float) -> None:
     """Trains, and leaves the outputs as `kept.COMPLETE` in the folder of the training. `begun`: when `run` did."""
     device = device_name(settings().device)
     precision = precision_for(device, params.train.precision)
@@ -89,11 +131,14 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
         if "validation" in frames
         else "without validation frames, so that the curve covers training frames only"
     )
-    console.print(f"training on {frames['train']} frames, {validation}; {device}, {precision}", soft_wrap=True)
+    processes = f"; {world.size} processes" if world.size > 1 else ""
+    console.print(
+        f"training on {frames['train']} frames, {validation}; {device}, {precision}{processes}", soft_wrap=True
+    )
     own = ", ".join(f"{name} {value}" for name, value in changes(params.train).items())
     console.print(f"recipe {params.train.recipe}" + (f", but {own}" if own else ""), soft_wrap=True)
-    # Tags, not params: a training may be resumed on another device.
-    tags = tracking.git_tags() | {"device": device, "precision": precision}
+    # Tags, not params: a training may be resumed on other devices.
+    tags = tracking.git_tags() | {"device": device, "precision": precision, "processes": str(world.size)}
     record = {
         "params": {
             **{f"model.{name}": getattr(spec, name) for name in ("architecture", "encoder", "height", "width")},
@@ -142,12 +187,13 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
             params.model.encoder_weights,
             params.train,
             device=device,
-            workers=trainer.worker_count(settings().workers, device),
+            workers=trainer.worker_count(settings().workers, device, world.per_node),
             checkpoints=training,
             checkpoint_seconds=settings().checkpoint_seconds,
             timings=timings,
             on_epoch=on_epoch,
             on_examples=on_examples,
+            world=world,
         )
         tags["kept"] = kept_sentence(rows, params.train)
         console.print(tags["kept"], soft_wrap=True)
@@ -176,20 +222,30 @@ def _code() -> str:
 
 def _end(*_: Any) -> None:
     """Ends the process by SIGTERM's exit status, once."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise over its loaders, which end too
+    for number in (signal.SIGTERM, signal.SIGCHLD):  # torch's handler would raise over its loaders, which end too
+        signal.signal(number, lambda *_: None)  # where one is pending, Python complains of SIG_IGN and SIG_DFL
     sys.exit(128 + signal.SIGTERM)
 
 
-def _claim(training: Path) -> AbstractContextManager[FileLock]:
-    """Locks the folder for this process; waits until another one that trains in it has ended."""
+def _claim(training: Path, world: World) -> AbstractContextManager[Any]:
+    """Locks the folder for the first process; waits until another one that trains in it has ended."""
+    if not world.first:
+        while not world.tell(False):
+            pass
+        return nullcontext()
+    kept.drop_recorded()  # if this one, it is to be trained again
     training.parent.mkdir(parents=True, exist_ok=True)
     lock = kept.lock_of(training)
-    try:
-        return lock.acquire(blocking=False)
-    except Timeout:
-        console.print("the same training is running in another process: waiting for it to end")
-        return lock.acquire()
+    seconds = 0
+    while True:
+        with suppress(Timeout):
+            claim = lock.acquire(timeout=seconds)
+            world.tell(True)
+            return claim
+        if not seconds:
+            console.print("the same training is running in another process: waiting for it to end")
+        seconds = _WAIT
+        world.tell(False)
 
 
 def _drop_other_trainings(current: Path) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from nerveseg.arrays import Ints
 from nerveseg.data.augment import Augmentation
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.model.frames import normalise
 from nerveseg.model.spec import NetworkSpec
+from nerveseg.training.devices import ALONE, Share, World
 from nerveseg.training.resized import Resized
 from nerveseg.training.sampling import balanced
 from nerveseg.training.warp import recolour, warp
@@ -143,23 +144,26 @@ def loader(
     epoch: int = 0,
     steps: int = 0,
     groups: Ints | None = None,
+    world: World = ALONE,
 ) -> DataLoader[Batch]:
     """Batches of a dataset: for training shuffled, without a smaller last batch; otherwise all frames in order.
 
     Args:
+        batch_size: of the global batch.
         workers: processes that make batches; 0: this one does, as always where a GPU makes them.
         epoch: the first one to load, from 0.
         steps: batches of that epoch to leave out.
         groups: as for `EpochSampler`.
+        world: of several processes, each loads its slice of a training batch, and other batches in turn.
     """
     on_gpu = isinstance(dataset, DeviceDataset)
     if on_gpu:
         workers = 0
+    done = steps * batch_size
+    sampler: Any = EpochSampler(len(dataset), seed, training, epoch, done, groups)  # torch's types know of int alone
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed, shuffle=training, epoch=epoch, done=steps * batch_size, groups=groups),
-        drop_last=training,
+        batch_sampler=Share(BatchSampler(sampler, batch_size, drop_last=training), world, slices=training),
         num_workers=workers,
         collate_fn=_whole,
         persistent_workers=workers > 0,

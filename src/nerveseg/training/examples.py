@@ -14,6 +14,7 @@ from nerveseg.data.frame_store import FrameStore
 from nerveseg.evaluation import metrics
 from nerveseg.model.spec import NetworkSpec
 from nerveseg.training.dataset import EpochSampler, FrameDataset
+from nerveseg.training.devices import World
 from nerveseg.training.module import THRESHOLD, Batch
 
 CHOSEN = 8  # validation frames
@@ -89,37 +90,42 @@ def first_batch(
 
 
 class ValidationExamples(Callback):
-    """Hands over the chosen validation frames before the first step, and after each epoch with their predictions."""
+    """Hands over the chosen validation frames before the first step, and after each epoch with their predictions.
 
-    def __init__(self, store: FrameStore, batch_size: int, on_examples: OnExamples) -> None:
+    Of several processes, each hands over the frames of all of them.
+    """
+
+    def __init__(self, store: FrameStore, batch_size: int, on_examples: OnExamples, world: World) -> None:
         self._store = store
+        self._world = world
         self._batch_size = batch_size
         self._on_examples = on_examples
         rows = store.rows("validation")
         self._chosen = choose(store.index, rows)
         self._positions = np.searchsorted(rows, self._chosen)
-        self._found: list[Example] = []
+        self._found: dict[int, Example] = {}  # by row
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.global_step == 0:
             self._on_examples("validation", 0, [self._example(row) for row in self._chosen.tolist()])
 
     def on_validation_epoch_start(self, *_: Any) -> None:
-        self._found = []
+        self._found = {}
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, number: int, *_: Any
     ) -> None:
         """`outputs` are the logits, float (N, 1, height, width)."""
         for row, position in zip(self._chosen.tolist(), self._positions.tolist(), strict=True):
-            if position // self._batch_size == number:
+            if position // self._batch_size == number * self._world.size + self._world.rank:
                 place = position % self._batch_size
                 probability = torch.sigmoid(outputs[place, 0].float()).cpu().numpy()
                 dice, _iou = metrics.score(probability >= THRESHOLD, batch[1][place, 0].cpu().numpy() > 0)
-                self._found.append(replace(self._example(row), probability=probability, dice=dice))
+                self._found[row] = replace(self._example(row), probability=probability, dice=dice)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._on_examples("validation", trainer.current_epoch + 1, self._found)
+        found = {row: example for part in self._world.gather(self._found) for row, example in part.items()}
+        self._on_examples("validation", trainer.current_epoch + 1, [found[row] for row in self._chosen.tolist()])
 
     def _example(self, row: int) -> Example:
         return Example(str(self._store.index["image"].iloc[row]), self._store.frame(row), self._store.mask(row))

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 
 from nerveseg.evaluation import metrics
 from nerveseg.model import losses
+from nerveseg.training.devices import ALONE, World
 from nerveseg.training.mixing import mix
 from nerveseg.training.recipes import Recipe
 
@@ -18,10 +19,15 @@ THRESHOLD = 0.5  # of the curve's scores: the model's own is chosen after traini
 
 
 class SegmentationModule(LightningModule):
-    """Trains `network` on batches of normalised frames and masks, float32 (N, 1, H, W) each."""
+    """Trains `network` on batches of normalised frames and masks, float32 (N, 1, H, W) each.
 
-    def __init__(self, network: torch.nn.Module, recipe: Recipe, seed: int) -> None:
+    Of several processes, each gets its slice of a training batch, and some of the validation batches, or none.
+    """
+
+    def __init__(self, network: torch.nn.Module, recipe: Recipe, seed: int, world: World = ALONE) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._world = world
         self.network = network.to(memory_format=torch.channels_last)
         self.loss = losses.by_name(recipe.loss)
         self._recipe = recipe
@@ -35,7 +41,8 @@ class SegmentationModule(LightningModule):
         seeds = np.random.SeedSequence([self._seed, self.current_epoch], spawn_key=(number,))
         mixed = mix(*batch, self._recipe.mixing, np.random.default_rng(seeds))
         loss, _logits = self._step(mixed, "train")
-        return loss
+        # Each process has the gradient by way of its own slice, and Lightning takes the mean over the processes.
+        return loss * self._world.size
 
     def validation_step(self, batch: Batch, _: int) -> torch.Tensor:
         """Returns the logits, float (N, 1, H, W)."""
@@ -44,14 +51,17 @@ class SegmentationModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         losses, areas = zip(*self._batches["train"], strict=True)
+        own = torch.stack(losses).cpu(), torch.cat(areas, dim=1).cpu(), [batch.shape[1] for batch in areas]
+        every_loss, every_area, frames = zip(*self._world.gather(own), strict=True)
         checkpoint["batches"] = {
-            "losses": torch.stack(losses),
-            "areas": torch.cat(areas, dim=1),
-            "frames": [batch.shape[1] for batch in areas],
+            "losses": torch.cat(every_loss),
+            "areas": torch.cat(every_area, dim=1),
+            "frames": sum(frames, []),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._restored = checkpoint["batches"]
+        if self._world.first:  # or they would be counted once for each process
+            self._restored = checkpoint["batches"]
 
     def on_train_start(self) -> None:
         if self._restored is not None:  # only now is the module on its device
@@ -65,7 +75,7 @@ class SegmentationModule(LightningModule):
     def on_train_batch_start(self, _: Batch, number: int) -> None:
         # Dropout is a function of seed, epoch and step: no checkpoint holds the state of torch's generator, from which
         # loaders draw too, in some epochs.
-        seeds = np.random.SeedSequence([self._seed, self.current_epoch, number])
+        seeds = np.random.SeedSequence([self._seed, self.current_epoch, number, self._world.rank])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
 
     def on_validation_epoch_start(self) -> None:
@@ -74,16 +84,17 @@ class SegmentationModule(LightningModule):
     def scores(self, side: str) -> dict[str, float]:
         """`SIDE_loss`, `SIDE_iou` and `SIDE_dice` of `train` or `validation`, for the epoch so far.
 
-        Means over the frames at the network's input size; for `train`, while the network is still learning. NaN for a
-        side without frames.
+        Means over the frames of all processes, which all must call it, at the network's input size; for `train`, while
+        the network is still learning. NaN for a side without frames.
         """
-        if not self._batches[side]:
+        own = [(float(loss), areas.cpu().double().numpy()) for loss, areas in self._batches[side]]
+        batches = [batch for part in self._world.gather(own) for batch in part]
+        if not batches:
             return dict.fromkeys((f"{side}_loss", f"{side}_iou", f"{side}_dice"), math.nan)
-        losses, areas = zip(*self._batches[side], strict=True)
-        frames = [batch.shape[1] for batch in areas]
-        counts = torch.cat(areas, dim=1).cpu().double().numpy()
+        losses, areas = zip(*batches, strict=True)
+        counts = np.concatenate(areas, axis=1)
         return {
-            f"{side}_loss": float(np.average(torch.stack(losses).cpu().numpy(), weights=frames)),
+            f"{side}_loss": float(np.average(losses, weights=[batch.shape[1] for batch in areas])),
             f"{side}_iou": float(metrics.iou(*counts).mean()),
             f"{side}_dice": float(metrics.dice(*counts).mean()),
         }
@@ -114,7 +125,8 @@ class SegmentationModule(LightningModule):
     def _step(self, batch: Batch, side: str) -> tuple[torch.Tensor, torch.Tensor]:
         frames, masks = batch
         logits = self.network(frames.contiguous(memory_format=torch.channels_last))
-        loss: torch.Tensor = self.loss(logits, masks)
+        of_all = (self._world.whole(logits), self._world.whole(masks)) if side == "train" else (logits, masks)
+        loss: torch.Tensor = self.loss(*of_all)
         predicted = (torch.sigmoid(logits.detach().float()) >= THRESHOLD).flatten(1)
         true = (masks >= THRESHOLD).flatten(1)
         areas = torch.stack([(predicted & true).sum(1), predicted.sum(1), true.sum(1)])

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import time
 import warnings
 import zipfile
@@ -32,6 +33,7 @@ from nerveseg.model.network import build
 from nerveseg.model.spec import NetworkSpec
 from nerveseg.params import LEVELS, TrainParams
 from nerveseg.training.dataset import dataset_for, loader
+from nerveseg.training.devices import ALONE, World, is_lost_connection
 from nerveseg.training.examples import OnExamples, ValidationExamples, first_batch
 from nerveseg.training.keeping import BestWeights, MovingAverage, best_epoch
 from nerveseg.training.module import SegmentationModule
@@ -54,14 +56,15 @@ class Reached(NamedTuple):
     steps: int
 
 
-def worker_count(wanted: int | None, device: str) -> int:
-    """Processes that augment frames: the number wanted, or one less than the CPUs of this container, at most 8.
+def worker_count(wanted: int | None, device: str, processes: int = 1) -> int:
+    """Processes that augment frames for each of the `processes` that train on this machine: the number wanted, or one
+    less than its share of the CPUs of this container, at most 8.
 
     None for a training on the CPU, unless wanted: augmenting takes it a hundredth of a step, and processes beside the
     threads of a step slow these down by far more.
     """
     if wanted is None:
-        return 0 if device == "cpu" else min(cpu_count() - 1, 8)
+        return 0 if device == "cpu" else min(max(cpu_count() // processes - 1, 0), 8)
     return wanted
 
 
@@ -257,6 +260,7 @@ def fit(
     timings: Timings,
     on_epoch: Callable[[Row], None],
     on_examples: OnExamples | None = None,
+    world: World = ALONE,
 ) -> tuple[torch.nn.Module, list[Row]]:
     """Trains a network; resumes from the newest readable checkpoint in `checkpoints` if there is one.
 
@@ -273,6 +277,9 @@ def fit(
         on_examples: called with `first_batch`, 1 and frames of the first batch; then with `validation`, the number of
             epochs trained, from 0, and some validation frames, if there are any, before the epoch has its checkpoint.
             None: with nothing.
+        world: the processes that train together. All call this alike, up to `timings` and what the callbacks do, and
+            get the same network and curve; the first writes checkpoints. The result depends on their number by no more
+            than rounding, unless the network has dropout or frames are mixed.
 
     Returns:
         The trained network, and the curve: one row for each epoch, including those before a resume, with `epoch`
@@ -281,50 +288,60 @@ def fit(
         `time` (seconds since 1970) and `kept` (1 for the epoch that the network is from, otherwise 0).
 
     Raises:
-        NervesegError: there are fewer training frames than one batch, the network cannot be built, or the loss
-            diverges.
-        SystemExit: after SIGTERM, with status 143.
+        NervesegError: there are fewer training frames than one batch, the batch is not a multiple of the processes,
+            a process does not see the checkpoint, the network cannot be built, or the loss diverges.
+        SystemExit: after SIGTERM, with status 143; after another process has ended, which says why, with status 1.
     """
     rows, unseen = store.rows("train"), store.rows("validation")
     if len(rows) < train.batch_size:
         raise NervesegError(
             f"{len(rows)} training frames do not fill one batch; lower train.batch_size ({train.batch_size})."
         )
+    if train.batch_size % world.size:
+        raise NervesegError(
+            f"train.batch_size ({train.batch_size}), which is that of all processes together, is not a multiple of "
+            f"their number ({world.size}); change it, or NERVESEG_DEVICES and NERVESEG_NODES."
+        )
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it advertises
     seed_everything(train.seed, verbose=False)
     torch.set_num_threads(min(torch.get_num_threads(), cpu_count()))  # torch does not see a container's limit
     with timings.measure("start_up"):
-        network = build(spec, encoder_weights)
-        last, reached = _newest_checkpoint(checkpoints)
+        network = world.with_synchronised_statistics(build(spec, encoder_weights), device)
+        last, reached = world.tell(_newest_checkpoint(checkpoints) if world.first else (None, Reached(0, 0)))
+    if last and not last.exists():
+        raise NervesegError(
+            f"{socket.gethostname()} does not see {last}: NERVESEG_CHECKPOINTS must be a folder that all nodes share."
+        )
     recipe = resolve(train)
-    module = SegmentationModule(network, recipe, train.seed)
+    module = SegmentationModule(network, recipe, train.seed, world)
     history = History(timings, train, on_epoch)
     best = [BestWeights()] if train.keep == "best" else []
     average = [MovingAverage(recipe.ema, device)] if recipe.ema else []
-    examples = [ValidationExamples(store, train.batch_size, on_examples)] if on_examples and len(unseen) else []
+    examples = [ValidationExamples(store, train.batch_size, on_examples, world)] if on_examples and len(unseen) else []
     timer = StepTimer(timings)
     trainer = Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
-        devices=1,
         precision=LIGHTNING_PRECISION[precision_for(device, train.precision)],
         max_epochs=train.epochs,
         accumulate_grad_batches=train.accumulate,
         gradient_clip_val=recipe.gradient_clip or None,
         callbacks=[
             timer,
-            EpochProgress(train.batch_size),
+            *([EpochProgress(train.batch_size)] if world.first else []),
             history,
             *examples,
             *best,
             *average,
             _TimedCheckpoint(checkpoints, checkpoint_seconds, timings, timer),
+            *world.callbacks(),
         ],
-        plugins=[_BesideTraining(_CheckpointFiles())],
+        plugins=[_BesideTraining(_CheckpointFiles()), world.cluster],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        **world.trainer_options(),
     )
     with timings.measure("start_up"):
         frames = dataset_for(device, store, rows, spec, recipe.augmentation, checkpoints)
@@ -335,8 +352,8 @@ def fit(
     try:
         trainer.fit(
             module,
-            loader(frames, train.batch_size, train.seed, workers, True, *reached, drawn),
-            loader(validation, train.batch_size, 0, workers, False) if validation else None,
+            loader(frames, train.batch_size, train.seed, workers, True, *reached, drawn, world),
+            loader(validation, train.batch_size, 0, workers, False, world=world) if validation else None,
             ckpt_path=last,
             weights_only=True,
         )
@@ -344,6 +361,12 @@ def fit(
         # If the exception from our own signal handler gets lost (in a file object's destructor, say), Lightning ends
         # the training by an exit without a status, which would look like success.
         raise SystemExit(128 + signal.SIGTERM) from ended
+    except Exception as error:
+        if world.size > 1:  # what started them ends all where one fails, but the MLflow run has to be ended before
+            signal.signal(signal.SIGTERM, lambda *_: None)
+        if is_lost_connection(error):
+            raise SystemExit(1) from error
+        raise
     for averaged in average:
         averaged.on_train_end(trainer, module)  # which Lightning omits where a resumed training was complete
     for kept in best:
