@@ -32,6 +32,7 @@ from nerveseg.model.spec import NetworkSpec
 from nerveseg.params import load
 from nerveseg.training.devices import joined
 from nerveseg.training.module import SegmentationModule
+from nerveseg.training.recipes import resolve
 
 with joined("cpu") as world:
     torch.manual_seed(0)
@@ -40,7 +41,8 @@ with joined("cpu") as world:
     masks[:2] = 0
     network = build(NetworkSpec(architecture="Unet", encoder=os.environ["ENCODER"], height=64, width=64), "none")
     network = world.with_synchronised_statistics(network, "cpu").double().train()
-    module = SegmentationModule(network, load(Path("params.yaml")).train, world)
+    train = load(Path("params.yaml")).train
+    module = SegmentationModule(network, resolve(train), train.seed, world)
     part = slice(world.rank * 4 // world.size, (world.rank + 1) * 4 // world.size)
     loss = module.training_step((frames[part], masks[part]), 0)
     loss.backward()

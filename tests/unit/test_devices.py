@@ -81,6 +81,6 @@ def test_devices_are_a_number_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_processes_share_the_cpus_for_their_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
-    assert [worker_count(None, processes) for processes in (1, 4, 16)] == [8, 3, 0]
+    monkeypatch.setattr("nerveseg.training.trainer.cpu_count", lambda: 16)
+    assert [worker_count(None, "cuda", processes) for processes in (1, 4, 16)] == [8, 3, 0]
     assert worker_count(5, 4) == 5

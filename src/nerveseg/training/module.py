@@ -56,7 +56,7 @@ class SegmentationModule(LightningModule):
         checkpoint["batches"] = {
             "losses": torch.cat(every_loss),
             "areas": torch.cat(every_area, dim=1),
-            "frames": sum(frames, []),
+            "frames": [count for part in frames for count in part],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
