@@ -112,7 +112,7 @@ def test_processes_do_not_change_the_batches(store: FrameStore, workers: int) ->
     """With 2, starts them: they read the memory-mapped pixels of this process."""
     dataset = FrameDataset(store, store.rows("train"), SPEC, "medium")
     (batch,) = list(loader(dataset, 3, 7, workers, training=True))
-    items = list(loader(dataset, 3, 7, 0, training=True).sampler)
+    (items,) = loader(dataset, 3, 7, 0, training=True).batch_sampler
     for found, expected in zip(batch, dataset.__getitems__(items), strict=True):
         assert torch.equal(found, expected)
 
