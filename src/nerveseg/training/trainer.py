@@ -30,7 +30,7 @@ from nerveseg.model.network import build
 from nerveseg.model.spec import NetworkSpec
 from nerveseg.params import TrainParams
 from nerveseg.training.dataset import FrameDataset, loader
-from nerveseg.training.devices import ALONE, World, is_lost_connection
+from nerveseg.training.devices import ALONE, World, end_if_lost
 from nerveseg.training.examples import OnExamples, ValidationExamples, first_batch
 from nerveseg.training.module import SegmentationModule
 from nerveseg.training.progress import EpochProgress
@@ -278,7 +278,6 @@ def fit(
     except Exception as error:
         if world.size > 1:  # what started them ends all where one fails, but the MLflow run has to be ended before
             signal.signal(signal.SIGTERM, lambda *_: None)
-        if is_lost_connection(error):
-            raise SystemExit(1) from error
+        end_if_lost(error)
         raise
     return network.eval(), history.rows
