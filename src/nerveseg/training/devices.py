@@ -303,8 +303,7 @@ def joined(device: str) -> Iterator[World]:
         console.quiet = not _says_first(str(error))
         raise
     except RuntimeError as error:
-        if is_lost_connection(error):
-            raise SystemExit(1) from error
+        end_if_lost(error)
         raise
     finally:
         distributed.destroy_process_group()
@@ -318,9 +317,11 @@ def _says_first(message: str) -> bool:
         return True
 
 
-def is_lost_connection(error: Exception) -> bool:
-    """Whether an exchange failed because another process has ended."""
-    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+def end_if_lost(error: Exception) -> None:
+    """Raises SystemExit with status 1 if `error` is that of an exchange with a process that has ended."""
+    if isinstance(error, distributed.DistError) or "gloo" in str(error):
+        console.print("the training ends, because another of its processes has ended, which says why")
+        raise SystemExit(1) from error
 
 
 def _end_with_launcher() -> None:
@@ -371,11 +372,14 @@ def launch(module: str, devices: int, nodes: int) -> None:
     except SignalException as ended:
         raise SystemExit(128 + int(ended.sigval)) from None
     except ChildFailedError as failed:
-        # Others fail because one was killed, so that one counts.
-        rank, failure = min(failed.failures.items(), key=lambda item: (item[1].exitcode >= 0, item[1].timestamp))
-        if failure.exitcode >= 0:
-            raise SystemExit(failure.exitcode) from None
-        number = -failure.exitcode
+        # Where one was killed, the others fail for that reason; where one failed, the others are ended by SIGTERM.
+        exits = {rank: failure.exitcode for rank, failure in failed.failures.items()}
+        rank = min(exits, key=lambda rank: (exits[rank] == -signal.SIGTERM, exits[rank] >= 0))
+        if exits[rank] in range(256):
+            raise SystemExit(exits[rank]) from None
+        number = -exits[rank]
+        if number == signal.SIGTERM:
+            raise SystemExit(128 + number) from None
         raise ProcessError(
             f"Process {rank} was killed by {signal.Signals(number).name}, so the others were ended. SIGKILL is what a "
             "machine without free memory sends. Running again resumes the training.",

@@ -33,7 +33,7 @@ from nerveseg.model.network import build
 from nerveseg.model.spec import NetworkSpec
 from nerveseg.params import LEVELS, TrainParams
 from nerveseg.training.dataset import dataset_for, loader
-from nerveseg.training.devices import ALONE, World, is_lost_connection
+from nerveseg.training.devices import ALONE, World, end_if_lost
 from nerveseg.training.examples import OnExamples, ValidationExamples, first_batch
 from nerveseg.training.keeping import BestWeights, MovingAverage, best_epoch
 from nerveseg.training.module import SegmentationModule
@@ -364,8 +364,7 @@ def fit(
     except Exception as error:
         if world.size > 1:  # what started them ends all where one fails, but the MLflow run has to be ended before
             signal.signal(signal.SIGTERM, lambda *_: None)
-        if is_lost_connection(error):
-            raise SystemExit(1) from error
+        end_if_lost(error)
         raise
     for averaged in average:
         averaged.on_train_end(trainer, module)  # which Lightning omits where a resumed training was complete
