@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 
 from nerveseg.data.frame_store import FrameStore, Writer
+from nerveseg.model import losses
 from nerveseg.model.device import device_name
-from nerveseg.model.losses import BceDice
 from nerveseg.model.network import build
 from nerveseg.model.spec import ModelSpec
 from nerveseg.params import load
@@ -61,7 +61,7 @@ def bare_rate(spec: ModelSpec, batch_size: int) -> float:
     device = device_name("auto")
     network = build(spec).to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0)
-    loss = BceDice()
+    loss = losses.by_name("bce_dice")
     frames = torch.randn(batch_size, 1, spec.height, spec.width, device=device).to(memory_format=torch.channels_last)
     masks = (torch.rand_like(frames) > 0.95).float()
     for step in range(STEPS + 2):

@@ -16,8 +16,11 @@ _SCHEMAS = params.schemas()
 
 
 def field(name: str) -> WithJsonSchema:
-    """The JSON schema of an optional field for the parameter `name`."""
-    schema = _SCHEMAS[name]
+    """The JSON schema of an optional field for the parameter `name`; of one that may be null, without that."""
+    schema = dict(_SCHEMAS[name])
+    for kind in schema.pop("anyOf", []):
+        if kind != {"type": "null"}:
+            schema |= kind
     return WithJsonSchema(schema | {"description": f"{name}: {schema['description']}. Empty: as in params.yaml."})
 
 

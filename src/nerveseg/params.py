@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -29,7 +30,17 @@ Text = Annotated[str, Field(pattern=r"\S")]
 InputSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]  # the encoder halves it five times
 EmptyRule = Literal["kaggle", "nnunet", "monai", "smp"]
 GateMode = Literal["off", "report", "enforce"]
-
+# What a recipe sets, in `train` and in `training/recipes.py`.
+Optimizer = Literal["adamw", "sgd"]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+EncoderFactor = Annotated[float, Field(gt=0, le=10)]
+Schedule = Literal["cosine", "constant"]
+Decay = Annotated[float, Field(ge=0, le=1)]
+GradientNorm = Annotated[float, Field(ge=0)]
+Loss = Literal["bce_dice", "image_dice", "focal", "tversky", "lovasz"]
+Mixing = Literal["none", "mixup", "cutmix"]
+SamplerName = Literal["frames", "subjects", "clusters"]
+LEVELS = ("none", "card", "soft", "medium", "strong")  # of augmentation
 
 _UNQUOTED = "unquoted"  # type of the errors that must not quote the value
 
@@ -224,19 +235,56 @@ class ModelParams(Section):
         return weights
 
 
+def _level_or_file(augmentation: str) -> str:
+    path = PurePosixPath(augmentation)
+    is_inside = path.parts[:1] == (paths.AUGMENTATION.name,) and ".." not in path.parts
+    if augmentation not in LEVELS and not (is_inside and path.suffix in (".yaml", ".json")):
+        raise ValueError(
+            f"use {', '.join(LEVELS)}, or a .yaml or .json file under {paths.AUGMENTATION}/, which DVC watches"
+        )
+    return augmentation
+
+
+AugmentationName = Annotated[str, AfterValidator(_level_or_file)]
+
+
 class TrainParams(Section):
+    """The recipe by name, what it sets (null: the recipe's value), and what no recipe sets."""
+
+    recipe: Literal["nerveseg", "card"] = Field(
+        description="sets what is null here; nerveseg: our own; card: the published model card's"
+    )
+    optimizer: Optimizer | None = Field(description="sgd: with Nesterov momentum of 0.9")
+    learning_rate: LearningRate | None = Field(description="initial learning rate, after the warm-up")
+    encoder_learning_rate: EncoderFactor | None = Field(
+        description="the encoder's learning rate, as a factor on learning_rate; 1.0: the same"
+    )
+    schedule: Schedule | None = Field(
+        description="after the warm-up; cosine: the learning rate decays to zero, step by step"
+    )
+    warmup: Share | None = Field(description="share of all steps in which the learning rate rises linearly")
+    weight_decay: Decay | None = Field(description="decoupled from the gradient with adamw; an L2 penalty with sgd")
+    gradient_clip: GradientNorm | None = Field(description="maximum gradient norm; 0: no clipping")
+    loss: Loss | None = Field(description="a term for pixels plus one for regions; image_dice: Dice of each frame")
+    augmentation: AugmentationName | None = Field(
+        description="none, card, soft, medium, strong, or a .yaml or .json file under augmentation/"
+    )
+    mixing: Mixing | None = Field(description="mixes the frames of a batch in pairs")
+    ema: Share | None = Field(description="decay by step of the weights' moving average, which is kept; 0: none")
+    sampler: SamplerName | None = Field(
+        description="which frames an epoch draws; subjects, clusters: each subject or near-duplicate cluster as often"
+    )
     batch_size: int = Field(
         ge=2, le=4096, description="frames per step; the last batch of an epoch is dropped if smaller"
     )
+    accumulate: int = Field(ge=1, le=1024, description="batches whose gradients are averaged for one optimiser step")
     epochs: int = Field(ge=1, le=10_000, description="passes over the training frames")
-    optimizer: Literal["adamw", "sgd"] = Field(description="sgd: with Nesterov momentum of 0.9")
-    learning_rate: float = Field(gt=0, le=1, description="initial learning rate")
-    schedule: Literal["cosine", "constant"] = Field(
-        description="cosine: the learning rate decays to zero, step by step"
+    keep: Literal["last", "best"] = Field(
+        description="the network after the last epoch, or after the one with the best validation Dice"
     )
-    weight_decay: float = Field(ge=0, le=1)
-    gradient_clip: float = Field(ge=0, description="maximum gradient norm; 0: no clipping")
-    augmentation: Literal["none", "soft"]
+    patience: Annotated[int, Field(ge=1)] | None = Field(
+        description="epochs without a better validation Dice after which training ends; null: all epochs"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(description="auto: what suits the device best")
     seed: Seed = Field(description="seed for initial weights, order of the frames, augmentation")
 

@@ -7,6 +7,7 @@ from nerveseg.errors import NervesegError
 PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")
 WEIGHTS = Path("weights")  # encoder weights from the user; DVC watches the folder
+AUGMENTATION = Path("augmentation")  # augmentations from the user; DVC watches the folder
 LICENSE = Path("LICENSE")
 DVC_YAML = Path("dvc.yaml")
 DVC_LOCK = Path("dvc.lock")

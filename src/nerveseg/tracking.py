@@ -492,7 +492,7 @@ def _log_curve(run_id: str, rows: list[dict[str, float]]) -> None:
         Metric(metric_names.CURVES[column], float(value), int(row["time"] * 1000), int(row["epoch"]))
         for row in rows
         for column, value in row.items()
-        if column not in ("epoch", "time")
+        if column in metric_names.CURVES
     ]
     connect().log_batch(run_id, metrics=metrics)
 

@@ -59,12 +59,16 @@ def test_the_mask_moves_with_the_frame(pair: tuple[np.ndarray, np.ndarray]) -> N
     assert moved > 5, "flips and shifts move it"
 
 
-def test_the_changes_of_soft_are_independent(pair: tuple[np.ndarray, np.ndarray]) -> None:
+def test_soft_never_turns_a_frame_upside_down(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    assert all(np.argwhere(Augmentation("soft")(*pair, seed=seed)[1]).mean(axis=0)[0] < 48 for seed in SEEDS)
+
+
+def test_the_changes_of_the_card_are_independent(pair: tuple[np.ndarray, np.ndarray]) -> None:
     """Each of the two flips, the affine transform and the change in brightness applies to half of the frames."""
-    soft = Augmentation("soft")
+    card = Augmentation("card")
     happened = []
     for seed in range(400):
-        frame, mask = soft(*pair, seed=seed)
+        frame, mask = card(*pair, seed=seed)
         row, column = np.argwhere(mask).mean(axis=0)
         moved = mask.sum() != pair[1].sum()
         brighter = np.median(frame[mask == 1]) != 220

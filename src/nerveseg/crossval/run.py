@@ -53,7 +53,7 @@ class Fold:
         scores: scores of its test frames, by Kaggle's rule.
         metrics: of its test frames.
         sweep: threshold sweep on its validation frames.
-        validation_dice: Dice of the last epoch at the network's input size.
+        validation_dice: Dice of the epoch whose network is kept, at the network's input size.
         member: its network, if an ensemble is wanted.
     """
 
@@ -185,6 +185,7 @@ def _digest(given: Params) -> str:
 def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | None) -> Fold:
     with tracking.reachable("The fold is trained and kept: once the server is back, the same command continues."):
         record = tracking.ensure_run(root / paths.MODELS)
+    curve = pd.read_csv(root / paths.CURVE_CSV)
     return Fold(
         by=by,
         number=number,
@@ -193,7 +194,7 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
         scores=Scores.read(root / paths.PREDICTIONS),
         metrics=Metrics.read(root / paths.METRICS_JSON),
         sweep=pd.read_csv(root / paths.CURVES / "thresholds.csv"),
-        validation_dice=float(pd.read_csv(root / paths.CURVE_CSV)["validation_dice"].iloc[-1]),
+        validation_dice=float(curve.loc[curve["kept"] == 1, "validation_dice"].iloc[0]),
         member=None if keep is None else Member.keep(root, keep / str(number), record["run_id"]),
     )
 

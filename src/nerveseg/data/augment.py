@@ -9,10 +9,16 @@ import numpy as np
 from nerveseg.arrays import Frame, Mask
 
 
+def _card() -> list[A.BasicTransform]:
+    return [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5), *_small()]
+
+
 def _soft() -> list[A.BasicTransform]:
+    return [A.HorizontalFlip(p=0.5), *_small()]
+
+
+def _small() -> list[A.BasicTransform]:
     return [
-        A.HorizontalFlip(p=0.5),
-        A.VerticalFlip(p=0.5),
         A.Affine(
             translate_percent=(-0.05, 0.05),
             scale=(0.9, 1.1),
@@ -31,8 +37,10 @@ class Augmentation:
     """
 
     def __init__(self, name: str) -> None:
-        """Args: name: `none` or `soft` (flips, small shifts, scales and rotations, brightness and contrast)."""
-        self._compose = A.Compose({"none": list, "soft": _soft}[name]())
+        """Args: name: `none`, `soft` (horizontal flips, small shifts, scales and rotations, brightness and contrast) or
+        `card` (the same with vertical flips).
+        """
+        self._compose = A.Compose({"none": list, "soft": _soft, "card": _card}[name]())
 
     def __call__(self, frame: Frame, mask: Mask, seed: int) -> tuple[Frame, Mask]:
         """Args: frame uint8 (H, W) and mask uint8 0/1 (H, W). Returns: both, transformed alike, same shape and type."""

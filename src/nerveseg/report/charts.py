@@ -39,7 +39,7 @@ _CONFIG: dict[str, Any] = {
     **{mark: {"color": _FIRST} for mark in ("bar", "line", "point", "circle")},
 }
 
-CURVES = {"loss": "Loss (cross-entropy + Dice)", "iou": "IoU", "dice": "Dice"}  # of the training, with their titles
+CURVES = {"loss": "Loss", "iou": "IoU", "dice": "Dice"}  # of the training, with their titles
 
 Line = tuple[Sequence[float], Sequence[float]]
 

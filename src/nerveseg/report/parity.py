@@ -1,8 +1,8 @@
 """Comparison of a training with the published run whose settings it has.
 
 Hydrogen Torch 1.2, use case 70 of its public catalogue: frames with a nerve, fold 4 for validation, one V100. The
-profile `hydrogen-torch-70` has its settings; they are repeated here because a stage knows the parameters recorded with
-a training, not the profile that set them.
+profile `hydrogen-torch-70` and its recipe `card` have its settings; the profile's are repeated here because a stage
+knows the parameters recorded with a training, not the profile that set them.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nerveseg.data import published
+from nerveseg.training.recipes import CARD
 
 _WEIGHTS = "model.encoder_weights"
 PROFILE = "hydrogen-torch-70"
@@ -21,14 +22,12 @@ SETTINGS: dict[str, Any] = {
     "model.encoder_weights": "imagenet",  # or a file of the user's
     "model.height": 448,
     "model.width": 448,
+    **{f"train.{name}": value for name, value in CARD.model_dump().items()},
     "train.batch_size": 16,
+    "train.accumulate": 1,
     "train.epochs": 5,
-    "train.optimizer": "adamw",
-    "train.learning_rate": 0.001,
-    "train.schedule": "cosine",
-    "train.weight_decay": 0.0,
-    "train.gradient_clip": 0.0,
-    "train.augmentation": "soft",
+    "train.keep": "last",
+    "train.patience": None,
     "train.precision": "auto",
 }
 IOU = (0.3746, 0.5770, 0.6243, 0.6326, 0.6321)  # of the validation frames after each epoch

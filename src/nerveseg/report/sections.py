@@ -293,10 +293,12 @@ def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
     ]
     rate = {"after the last step": (curve["epoch"], curve["learning_rate"])}
     drawn.append(charts.lines(rate, "Learning rate", "epoch", whole=True, unit=False))
+    kept = curve.loc[curve["kept"] == 1, "epoch"].iloc[0]
     text = (
         f"{len(curve)} epochs on {record['frames.train']} frames, monitored on {record['frames.validation']} "
-        "validation frames. Scores here are computed at the network's input size and by Kaggle's rule for empty masks, "
-        "so they differ a little from those above. If the validation line gets worse while the training line still "
+        f"validation frames; the network after epoch {kept:.0f} is kept. The recipe is {record['train.recipe']}, the "
+        f"loss {record['train.loss']}. Scores here are computed at the network's input size and by Kaggle's rule for "
+        "empty masks, so they differ a little from those above. If the validation line gets worse while the training line still "
         "improves, the network overfits."
     )
     return Section("Training", text, [Charts(drawn)])

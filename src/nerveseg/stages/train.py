@@ -26,7 +26,8 @@ from nerveseg.settings import settings
 from nerveseg.stages import main
 from nerveseg.training import trainer
 from nerveseg.training.examples import Example, Kind
-from nerveseg.training.progress import print_epoch
+from nerveseg.training.progress import kept_sentence, print_epoch
+from nerveseg.training.recipes import changes, resolved
 from nerveseg.training.timing import Timings
 
 
@@ -83,15 +84,18 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
     table = counts(store.index)
     frames = table["frames"]
     console.print(f"training on {frames['train']} frames, validating on {frames['validation']}; {device}, {precision}")
+    own = "".join(f", but {name}: {value}" for name, value in changes(params.train).items())
+    console.print(f"recipe {params.train.recipe}{own}", soft_wrap=True)
+    # Tags, not params: a training may be resumed on another device.
+    tags = tracking.git_tags() | {"device": device, "precision": precision}
     record = {
         "params": {
             **{f"model.{name}": getattr(spec, name) for name in ("architecture", "encoder", "height", "width")},
             "model.encoder_weights": params.model.encoder_weights,
-            **flatten({"train": params.train.model_dump()}),
+            **flatten({"train": resolved(params.train)}),
             **{f"{name}.{split}": count for name, column in table.to_dict().items() for split, count in column.items()},
         },
-        # Tags, not params: a training may be resumed on another device.
-        "tags": tracking.git_tags() | {"device": device, "precision": precision},
+        "tags": tags,
         # Provenance, which must not make training stale, so dvc.yaml does not name it: docs/adr/0003
         "dataset": read_json(paths.SOURCE_JSON),
     }
@@ -137,6 +141,8 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
             on_epoch=on_epoch,
             on_examples=on_examples,
         )
+        tags["kept"] = kept_sentence(rows, params.train)
+        console.print(tags["kept"], soft_wrap=True)
         with replacing_folder(training / kept.COMPLETE) as folder:
             network.save_weights(trained, folder)
             pd.DataFrame(rows).to_csv(folder / paths.CURVE_CSV.name, index=False)

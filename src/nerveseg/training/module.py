@@ -1,5 +1,6 @@
 """The Lightning module: network, loss, optimizer and the scores of an epoch."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,8 @@ import torch
 from lightning.pytorch import LightningModule
 
 from nerveseg.evaluation import metrics
-from nerveseg.model.losses import BceDice
-from nerveseg.params import TrainParams
+from nerveseg.model import losses
+from nerveseg.training.recipes import Recipe
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 MOMENTUM = 0.9  # of SGD, with Nesterov's step as in nnU-Net, whose momentum is 0.99
@@ -18,11 +19,12 @@ THRESHOLD = 0.5  # of the curve's scores: the model's own is chosen after traini
 class SegmentationModule(LightningModule):
     """Trains `network` on batches of normalised frames and masks, float32 (N, 1, H, W) each."""
 
-    def __init__(self, network: torch.nn.Module, train: TrainParams) -> None:
+    def __init__(self, network: torch.nn.Module, recipe: Recipe, seed: int) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
-        self.loss = BceDice()
-        self._train = train
+        self.loss = losses.by_name(recipe.loss)
+        self._recipe = recipe
+        self._seed = seed
         # Loss and areas of each batch of the epoch, kept on the device: reading them at every step would stall it.
         self._batches: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"train": [], "validation": []}
 
@@ -42,40 +44,47 @@ class SegmentationModule(LightningModule):
         # Dropout is a function of seed and epoch, like the frames: no checkpoint holds the state of torch's generator.
         # Not when the epoch starts, because loaders draw from the generator after that, in some epochs.
         if number == 0:
-            seeds = np.random.SeedSequence([self._train.seed, self.current_epoch])
+            seeds = np.random.SeedSequence([self._seed, self.current_epoch])
             torch.manual_seed(int(seeds.generate_state(1)[0]))
 
     def on_validation_epoch_start(self) -> None:
         self._batches["validation"].clear()
 
-    def scores(self) -> dict[str, float]:
-        """`train_loss`, `train_iou`, `train_dice` and the same with `validation_`, for the epoch so far.
+    def scores(self, side: str) -> dict[str, float]:
+        """`SIDE_loss`, `SIDE_iou` and `SIDE_dice` of `train` or `validation`, for the epoch so far.
 
         Means over the frames at the network's input size; for `train`, while the network is still learning.
         """
-        found: dict[str, float] = {}
-        for side, batches in self._batches.items():
-            losses, areas = zip(*batches, strict=True)
-            frames = [batch.shape[1] for batch in areas]
-            counts = torch.cat(areas, dim=1).cpu().double().numpy()
-            found[f"{side}_loss"] = float(np.average(torch.stack(losses).cpu().numpy(), weights=frames))
-            found[f"{side}_iou"] = float(metrics.iou(*counts).mean())
-            found[f"{side}_dice"] = float(metrics.dice(*counts).mean())
-        return found
+        losses, areas = zip(*self._batches[side], strict=True)
+        frames = [batch.shape[1] for batch in areas]
+        counts = torch.cat(areas, dim=1).cpu().double().numpy()
+        return {
+            f"{side}_loss": float(np.average(torch.stack(losses).cpu().numpy(), weights=frames)),
+            f"{side}_iou": float(metrics.iou(*counts).mean()),
+            f"{side}_dice": float(metrics.dice(*counts).mean()),
+        }
 
     def configure_optimizers(self) -> Any:
-        train = self._train
-        common: dict[str, Any] = {"lr": train.learning_rate, "weight_decay": train.weight_decay}
+        recipe = self._recipe
+        common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
         optimizer: torch.optim.Optimizer
-        if train.optimizer == "sgd":
-            optimizer = torch.optim.SGD(self.network.parameters(), momentum=MOMENTUM, nesterov=True, **common)
+        if recipe.optimizer == "sgd":
+            optimizer = torch.optim.SGD(self._groups(), momentum=MOMENTUM, nesterov=True, **common)
         else:
-            optimizer = torch.optim.AdamW(self.network.parameters(), **common)
-        if train.schedule == "constant":
-            return optimizer
+            optimizer = torch.optim.AdamW(self._groups(), **common)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=0.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(recipe, step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The optimiser's groups of parameters: all in one, or the encoder's in a second one with its own rate."""
+        if self._recipe.encoder_learning_rate == 1:
+            return [{"params": list(self.network.parameters())}]
+        encoder = list(self.network.encoder.parameters())  # type: ignore[union-attr]
+        own = {id(parameter) for parameter in encoder}
+        others = [parameter for parameter in self.network.parameters() if id(parameter) not in own]
+        rate = self._recipe.learning_rate * self._recipe.encoder_learning_rate
+        return [{"params": others}, {"params": encoder, "lr": rate}]
 
     def _step(self, batch: Batch, side: str) -> tuple[torch.Tensor, torch.Tensor]:
         frames, masks = batch
@@ -86,3 +95,18 @@ class SegmentationModule(LightningModule):
         areas = torch.stack([(predicted & true).sum(1), predicted.sum(1), true.sum(1)])
         self._batches[side].append((loss.detach(), areas))
         return loss, logits
+
+
+def share_of_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """The share of the learning rate that a step of the optimiser is taken with: a linear warm-up, then the schedule.
+
+    Args:
+        step: from 0.
+        steps: in all.
+    """
+    warmup = round(steps * recipe.warmup)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if recipe.schedule == "constant":
+        return 1.0
+    return (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))) / 2

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import TaskID
 
 from nerveseg.console import console, progress
+from nerveseg.params import TrainParams
 
 
 class EpochProgress(Callback):
@@ -47,3 +48,16 @@ def print_epoch(row: dict[str, float]) -> None:
         f"{row['images_per_second']:.1f} images/s",
         soft_wrap=True,
     )
+
+
+def kept_sentence(rows: list[dict[str, float]], train: TrainParams) -> str:
+    """Says which epoch's network is kept and, if patience ended the training, why after this one.
+
+    Args:
+        rows: the whole curve, with `kept`.
+    """
+    number = next(row["epoch"] for row in rows if row["kept"])
+    said = f"The network after epoch {number:.0f} of {len(rows)} is kept"
+    if len(rows) < train.epochs:
+        return f"{said}: the validation Dice had not got better for train.patience ({train.patience}) epochs."
+    return f"{said}."

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import logging
 import math
 import os
@@ -30,8 +31,10 @@ from nerveseg.model.spec import NetworkSpec
 from nerveseg.params import TrainParams
 from nerveseg.training.dataset import FrameDataset, loader
 from nerveseg.training.examples import OnExamples, ValidationExamples, first_batch
+from nerveseg.training.keeping import BestWeights, MovingAverage, best_epoch
 from nerveseg.training.module import SegmentationModule
 from nerveseg.training.progress import EpochProgress
+from nerveseg.training.recipes import resolve, resolved
 from nerveseg.training.timing import StepTimer, Timings
 
 CHECKPOINT = "last.ckpt"
@@ -54,7 +57,7 @@ def fingerprint(store: FrameStore, spec: NetworkSpec, encoder_weights: str, trai
         code: digest of the source that trains; the other arguments are those of `fit`.
     """
     digest = hashlib.sha256()
-    for part in (spec.model_dump_json(), encoder_weights, train.model_dump_json(), store.digest(), code):
+    for part in (spec.model_dump_json(), encoder_weights, json.dumps(resolved(train)), store.digest(), code):
         digest.update(part.encode())
     if encoder_weights not in ("none", "imagenet"):
         digest.update(sha256(Path(encoder_weights)).encode())
@@ -64,15 +67,28 @@ def fingerprint(store: FrameStore, spec: NetworkSpec, encoder_weights: str, trai
 class History(Callback):
     """The curve, one row per epoch; stored in the checkpoint, so that it continues after a resume.
 
-    Ends a training whose loss diverges, before the epoch gets a checkpoint.
+    Ends a training whose loss diverges, before the epoch gets a checkpoint, and one that no longer gets better.
     """
 
-    def __init__(self, timings: Timings, batch_size: int, on_epoch: Callable[[Row], None]) -> None:
+    def __init__(self, timings: Timings, train: TrainParams, on_epoch: Callable[[Row], None]) -> None:
         self.rows: list[Row] = []
         self._timings = timings
-        self._batch_size = batch_size
+        self._train = train
         self._on_epoch = on_epoch
         self._seconds = 0.0
+
+    @property
+    def kept(self) -> Row:
+        """The row of the epoch whose network is kept, if the training ends now."""
+        return self.rows[best_epoch(self.rows) - 1 if self._train.keep == "best" else -1]
+
+    @property
+    def _is_out_of_patience(self) -> bool:
+        patience = self._train.patience
+        return patience is not None and bool(self.rows) and len(self.rows) - best_epoch(self.rows) >= patience
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop |= self._is_out_of_patience  # if it was interrupted just then
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -88,16 +104,19 @@ class History(Callback):
         self.rows.append(
             {
                 "epoch": trainer.current_epoch + 1,
-                **module.scores(),
+                **module.scores("train"),
+                **module.scores("validation"),
                 "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-                "images_per_second": int(trainer.num_training_batches) * self._batch_size / seconds,
+                "images_per_second": int(trainer.num_training_batches) * self._train.batch_size / seconds,
                 "time": time.time(),
             }
         )
         self._on_epoch(self.rows[-1])
-        train, validation = (self.rows[-1][f"{side}_loss"] for side in ("train", "validation"))
+        trainer.should_stop |= self._is_out_of_patience
+        is_last = trainer.should_stop or self.rows[-1]["epoch"] == trainer.max_epochs
         # That of the validation frames can be huge for an epoch, until batch normalisation has followed the weights.
-        limit = DIVERGED if self.rows[-1]["epoch"] == trainer.max_epochs else math.inf
+        limit = DIVERGED if is_last else math.inf
+        train, validation = self.rows[-1]["train_loss"], (self.kept if is_last else self.rows[-1])["validation_loss"]
         if not (train < DIVERGED and validation < limit):  # NaN is not either
             raise NervesegError(
                 f"The loss diverged in epoch {self.rows[-1]['epoch']}: {train:.4g} on the training frames, "
@@ -188,14 +207,15 @@ def fit(
         workers: processes that load frames; 0: this one does. The result does not depend on it, nor on resuming.
         checkpoints: folder of this training only; its content must come from the same arguments.
         timings: receives the seconds of each part.
-        on_epoch: called with each new row of the curve.
+        on_epoch: called with each new row of the curve, without `kept`.
         on_examples: called with `first_batch`, 1 and frames of the first batch; then with `validation`, the number of
             epochs trained, from 0, and some validation frames, before the epoch has its checkpoint. None: with nothing.
 
     Returns:
         The trained network, and the curve: one row for each epoch, including those before a resume, with `epoch`
         (from 1), `train_loss`, `train_iou`, `train_dice`, the same with `validation_`, `learning_rate` (after the last
-        step of the epoch), `images_per_second` (training, including waiting for data) and `time` (seconds since 1970).
+        step of the epoch), `images_per_second` (training, including waiting for data), `time` (seconds since 1970) and
+        `kept` (1 for the epoch that the network is from, otherwise 0).
 
     Raises:
         NervesegError: there are fewer training frames than one batch, the network cannot be built, or the loss
@@ -213,20 +233,26 @@ def fit(
     with timings.measure("start_up"):
         network = build(spec, encoder_weights)
         last, epoch = _newest_checkpoint(checkpoints)
-    module = SegmentationModule(network, train)
-    history = History(timings, train.batch_size, on_epoch)
+    recipe = resolve(train)
+    module = SegmentationModule(network, recipe, train.seed)
+    history = History(timings, train, on_epoch)
+    best = [BestWeights()] if train.keep == "best" else []
+    average = [MovingAverage(recipe.ema, device)] if recipe.ema else []
     examples = [ValidationExamples(store, train.batch_size, on_examples)] if on_examples else []
     trainer = Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
         devices=1,
         precision=LIGHTNING_PRECISION[precision_for(device, train.precision)],
         max_epochs=train.epochs,
-        gradient_clip_val=train.gradient_clip or None,
+        accumulate_grad_batches=train.accumulate,
+        gradient_clip_val=recipe.gradient_clip or None,
         callbacks=[
             StepTimer(timings),
             EpochProgress(train.batch_size),
             history,
             *examples,
+            *best,
+            *average,
             _TimedCheckpoint(checkpoints, timings),
         ],
         plugins=[_CheckpointFiles()],
@@ -235,7 +261,7 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    frames = FrameDataset(store, rows, spec, train.augmentation)
+    frames = FrameDataset(store, rows, spec, recipe.augmentation)
     if on_examples and epoch == 0:
         on_examples("first_batch", 1, first_batch(store, rows, frames, spec, train.batch_size, train.seed))
     try:
@@ -250,4 +276,8 @@ def fit(
         # If the exception from our own signal handler gets lost (in a file object's destructor, say), Lightning ends
         # the training by an exit without a status, which would look like success.
         raise SystemExit(128 + signal.SIGTERM) from ended
-    return network.eval(), history.rows
+    for averaged in average:
+        averaged.on_train_end(trainer, module)  # which Lightning omits where a resumed training was complete
+    for kept in best:
+        network.load_state_dict(kept.weights)
+    return network.eval(), [{**row, "kept": float(row is history.kept)} for row in history.rows]
