@@ -23,6 +23,7 @@ from stack.native.ports import free_port
 ROOT = Path(__file__).parents[1]
 PROJECT = (
     *("dvc.yaml", "params.yaml", "prefect.yaml", "prefect.toml", "weights/README.md", "LICENSE"),
+    "augmentation/README.md",
     *(".dvc/config", ".dvc/plots.html", ".dvc/.gitignore", ".dvcignore", ".gitignore"),
 )
 SMALL: dict[str, Any] = {

@@ -211,7 +211,9 @@ class ModelParams(Section):
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = Field(
         description="a pixel is nerve from this probability up; validation: chosen on the validation frames"
     )
-    flips: bool = Field(description="average over the frame and its flips when scoring; four times the compute")
+    flips: bool = Field(
+        description="average over the frame and the flips of its training when scoring; two or four times the compute"
+    )
 
     @field_validator("threshold", mode="wrap")
     @classmethod

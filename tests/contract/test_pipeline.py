@@ -39,6 +39,8 @@ UNDECLARED = {
 UNDECLARED_CODE = {
     "train": {"src/nerveseg/report/panels.py", "src/nerveseg/model/shape.py"},  # they draw: docs/adr/0031
 }
+# What users put into the workspace.
+GIVEN = {"${data.uri}", "weights", "augmentation"}
 
 # Checks all parameters, whatever they are, before the other stages, which therefore come after its output.
 CHECK = "check"
@@ -135,7 +137,7 @@ def test_params_are_those_that_the_stage_reads(name: str) -> None:
 def test_files_are_those_that_the_stage_spells(name: str) -> None:
     constants = {chain.partition(".")[0] for chain in attribute_chains(name, "paths")}
     spelled = {getattr(paths, constant) for constant in constants} - UNDECLARED.get(name, set())
-    declared = declared_files(name) - {"${data.uri}", "weights"}
+    declared = declared_files(name) - GIVEN
     if name != CHECK:
         declared -= {paths.CHECKED.as_posix()}
     for folder in (paths.MODELS, paths.REPORTS):  # given to what reads or writes files in it
@@ -147,7 +149,7 @@ def test_files_are_those_that_the_stage_spells(name: str) -> None:
 
 def test_every_file_that_a_stage_needs_is_another_stages_output() -> None:
     made = {out for stage in STAGES.values() for out in outs(stage)}
-    needed = {file for name in STAGES for file in declared_files(name)} - {"${data.uri}", "weights"}
+    needed = {file for name in STAGES for file in declared_files(name)} - GIVEN
     assert needed <= made
 
 

@@ -192,8 +192,9 @@ def test_a_card_of_an_older_version_is_read(tmp_path: Path) -> None:
 def test_averaging_is_mentioned() -> None:
     record = made()
     assert "mean over" not in card.markdown(record).partition("## Input and output")[2]
-    averaged = record.model_copy(update={"network": SPEC.model_copy(update={"flips": True, "members": 5})})
-    assert "It is the mean over 5 networks and over the frame and its flips." in card.markdown(averaged)
+    for flips, told in ((("horizontal", "vertical"), "flips"), (("horizontal",), "horizontal flip")):
+        averaged = record.model_copy(update={"network": SPEC.model_copy(update={"flips": flips, "members": 5})})
+        assert f"It is the mean over 5 networks and over the frame and its {told}." in card.markdown(averaged)
 
 
 def test_monai_verifies_the_metadata(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_an_ensemble_with_flips_matches_torch(folder: Path, tmp_path: Path) -> N
     other = tmp_path / "other"
     other.mkdir()
     save(build(SPEC), SPEC, other)
-    save_ensemble([folder, other], SPEC.model_copy(update={"flips": True}), tmp_path)
+    save_ensemble([folder, other], SPEC.model_copy(update={"flips": ("horizontal",)}), tmp_path)
     network, spec = load(tmp_path)
     export(network, spec, tmp_path / "model.onnx")
     for given in (frames(1, 64, 96), frames(3, 32, 64)):

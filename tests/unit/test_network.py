@@ -12,8 +12,14 @@ from safetensors import safe_open
 
 from nerveseg.errors import NervesegError
 from nerveseg.model.network import WEIGHTS_FILE, Averaged, build, load, save, save_ensemble
-from nerveseg.model.spec import SPEC_FILE, ModelSpec
+from nerveseg.model.spec import SPEC_FILE, Flip, ModelSpec, read_spec
 
+FLIPS: dict[tuple[Flip, ...], list[list[int]]] = {  # with the axes of each view
+    (): [[]],
+    ("horizontal",): [[], [3]],
+    ("vertical",): [[], [2]],
+    ("horizontal", "vertical"): [[], [2], [3], [2, 3]],
+}
 SPEC = ModelSpec(architecture="Unet", encoder="resnet18", height=64, width=64, threshold=0.5)
 LITTLE = SPEC.model_copy(update={"encoder": "tu-test_resnet"})
 
@@ -153,33 +159,44 @@ class TestSeveralForwardPasses:
     def frames(self) -> torch.Tensor:
         return torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 
+    @pytest.mark.parametrize("flips", FLIPS, ids="-".join)
     @torch.inference_mode()
-    def test_flips_are_the_mean_of_four(self, parts: list[Path], frames: torch.Tensor, tmp_path: Path) -> None:
+    def test_flips_are_the_mean_of_those_views_alone(
+        self, flips: tuple[Flip, ...], parts: list[Path], frames: torch.Tensor, tmp_path: Path
+    ) -> None:
         bare, _ = load(parts[0])
-        spec = LITTLE.model_copy(update={"flips": True})
+        spec = LITTLE.model_copy(update={"flips": flips})
         save(bare, spec, tmp_path)
         assert (tmp_path / WEIGHTS_FILE).read_bytes() == (parts[0] / WEIGHTS_FILE).read_bytes()
         network, recorded = load(tmp_path)
         assert recorded == spec
-        four = [torch.sigmoid(bare(frames.flip(axes))).flip(axes) for axes in ([], [2], [3], [2, 3])]
-        torch.testing.assert_close(torch.sigmoid(network(frames)), sum(four) / 4, atol=1e-5, rtol=0)
-        mirrored = network(frames.flip(3)).flip(3)
-        torch.testing.assert_close(network(frames), mirrored, atol=1e-4, rtol=0)
-        assert (four[0] - sum(four) / 4).abs().max() > 1e-3, "flips matter"
+        views = [torch.sigmoid(bare(frames.flip(axes))).flip(axes) for axes in FLIPS[flips]]
+        torch.testing.assert_close(torch.sigmoid(network(frames)), sum(views) / len(views), atol=1e-5, rtol=0)
+        if flips:
+            mirrored = network(frames.flip(FLIPS[flips][1])).flip(FLIPS[flips][1])
+            torch.testing.assert_close(network(frames), mirrored, atol=1e-4, rtol=0)
+            assert (views[0] - sum(views) / len(views)).abs().max() > 1e-3, "flips matter"
 
-    @pytest.mark.parametrize("flips", [False, True])
+    @pytest.mark.parametrize(("recorded", "flips"), [(True, ("horizontal", "vertical")), (False, ())])
+    def test_a_model_of_before_keeps_its_four_views(
+        self, recorded: bool, flips: tuple[Flip, ...], parts: list[Path], tmp_path: Path
+    ) -> None:
+        record = json.loads((parts[0] / SPEC_FILE).read_text())
+        (tmp_path / SPEC_FILE).write_text(json.dumps(record | {"flips": recorded}))
+        assert read_spec(tmp_path).flips == flips
+
+    @pytest.mark.parametrize("flips", FLIPS, ids="-".join)
     @torch.inference_mode()
     def test_an_ensemble_is_the_mean_of_its_members(
-        self, flips: bool, parts: list[Path], frames: torch.Tensor, tmp_path: Path
+        self, flips: tuple[Flip, ...], parts: list[Path], frames: torch.Tensor, tmp_path: Path
     ) -> None:
         save_ensemble(parts, LITTLE.model_copy(update={"flips": flips, "threshold": 0.4}), tmp_path)
         network, spec = load(tmp_path)
         assert (spec.members, spec.flips, spec.threshold) == (3, flips, 0.4)
-        axes: list[list[int]] = [[], [2], [3], [2, 3]] if flips else [[]]
         found = [
             torch.sigmoid(member(frames.flip(axis))).flip(axis)
             for member in (load(part)[0] for part in parts)
-            for axis in axes
+            for axis in FLIPS[flips]
         ]
         torch.testing.assert_close(torch.sigmoid(network(frames)), sum(found) / len(found), atol=1e-5, rtol=0)
 
@@ -189,9 +206,11 @@ class TestSeveralForwardPasses:
             def forward(self, frames: torch.Tensor) -> torch.Tensor:
                 return 1000 * frames
 
-        logits = Averaged([Sure()], flips=True)(torch.tensor([-1.0, 1.0]).reshape(1, 1, 1, 2).repeat(1, 1, 2, 1))
+        logits = Averaged([Sure()], flips=("horizontal",))(
+            torch.tensor([-1.0, 1.0]).reshape(1, 1, 1, 2).repeat(1, 1, 2, 1)
+        )
         assert logits.isfinite().all()
-        assert torch.sigmoid(Averaged([Sure()], flips=False)(torch.full((1, 1, 2, 2), 1.0))).min() > 0.9999
+        assert torch.sigmoid(Averaged([Sure()], flips=())(torch.full((1, 1, 2, 2), 1.0))).min() > 0.9999
 
     def test_networks_of_another_kind_are_rejected(self, parts: list[Path], tmp_path: Path) -> None:
         with pytest.raises(NervesegError, match=r"model\.json describes a different kind of network"):

@@ -31,7 +31,7 @@ class RegionLoss(torch.nn.Module):
         self.regions = regions
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Args: logits and target (0/1), float (N, 1, H, W). Returns: a scalar >= 0."""
+        """Args: logits and target (0/1, or in [0, 1] of mixed frames), float (N, 1, H, W). Returns: a scalar >= 0."""
         logits = logits.float()  # the sums overflow in half precision
         loss: torch.Tensor = self.pixels(logits, target) + self.regions(logits, target)
         return loss

@@ -14,26 +14,26 @@ from safetensors.torch import save as serialise
 
 from nerveseg.errors import NervesegError
 from nerveseg.files import replacing
-from nerveseg.model.spec import SPEC_FILE, ModelSpec, NetworkSpec, read_spec, write_spec
+from nerveseg.model.spec import SPEC_FILE, Flip, ModelSpec, NetworkSpec, read_spec, write_spec
 from nerveseg.model.weights import hub_errors, load_encoder_weights
 
 WEIGHTS_FILE = "model.safetensors"
-_VIEWS = ((), (3,), (2,), (2, 3))  # axes of (N, 1, H, W) that are flipped
+_AXES: dict[Flip, int] = {"horizontal": 3, "vertical": 2}  # of (N, 1, H, W)
 _EPSILON = 1e-6  # keeps a mean probability away from 0 and 1, so that its logit is finite
 
 
 class Averaged(torch.nn.Module):
     """Several networks, or flips of the frame, as one: returns the logit of their mean probability."""
 
-    def __init__(self, members: Sequence[torch.nn.Module], flips: bool) -> None:
+    def __init__(self, members: Sequence[torch.nn.Module], flips: Sequence[Flip]) -> None:
         """
         Args:
             members: networks from `build`.
-            flips: whether each also sees the frame flipped horizontally, vertically and both.
+            flips: each also sees the frame flipped so and, if there are two, by both.
         """
         super().__init__()
         self.members = torch.nn.ModuleList(members)
-        self._views = _VIEWS if flips else _VIEWS[:1]
+        self._views = _views(flips)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames, float32 (N, 1, H, W), to logits of the same shape, like the members."""
@@ -131,6 +131,14 @@ def rebuild(spec: ModelSpec, folder: Path) -> torch.nn.Module:
     members = torch.nn.ModuleList(build(spec) for _ in range(spec.members))
     _load_weights(members if spec.members > 1 else members[0], folder)
     return assemble(list(members), spec).eval()
+
+
+def _views(flips: Sequence[Flip]) -> list[tuple[int, ...]]:
+    """The axes that each view of a frame is flipped by; the first view is the frame itself."""
+    views: list[tuple[int, ...]] = [()]
+    for flip in flips:
+        views += [(*view, _AXES[flip]) for view in views]
+    return views
 
 
 def _flip(frames: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:

@@ -1,13 +1,16 @@
 """The content of `model.json`: everything besides the weights that scoring needs. Read without torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, field_validator
 
 from nerveseg.errors import NervesegError
 from nerveseg.files import read_json, write_json
 
 SPEC_FILE = "model.json"
+Flip = Literal["horizontal", "vertical"]  # left and right swapped; up and down
 
 
 class _Record(BaseModel):
@@ -63,9 +66,35 @@ class ModelSpec(NetworkSpec):
     """
 
     threshold: float  # a pixel is nerve from this probability up
-    flips: bool = False  # whether the probabilities of a frame and its flips are averaged
+    flips: tuple[Flip, ...] = ()  # the probabilities of a frame and of it flipped so, and by both, are averaged
     members: PositiveInt = 1  # networks whose probabilities are averaged
     plausibility: Plausibility | None = None
+
+    @field_validator("flips", mode="before")
+    @classmethod
+    def _former_flips(cls, flips: Any) -> Any:
+        """In files from older versions, `true` stands for both flips and `false` for none."""
+        return (("horizontal", "vertical") if flips else ()) if isinstance(flips, bool) else flips
+
+
+def usable_flips(wanted: bool, trained: Sequence[Flip]) -> tuple[Flip, ...]:
+    """The flips that scoring averages over: those that the training's augmentation had, or none.
+
+    A network scores a flipped frame well only if it has seen such frames.
+
+    Args:
+        wanted: the parameter `model.flips`.
+        trained: the flips in the training's augmentation.
+
+    Raises:
+        NervesegError: they are wanted, and the training had none.
+    """
+    if wanted and not trained:
+        raise NervesegError(
+            "model.flips: true averages over the flips that the network was trained with, but train.augmentation has "
+            "none: set model.flips: false, or train with flips, such as those of train.augmentation: soft."
+        )
+    return tuple(trained) if wanted else ()
 
 
 def read_spec(folder: Path) -> ModelSpec:

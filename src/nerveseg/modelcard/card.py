@@ -461,7 +461,10 @@ def _front_matter(card: Card) -> str:
 
 
 def _averages(network: ModelSpec) -> str:
-    over = [f"{network.members} networks"] * (network.members > 1) + ["the frame and its flips"] * network.flips
+    over = [f"{network.members} networks"] * (network.members > 1)
+    if network.flips:
+        flips = "flips" if len(network.flips) > 1 else f"{network.flips[0]} flip"
+        over.append(f"the frame and its {flips}")
     return f" It is the mean over {' and over '.join(over)}." if over else ""
 
 

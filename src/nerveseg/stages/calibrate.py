@@ -8,7 +8,7 @@ from nerveseg.files import read_json, write_json
 from nerveseg.model import network, plausibility
 from nerveseg.model.device import device_name
 from nerveseg.model.inference import Segmenter
-from nerveseg.model.spec import ModelSpec, Plausibility, write_spec
+from nerveseg.model.spec import ModelSpec, Plausibility, usable_flips, write_spec
 from nerveseg.params import Params
 from nerveseg.settings import settings
 from nerveseg.stages import main
@@ -18,17 +18,18 @@ def run(params: Params) -> None:
     """Adds `model.json` to `models/`, which completes the model, and logs the model to MLflow.
 
     Raises:
-        NervesegError: missing or damaged inputs, no validation frames to choose a threshold on, or a tracking server
-            that failed.
+        NervesegError: missing or damaged inputs, no validation frames to choose a threshold on, flips that the network
+            was not trained with, or a tracking server that failed.
     """
     kept.drop_recorded()  # DVC runs this stage after it has recorded train's outputs
     store = FrameStore.open(paths.PACKED)
     given = {"model.threshold": params.model.threshold, "model.flips": params.model.flips}
-    trained = read_json(paths.RUN_JSON)["params"]
+    training = read_json(paths.RUN_JSON)
+    trained = training["params"]
     spec = ModelSpec(
         **{name: trained[f"model.{name}"] for name in ("architecture", "encoder", "height", "width")},
         threshold=0.5 if params.model.threshold == "validation" else params.model.threshold,
-        flips=params.model.flips,
+        flips=usable_flips(params.model.flips, training["flips"]),
         plausibility=_plausibility(store),
     )
     if params.model.threshold == "validation":

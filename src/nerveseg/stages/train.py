@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from nerveseg import kept, package, paths, tracking
 from nerveseg.console import console
+from nerveseg.data.augment import Augmentation
 from nerveseg.data.frame_store import FrameStore, counts
 from nerveseg.files import read_json, replacing, replacing_folder, write_json
 from nerveseg.model import network
@@ -27,7 +28,7 @@ from nerveseg.stages import main
 from nerveseg.training import trainer
 from nerveseg.training.examples import Example, Kind
 from nerveseg.training.progress import kept_sentence, print_epoch
-from nerveseg.training.recipes import changes, resolved
+from nerveseg.training.recipes import changes, resolve, resolved
 from nerveseg.training.timing import Timings
 
 
@@ -98,6 +99,7 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
         "tags": tags,
         # Provenance, which must not make training stale, so dvc.yaml does not name it: docs/adr/0003
         "dataset": read_json(paths.SOURCE_JSON),
+        "flips": Augmentation(resolve(params.train).augmentation).flips,  # calibrate may average over these
     }
     process_begun = psutil.Process().create_time()
     timings = Timings(training / "timings.json", process_begun)

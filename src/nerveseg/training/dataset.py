@@ -11,6 +11,7 @@ from nerveseg.data.augment import Augmentation
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.model.frames import normalise, resize
 from nerveseg.model.spec import NetworkSpec
+from nerveseg.training.sampling import balanced
 
 Item = tuple[int, int]  # index into the dataset's rows, seed of the augmentation
 
@@ -44,8 +45,10 @@ class EpochSampler(Sampler[Item]):
     have drawn from the sampler by then (its issue 21938). So it is made with the epoch that a training begins with.
     """
 
-    def __init__(self, length: int, seed: int, shuffle: bool, epoch: int = 0) -> None:
+    def __init__(self, length: int, seed: int, shuffle: bool, epoch: int = 0, groups: Ints | None = None) -> None:
+        """Args: groups: if shuffled, the number of each frame's group, as for `balanced`; None: each frame once."""
         self._length = length
+        self._groups = groups
         self._seed = seed
         self._shuffle = shuffle
         self._epoch = epoch
@@ -58,23 +61,33 @@ class EpochSampler(Sampler[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         random = np.random.default_rng([self._seed, self._epoch])
-        order = random.permutation(self._length) if self._shuffle else np.arange(self._length)
+        order = self._order(random) if self._shuffle else np.arange(self._length)
         seeds = random.integers(2**32, size=self._length)
         return iter(list(zip(order.tolist(), seeds.tolist(), strict=True)))
 
+    def _order(self, random: np.random.Generator) -> Ints:
+        return random.permutation(self._length) if self._groups is None else balanced(self._groups, random)
+
 
 def loader(
-    dataset: FrameDataset, batch_size: int, seed: int, workers: int, training: bool, epoch: int = 0
+    dataset: FrameDataset,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    training: bool,
+    epoch: int = 0,
+    groups: Ints | None = None,
 ) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of a dataset: for training shuffled, without a smaller last batch; otherwise all frames in order.
 
     Args:
         epoch: the first one to load, from 0.
+        groups: as for `EpochSampler`.
     """
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed, shuffle=training, epoch=epoch),
+        sampler=EpochSampler(len(dataset), seed, shuffle=training, epoch=epoch, groups=groups),
         drop_last=training,
         num_workers=workers,
         persistent_workers=workers > 0,

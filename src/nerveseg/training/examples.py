@@ -64,15 +64,22 @@ def choose(index: pd.DataFrame, rows: Ints) -> Ints:
 
 
 def first_batch(
-    store: FrameStore, rows: Ints, frames: FrameDataset, spec: NetworkSpec, batch_size: int, seed: int
+    store: FrameStore,
+    rows: Ints,
+    frames: FrameDataset,
+    spec: NetworkSpec,
+    batch_size: int,
+    seed: int,
+    groups: Ints | None = None,
 ) -> list[Example]:
-    """The first frames of a training's first batch, as the network sees them: resized and augmented.
+    """The first frames of a training's first batch, as the network sees them: resized and augmented, but not mixed.
 
     Args:
         rows: the training frames, of which `frames` is the dataset.
         batch_size, seed: of the training.
+        groups: of its frames, as for `EpochSampler`.
     """
-    items = list(EpochSampler(len(frames), seed, shuffle=True))[: min(batch_size, _IN_BATCH)]
+    items = list(EpochSampler(len(frames), seed, shuffle=True, groups=groups))[: min(batch_size, _IN_BATCH)]
     found = []
     for item in items:
         frame, mask = (tensor[0].numpy() for tensor in frames[item])

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 
 from nerveseg.evaluation import metrics
 from nerveseg.model import losses
+from nerveseg.training.mixing import mix
 from nerveseg.training.recipes import Recipe
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -28,8 +29,11 @@ class SegmentationModule(LightningModule):
         # Loss and areas of each batch of the epoch, kept on the device: reading them at every step would stall it.
         self._batches: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"train": [], "validation": []}
 
-    def training_step(self, batch: Batch, _: int) -> torch.Tensor:
-        loss, _logits = self._step(batch, "train")
+    def training_step(self, batch: Batch, number: int) -> torch.Tensor:
+        # A function of seed, epoch and batch. Not all in one list: batch 0 would draw the numbers of the sampler.
+        seeds = np.random.SeedSequence([self._seed, self.current_epoch], spawn_key=(number,))
+        mixed = mix(*batch, self._recipe.mixing, np.random.default_rng(seeds))
+        loss, _logits = self._step(mixed, "train")
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> torch.Tensor:
@@ -91,7 +95,7 @@ class SegmentationModule(LightningModule):
         logits = self.network(frames.contiguous(memory_format=torch.channels_last))
         loss: torch.Tensor = self.loss(logits, masks)
         predicted = (torch.sigmoid(logits.detach().float()) >= THRESHOLD).flatten(1)
-        true = masks.flatten(1).bool()
+        true = (masks >= THRESHOLD).flatten(1)
         areas = torch.stack([(predicted & true).sum(1), predicted.sum(1), true.sum(1)])
         self._batches[side].append((loss.detach(), areas))
         return loss, logits

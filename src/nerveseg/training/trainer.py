@@ -22,19 +22,21 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.text import Text
 
 from nerveseg.console import console
+from nerveseg.data import augment
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.errors import NervesegError
 from nerveseg.files import replacing, sha256
 from nerveseg.model.device import precision_for
 from nerveseg.model.network import build
 from nerveseg.model.spec import NetworkSpec
-from nerveseg.params import TrainParams
+from nerveseg.params import LEVELS, TrainParams
 from nerveseg.training.dataset import FrameDataset, loader
 from nerveseg.training.examples import OnExamples, ValidationExamples, first_batch
 from nerveseg.training.keeping import BestWeights, MovingAverage, best_epoch
 from nerveseg.training.module import SegmentationModule
 from nerveseg.training.progress import EpochProgress
 from nerveseg.training.recipes import resolve, resolved
+from nerveseg.training.sampling import groups
 from nerveseg.training.timing import StepTimer, Timings
 
 CHECKPOINT = "last.ckpt"
@@ -55,12 +57,17 @@ def fingerprint(store: FrameStore, spec: NetworkSpec, encoder_weights: str, trai
 
     Args:
         code: digest of the source that trains; the other arguments are those of `fit`.
+
+    Raises:
+        NervesegError: the file of the augmentation is missing.
     """
     digest = hashlib.sha256()
     for part in (spec.model_dump_json(), encoder_weights, json.dumps(resolved(train)), store.digest(), code):
         digest.update(part.encode())
     if encoder_weights not in ("none", "imagenet"):
         digest.update(sha256(Path(encoder_weights)).encode())
+    if (augmentation := resolve(train).augmentation) not in LEVELS:
+        digest.update(augment.read(Path(augmentation)))
     return digest.hexdigest()[:16]
 
 
@@ -262,12 +269,13 @@ def fit(
         num_sanity_val_steps=0,
     )
     frames = FrameDataset(store, rows, spec, recipe.augmentation)
+    drawn = groups(store.index, rows, recipe.sampler)
     if on_examples and epoch == 0:
-        on_examples("first_batch", 1, first_batch(store, rows, frames, spec, train.batch_size, train.seed))
+        on_examples("first_batch", 1, first_batch(store, rows, frames, spec, train.batch_size, train.seed, drawn))
     try:
         trainer.fit(
             module,
-            loader(frames, train.batch_size, train.seed, workers, True, epoch),
+            loader(frames, train.batch_size, train.seed, workers, True, epoch, drawn),
             loader(FrameDataset(store, store.rows("validation"), spec, "none"), train.batch_size, 0, workers, False),
             ckpt_path=last,
             weights_only=True,

@@ -122,10 +122,11 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 def bring_state(source: Path, clone: Path) -> None:
-    """Copies params.yaml and dvc.lock of the source into a clone, committed or not."""
+    """Copies params.yaml, dvc.lock and the augmentations of the source into a clone, committed or not."""
     for path in (paths.PARAMS, paths.DVC_LOCK):
         if (source / path).exists():
             shutil.copyfile(source / path, clone / path)
+    shutil.copytree(source / paths.AUGMENTATION, clone / paths.AUGMENTATION, dirs_exist_ok=True)
 
 
 def link_dataset(source: Path, clone: Path) -> None:
