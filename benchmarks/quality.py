@@ -35,6 +35,7 @@ from nerveseg import package, paths
 from nerveseg.arrays import Floats
 from nerveseg.console import console, readable_errors
 from nerveseg.data import folds
+from nerveseg.data.augment import Augmentation
 from nerveseg.data.frame_store import FrameStore
 from nerveseg.data.names import natural_key
 from nerveseg.errors import NervesegError
@@ -44,13 +45,14 @@ from nerveseg.files import read_json, replacing, replacing_folder, sha256, write
 from nerveseg.model import network
 from nerveseg.model.device import device_name
 from nerveseg.model.inference import Segmenter
-from nerveseg.model.spec import ModelSpec, NetworkSpec
+from nerveseg.model.spec import ModelSpec, NetworkSpec, usable_flips
 from nerveseg.params import Params, parse, read_yaml
 from nerveseg.phantom import dataset as phantom
 from nerveseg.settings import settings
 from nerveseg.stages import split
 from nerveseg.training import trainer
 from nerveseg.training.progress import print_epoch
+from nerveseg.training.recipes import resolve
 from nerveseg.training.timing import Timings
 
 TRAINS = ("src/nerveseg/training", "src/nerveseg/model", "src/nerveseg/data/augment.py")  # code that changes a network
@@ -95,7 +97,8 @@ class Recipe:
         model = self._params.model.model_dump(exclude={"encoder_weights"})
         if model["threshold"] == "validation":
             raise NervesegError("model.threshold: the folds have no validation frames to choose it on; set a number.")
-        spec = ModelSpec(**model)
+        trained = Augmentation(resolve(self._params.train).augmentation).flips
+        spec = ModelSpec(**{**model, "flips": usable_flips(model["flips"], trained)})
         kept = self._network(store, NetworkSpec(**{name: model[name] for name in _NETWORK}), seed, cache)
         scores = kept / f"{_digest(spec.model_dump_json(), package.running([*TRAINS, _METRICS]))}.csv"
         if not scores.exists():
@@ -431,12 +434,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(f"{len(tested)} frames of {tested['subject'].nunique()} subjects are tested, seeds {options.seeds}")
     if options.ablation:
         plan = read_yaml(options.ablation)
-        base = run(Recipe("base", overridden(content, common | plan["base"]), weights), stores, seeds, cache)
-        changes = {}
-        for name, change in plan["changes"].items():
-            changed = overridden(content, common | plan["base"] | change)
-            changes[name] = run(Recipe(name, changed, weights), stores, seeds, cache)
-            print_ablation(base, changes, params)
+        base = Recipe("base", overridden(content, common | plan["base"]), weights)
+        changed = [
+            Recipe(name, overridden(content, common | plan["base"] | change), weights)
+            for name, change in plan["changes"].items()
+        ]
+        for done in range(1, len(stores) + 1):  # a table after each fold, because all of them may take days
+            results = [run(side, stores[:done], seeds, cache) for side in (base, *changed)]
+            print(f"\n{done} of {len(stores)} folds\n")
+            print_ablation(results[0], {side.name: result for side, result in zip(changed, results[1:])}, params)
         return
     if options.against == PLAIN:
         other: Side = Plain(params, weights, options.plain, dataset)
