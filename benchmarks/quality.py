@@ -346,7 +346,7 @@ def print_pair(sides: Sequence[Side], results: Sequence[Result], params: Params)
     print(f"| Dice of each seed | {' | '.join(spreads)} | |")
     for name in ("minutes", "cpu_minutes"):
         one, other = (getattr(result, name) for result in results)
-        print(f"| {name.replace('_', ' ')} of a training | {one:.1f} | {other:.1f} | x {other / one:.2f} |")
+        print(f"| {name.replace('_', ' ')} of a training | {one:.2f} | {other:.2f} | x {other / one:.2f} |")
     print(f"\nThe Dice by subject is better on {better_on(*results)} subjects.")
 
 
@@ -442,13 +442,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for done in range(1, len(stores) + 1):  # a table after each fold, because all of them may take days
             results = [run(side, stores[:done], seeds, cache) for side in (base, *changed)]
             print(f"\n{done} of {len(stores)} folds\n")
-            print_ablation(results[0], {side.name: result for side, result in zip(changed, results[1:])}, params)
+            print_ablation(
+                results[0], {side.name: result for side, result in zip(changed, results[1:], strict=True)}, params
+            )
         return
     if options.against == PLAIN:
         other: Side = Plain(params, weights, options.plain, dataset)
     else:
         other = Recipe(options.against, overridden(content, common | overrides_in(options.against)), weights)
-    sides = (other, Recipe(" ".join(options.set) or "nerveseg", params, weights))
+    name = " ".join(change for change in options.set if change.startswith(("model.", "train."))) or params.train.recipe
+    sides = (other, Recipe(name, params, weights))
     print_pair(sides, [run(side, stores, seeds, cache) for side in sides], params)
 
 
