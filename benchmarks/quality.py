@@ -46,7 +46,7 @@ from nerveseg.model import network
 from nerveseg.model.device import device_name
 from nerveseg.model.inference import Segmenter
 from nerveseg.model.spec import ModelSpec, NetworkSpec, usable_flips
-from nerveseg.params import Params, parse, read_yaml
+from nerveseg.params import Params, TrainParams, parse, read_yaml
 from nerveseg.phantom import dataset as phantom
 from nerveseg.settings import settings
 from nerveseg.stages import split
@@ -99,7 +99,7 @@ class Recipe:
             raise NervesegError("model.threshold: the folds have no validation frames to choose it on; set a number.")
         trained = Augmentation(resolve(self._params.train).augmentation).flips
         spec = ModelSpec(**{**model, "flips": usable_flips(model["flips"], trained)})
-        kept = self._network(store, NetworkSpec(**{name: model[name] for name in _NETWORK}), seed, cache)
+        kept = self._network(store, seed, cache)
         scores = kept / f"{_digest(spec.model_dump_json(), package.running([*TRAINS, _METRICS]))}.csv"
         if not scores.exists():
             segmenter = Segmenter(network.rebuild(spec, kept), spec, device_name(settings().device))
@@ -110,19 +110,35 @@ class Recipe:
             _write(pd.DataFrame(found, columns=_COLUMNS), scores)
         return Scored(_read(scores), **read_json(kept / _MINUTES))
 
-    def _network(self, store: FrameStore, spec: NetworkSpec, seed: int, cache: Path) -> Path:
-        """The folder with the trained network."""
-        train = self._params.train.model_copy(update={"seed": seed})
+    def is_trained(self, store: FrameStore, seed: int, cache: Path) -> bool:
+        """Whether the cache has the network."""
+        return self._folder(store, seed, cache).exists()
+
+    @property
+    def _spec(self) -> NetworkSpec:
+        model = self._params.model
+        return NetworkSpec(
+            architecture=model.architecture, encoder=model.encoder, height=model.height, width=model.width
+        )
+
+    def _train(self, seed: int) -> TrainParams:
+        return self._params.train.model_copy(update={"seed": seed})
+
+    def _folder(self, store: FrameStore, seed: int, cache: Path) -> Path:
         code = package.running(TRAINS)
-        kept = cache / "networks" / trainer.fingerprint(store, spec, self._weights, train, code)
+        return cache / "networks" / trainer.fingerprint(store, self._spec, self._weights, self._train(seed), code)
+
+    def _network(self, store: FrameStore, seed: int, cache: Path) -> Path:
+        """The folder with the trained network."""
+        kept = self._folder(store, seed, cache)
         if not kept.exists():
             with replacing_folder(kept) as folder:
                 with _timed() as minutes, tempfile.TemporaryDirectory() as checkpoints:
                     trained, _ = trainer.fit(
                         store,
-                        spec,
+                        self._spec,
                         self._weights,
-                        train,
+                        self._train(seed),
                         device=device_name(settings().device),
                         workers=trainer.worker_count(settings().workers),
                         checkpoints=Path(checkpoints),
@@ -184,7 +200,6 @@ class Plain:
 
 
 _COLUMNS = ["image", "subject", "dice", "iou"]
-_NETWORK = ("architecture", "encoder", "height", "width")
 _METRICS = "src/nerveseg/evaluation/metrics.py"
 _MINUTES = "minutes.json"
 
@@ -314,22 +329,26 @@ def run(side: Side, stores: Sequence[FrameStore], seeds: Sequence[int], cache: P
     )
 
 
-def compare(first: Result, second: Result, params: Params) -> dict[str, tuple[Estimate, Estimate, Estimate]]:
+def paired(first: Result, second: Result) -> pd.DataFrame:
+    """The frames that both sides were tested on, with their columns as dice_a, dice_b, ..."""
+    return first.frames.merge(second.frames, on=["image", "subject"], suffixes=("_a", "_b"), validate="1:1")
+
+
+def compare(both: pd.DataFrame, params: Params) -> dict[str, tuple[Estimate, Estimate, Estimate]]:
     """For each figure: that of the first side, of the second, and the second minus the first, paired by frame."""
-    both = first.frames.merge(second.frames, on=["image", "subject"], suffixes=("_a", "_b"), validate="1:1")
     bootstrap = SubjectBootstrap(both["subject"].tolist(), params.evaluate.resamples, params.evaluate.seed)
     found = {}
     for figure in figures_of(params):
         a, b = f"{figure.column}_a", f"{figure.column}_b"
-        both["difference"] = both[b] - both[a]
-        found[figure.name] = tuple(figure.estimate(both, bootstrap, column) for column in (a, b, "difference"))
+        frames = both.assign(difference=both[b] - both[a])
+        found[figure.name] = tuple(figure.estimate(frames, bootstrap, column) for column in (a, b, "difference"))
     return found
 
 
-def better_on(first: Result, second: Result) -> str:
+def better_on(both: pd.DataFrame) -> str:
     """On how many subjects the second side has the higher mean Dice."""
-    means = [result.frames.groupby("subject")["dice"].mean() for result in (first, second)]
-    return f"{int((means[1] > means[0]).sum())} of {len(means[0])}"
+    means = both.groupby("subject")[["dice_a", "dice_b"]].mean()
+    return f"{int((means['dice_b'] > means['dice_a']).sum())} of {len(means)}"
 
 
 def shown(estimate: Estimate, sign: str = "") -> str:
@@ -340,26 +359,49 @@ def shown(estimate: Estimate, sign: str = "") -> str:
 def print_pair(sides: Sequence[Side], results: Sequence[Result], params: Params) -> None:
     """Prints both sides and their difference as a Markdown table."""
     print(f"| | {sides[0].name} | {sides[1].name} | difference |\n|---|---|---|---|")
-    for name, (first, second, difference) in compare(*results, params).items():
+    for name, (first, second, difference) in compare(paired(*results), params).items():
         print(f"| {name} | {shown(first)} | {shown(second)} | {shown(difference, '+')} |")
     spreads = ["  ".join(f"{dice:.3f}" for dice in result.by_seed) for result in results]
     print(f"| Dice of each seed | {' | '.join(spreads)} | |")
     for name in ("minutes", "cpu_minutes"):
         one, other = (getattr(result, name) for result in results)
         print(f"| {name.replace('_', ' ')} of a training | {one:.2f} | {other:.2f} | x {other / one:.2f} |")
-    print(f"\nThe Dice by subject is better on {better_on(*results)} subjects.")
+    print(f"\nThe Dice by subject is better on {better_on(paired(*results))} subjects.")
 
 
 def print_ablation(base: Result, changes: Mapping[str, Result], params: Params) -> None:
     """Prints what each change gains over the base, alone, as a Markdown table."""
-    print("| change | Dice by subject | Dice | IoU | better on | CPU minutes |\n|---|---|---|---|---|---|")
     names = ("Dice by subject", "Dice", "IoU")
-    own = compare(base, base, params)
+    print(f"| change | {' | '.join(names)} | better on | CPU minutes |\n|---|---|---|---|---|---|")
+    own = compare(paired(base, base), params)
     print(f"| none | {' | '.join(shown(own[name][0]) for name in names)} | | {base.cpu_minutes:.1f} |")
     for change, result in changes.items():
-        gains = compare(base, result, params)
-        cells = " | ".join(shown(gains[name][2], "+") for name in names)
-        print(f"| {change} | {cells} | {better_on(base, result)} | {result.cpu_minutes:.1f} |")
+        both = paired(base, result)
+        cells = " | ".join(shown(compare(both, params)[name][2], "+") for name in names)
+        print(f"| {change} | {cells} | {better_on(both)} | {result.cpu_minutes:.1f} |")
+
+
+def ablate(
+    base: Recipe, changed: Sequence[Recipe], stores: Sequence[FrameStore], seeds: Sequence[int], cache: Path
+) -> Iterator[tuple[Result, dict[str, Result]]]:
+    """Yields the results of the base and of the changes after each fold, because all of them may take days."""
+    for done in range(1, len(stores) + 1):
+        first, *others = (run(side, stores[:done], seeds, cache) for side in (base, *changed))
+        yield first, {side.name: result for side, result in zip(changed, others, strict=True)}
+
+
+def ablated(
+    base: Recipe, changed: Sequence[Recipe], stores: Sequence[FrameStore], seeds: Sequence[int], cache: Path
+) -> tuple[Result, dict[str, Result]]:
+    """The same of what the cache has: each change on the folds that are complete. Trains nothing."""
+    found = {}
+    for side in (base, *changed):
+        there = [store for store in stores if all(side.is_trained(store, seed, cache) for seed in seeds)]
+        if there:
+            found[side.name] = run(side, there, seeds, cache)
+        elif side is base:
+            raise NervesegError("--cached: the cache has no fold of the base.")
+    return found.pop(base.name), found
 
 
 # Command line
@@ -396,6 +438,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--against", default=PLAIN, metavar="NAME=VALUE ...", help="parameters of the other side; plain: the loop")
     add("--plain", type=Path, metavar="FILE", help="a script in place of benchmarks/plain_loop.py")
     add("--ablation", type=Path, metavar="FILE", help="YAML with `base` and `changes`; each against the base")
+    add("--cached", action="store_true", help="with --ablation: shows what the cache has, and trains nothing")
     add("--folds", type=int, default=5)
     add("--only-folds", metavar="1,2", help="all if left out")
     add("--seeds", default="70", metavar="70,71,72")
@@ -439,12 +482,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Recipe(name, overridden(content, common | plan["base"] | change), weights)
             for name, change in plan["changes"].items()
         ]
-        for done in range(1, len(stores) + 1):  # a table after each fold, because all of them may take days
-            results = [run(side, stores[:done], seeds, cache) for side in (base, *changed)]
+        if options.cached:
+            print_ablation(*ablated(base, changed, stores, seeds, cache), params)
+            return
+        for done, results in enumerate(ablate(base, changed, stores, seeds, cache), start=1):
             print(f"\n{done} of {len(stores)} folds\n")
-            print_ablation(
-                results[0], {side.name: result for side, result in zip(changed, results[1:], strict=True)}, params
-            )
+            print_ablation(*results, params)
         return
     if options.against == PLAIN:
         other: Side = Plain(params, weights, options.plain, dataset)

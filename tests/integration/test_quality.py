@@ -74,6 +74,10 @@ def test_a_change_of_scoring_does_not_train(cache: Path, capsys: pytest.CaptureF
     assert len(tables) == 3, "one after each fold"
     assert "| no change | +0.000 (0.000 to 0.000) |" in tables[2]
     assert trained(cache).keys() == before.keys()
+    plan.write_text(plan.read_text() + "  not trained: {train.epochs: 2}\n")
+    run(cache, "--ablation", str(plan), "--cached")
+    assert capsys.readouterr().out == tables[2].partition("\n\n")[2]
+    assert trained(cache).keys() == before.keys()
 
 
 def test_a_misspelt_parameter_is_a_clear_error(cache: Path) -> None:
