@@ -27,11 +27,17 @@ from nerveseg.model.spec import ModelSpec
 from nerveseg.params import load
 from nerveseg.phantom import dataset as phantom
 from nerveseg.training import trainer
+from nerveseg.training.recipes import resolved
 from nerveseg.training.timing import Timings
 from workspace import Workspace, free_port, mlflow_server, wait_for
 
 EPOCHS = 3
-DROPOUT = {"model.architecture": "FPN"}  # a decoder with dropout
+RANDOM = {  # whatever draws random numbers
+    "model.architecture": "FPN",  # a decoder with dropout
+    "train.augmentation": "strong",
+    "train.mixing": "cutmix",
+    "train.sampler": "clusters",
+}
 # The train stage, ended by SIGKILL: before a step of an epoch, both from 0, or at the `end` of all epochs.
 KILLED = """
 import os, signal, sys
@@ -112,9 +118,9 @@ def curve(workspace: Workspace) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def uninterrupted(store: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace after a training with dropout, which was not killed."""
+    """A workspace after a training that was not killed."""
     workspace = store.copy(tmp_path_factory.mktemp("uninterrupted") / "project")
-    workspace.set(**DROPOUT)
+    workspace.set(**RANDOM)
     workspace.stage("train")
     return workspace
 
@@ -124,7 +130,7 @@ def test_a_killed_training_resumes_as_if_it_had_not_been(
     workspace: Workspace, uninterrupted: Workspace, workers: int
 ) -> None:
     """Each kill ends a process, and so each needs one."""
-    workspace.set(**DROPOUT)
+    workspace.set(**RANDOM)
     workspace.env["NERVESEG_WORKERS"] = str(workers)
     assert epochs(killed(workspace, 1, 0)) == [1]
     assert epochs(killed(workspace, 2, 5)) == [2], "the first epoch is not trained again"
@@ -230,6 +236,24 @@ def fit(
     return taken, network
 
 
+def test_a_changed_augmentation_file_is_another_training(
+    store: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = load(store.root / "params.yaml")
+    frames = FrameStore.open(store.root / "data" / "packed")
+    spec = ModelSpec(**params.model.model_dump(exclude={"encoder_weights", "flips"}))
+    train = params.train.model_copy(update={"augmentation": "augmentation/own.json"})
+    with pytest.raises(NervesegError, match=r"train\.augmentation: augmentation/own\.json cannot be read"):
+        trainer.fingerprint(frames, spec, "none", train, "code")
+    (tmp_path / "augmentation").mkdir()
+    found = []
+    for content in ("{}", "{ }", "{}"):
+        (tmp_path / "augmentation" / "own.json").write_text(content)
+        found.append(trainer.fingerprint(frames, spec, "none", train, "code"))
+    assert found[0] == found[2] != found[1]
+
+
 @pytest.fixture(scope="module")
 def stopped(store: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the checkpoints of the first two epochs."""
@@ -323,9 +347,20 @@ def test_sigterm_ends_the_run_killed_and_other_params_start_anew(workspace: Work
     assert process.wait(60) == 128 + signal.SIGTERM
     assert [run.info.status for run in runs(workspace)] == ["KILLED"]
 
-    workspace.set(**{"train.learning_rate": 0.002, "train.epochs": 1})
-    assert "epoch   1 " in workspace.stage("train")
+    workspace.set(**{"train.recipe": "nerveseg", "train.learning_rate": 0.002, "train.epochs": 1})
+    output = workspace.stage("train")
+    assert "epoch   1 " in output
     assert sorted(run.info.status for run in runs(workspace)) == ["FINISHED", "KILLED"]
+
+    assert "recipe nerveseg, but learning_rate 0.002\n" in output
+    assert "The network after epoch 1 of 1 is kept.\n" in output
+    finished = next(run.data for run in runs(workspace) if run.info.status == "FINISHED")
+    assert finished.tags["kept"] == "The network after epoch 1 of 1 is kept."
+    expected = resolved(load(workspace.root / "params.yaml").train)
+    assert expected["augmentation"] != load(workspace.root / "params.yaml").train.augmentation, "which is null"
+    assert {name: finished.params[f"train.{name}"] for name in expected} == {
+        name: str(value) for name, value in expected.items()
+    }
 
 
 def test_a_sigterm_that_only_lightning_notices_is_no_success(store: Workspace, tmp_path: Path) -> None:

@@ -108,6 +108,32 @@ def test_only_the_card_has_vertical_flips() -> None:
     )
 
 
+def test_the_reference_says_what_a_level_has_and_how_often() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
+    table = text.partition("| | `card` | `soft` | `medium` | `strong` |\n")[2].partition("\n\n")[0]
+    rows = {first: cells for _, first, *cells, _ in (line.split("|") for line in table.splitlines())}
+    kinds = {
+        "horizontal": A.HorizontalFlip,
+        "vertical": A.VerticalFlip,
+        "affine": A.Affine,
+        "bending": Bend,
+        "brightness": A.RandomBrightnessContrast,
+        "gamma": A.RandomGamma,
+        "time gain": TimeGain,
+        "speckle": A.MultiplicativeNoise,
+        "shadow": BeamShadow,
+        "cut-out": A.CoarseDropout,
+        "blur": A.GaussianBlur,
+    }
+    for level, column in zip(CHANGING, range(4), strict=True):
+        documented = {}
+        for word, kind in kinds.items():
+            (cells,) = [cells for first, cells in rows.items() if first.strip().startswith(word)]
+            if share := re.search(r"\[(.+)\]", cells[column]):
+                documented[kind] = float(share[1])
+        assert {type(each): each.p for each in Augmentation(level).pipeline.transforms} == documented
+
+
 def test_the_levels_grow(pair: Pair) -> None:
     """Of frames that are not flipped: how far grey levels and outlines are from those of the original."""
     grey, outline = {}, {}
@@ -136,7 +162,7 @@ def test_gain_changes_brightness_smoothly_over_depth() -> None:
         assert not mask.any()
         profiles.append(frame.astype(float).mean(axis=1))
     steps = np.abs(np.diff(profiles, axis=1))
-    assert steps.max() < 10, "smooth: neighbouring rows differ little"
+    assert steps.max() < 15, "smooth: neighbouring rows differ little"
     assert np.ptp(profiles, axis=1).min() > 10, "and top and bottom differ"
     assert np.mean(profiles) == pytest.approx(100, rel=0.05)
 
@@ -167,7 +193,7 @@ def test_bends_are_as_large_at_any_size(size: tuple[int, int]) -> None:
 
 
 class TestFiles:
-    PIPELINE = A.Compose([A.VerticalFlip(p=1), A.OneOf([A.HorizontalFlip(p=0), A.Blur(p=1)], p=0.5)])
+    PIPELINE = A.Compose([A.VerticalFlip(p=1), A.OneOf([A.HorizontalFlip(p=0), A.Blur(blur_limit=(3, 3), p=1)], p=0.5)])
 
     @pytest.mark.parametrize("form", ["json", "yaml"])
     def test_what_albumentations_saves_is_applied(self, form: Any, pair: Pair, tmp_path: Path) -> None:
@@ -209,9 +235,9 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("transform", "said"),
         [
-            ({"__class_fullname__": "os.system", "command": "true"}, "'system' is missing, or no transform"),
+            ({"__class_fullname__": "os.system", "command": "true", "p": 1}, "'os.system' is missing, or no transform"),
             ({"__class_fullname__": "HorizontalFlipp", "p": 1}, "'HorizontalFlipp' is missing, or no transform"),
-            ({"__class_fullname__": "Blur", "blurr": 3, "p": 1}, "'blurr' are not valid for transform Blur"),
+            ({"__class_fullname__": "Blur", "kernel": 3, "p": 1}, "'kernel' are not valid for transform Blur"),
             ({"__class_fullname__": "Blur", "always_apply": True, "p": 0.1}, "'always_apply' are not valid"),
             ({"__class_fullname__": "Blur", "blur_limit": "much", "p": 1}, "blur_limit"),
             ({"__class_fullname__": "Lambda", "__name__": "own", "p": 1}, "non-serializable"),

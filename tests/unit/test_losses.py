@@ -12,7 +12,6 @@ from nerveseg.evaluation import metrics
 from nerveseg.model import losses
 from nerveseg.params import Loss
 
-
 NAMES = get_args(Loss)
 
 
@@ -135,12 +134,12 @@ def test_focal_counts_pixels_that_are_certain_for_less() -> None:
 def test_tversky_punishes_a_missed_pixel_more_than_a_false_one() -> None:
     _, target = two_nerves()
     missed, false = 100 * (2 * target - 1), 100 * (2 * target - 1)
-    missed[0, :, 10:20, :20] = -100
-    false[0, :, 20:30, :20] = 100
+    missed[0, :, 18:20, :20] = -100
+    false[0, :, 20:22, :20] = 100
     tversky, dice = (losses.by_name(name).regions for name in ("tversky", "bce_dice"))
     assert tversky(missed, target) > 1.5 * tversky(false, target)
     true = target.sum().item()
-    assert tversky(false, target).item() == pytest.approx(1 - true / (true + 0.3 * 200), abs=1e-5)
+    assert tversky(false, target).item() == pytest.approx(1 - true / (true + 0.3 * 40), abs=1e-5)
     assert dice(missed, target) < 1.5 * dice(false, target)
 
 

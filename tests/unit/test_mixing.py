@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from nerveseg.params import Mixing
 from nerveseg.training.mixing import MIXED, mix
+from nerveseg.training.module import SegmentationModule
+from nerveseg.training.recipes import CARD
 
 COUNT, HEIGHT, WIDTH = 64, 24, 32
 
@@ -76,3 +79,41 @@ def test_cutmix_puts_a_rectangle_of_one_frame_and_its_mask_on_another(
         shares.append(foreign.float().mean().item())
     assert min(shares) < 0.2
     assert max(shares) > 0.5
+
+
+class Recorder(torch.nn.Module):
+    """A network that keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 1)
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        self.seen.append(frames.detach().clone())
+        logits: torch.Tensor = self.layer(frames)
+        return logits
+
+
+def seen_in_training(batch: tuple[torch.Tensor, torch.Tensor], mixing: Mixing, seed: int) -> list[torch.Tensor]:
+    """The frames that a network sees in two epochs of the same batch, three times each."""
+    network = Recorder()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = SegmentationModule(network, CARD.model_copy(update={"mixing": mixing}), seed)
+    trainer.fit(module, torch.utils.data.DataLoader([batch] * 3, batch_size=None))
+    return network.seen
+
+
+@pytest.mark.filterwarnings("ignore:You defined a .validation_step.")
+def test_training_mixes_each_batch_by_seed_epoch_and_step(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    first, again, other = (seen_in_training(batch, "mixup", seed) for seed in (1, 1, 2))
+    assert all(map(torch.equal, first, again))
+    assert len({frames.numpy().tobytes() for frames in [batch[0], *first, *other]}) == 13, "each in its own way"
+    assert all(torch.equal(frames, batch[0]) for frames in seen_in_training(batch, "none", 1))

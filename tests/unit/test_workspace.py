@@ -51,6 +51,15 @@ def test_a_clone_shares_the_cache_of_a_repository_whose_path_is_not_ascii(tmp_pa
     assert commands.dvc(target, "config", "core.autostage") == "false"
 
 
+def test_a_clone_gets_augmentations_that_are_not_committed(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "clone"
+    for root in (source, target):
+        (root / "augmentation").mkdir(parents=True)
+    (source / "augmentation" / "own.json").write_text("{}")
+    clones.bring_state(source, target)
+    assert (target / "augmentation" / "own.json").read_text() == "{}"
+
+
 def test_a_tree_without_git_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     (tmp_path / "tree").mkdir()

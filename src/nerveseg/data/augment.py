@@ -250,7 +250,9 @@ class Augmentation:
         for seed in range(_TRIALS):
             try:
                 self(frame, mask, seed)
-            except (ValueError, TypeError, KeyError, IndexError, cv2.error) as error:
+            except NervesegError:
+                raise
+            except Exception as error:  # transforms raise many kinds
                 raise NervesegError(
                     f"{self._name} fails on a grey frame of {height} x {width} pixels: {error}"
                 ) from None

@@ -298,8 +298,8 @@ def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
         f"{len(curve)} epochs on {record['frames.train']} frames, monitored on {record['frames.validation']} "
         f"validation frames; the network after epoch {kept:.0f} is kept. The recipe is {record['train.recipe']}, the "
         f"loss {record['train.loss']}. Scores here are computed at the network's input size and by Kaggle's rule for "
-        "empty masks, so they differ a little from those above. If the validation line gets worse while the training line still "
-        "improves, the network overfits."
+        "empty masks, so they differ a little from those above. If the validation line gets worse while the training "
+        "line still improves, the network overfits."
     )
     return Section("Training", text, [Charts(drawn)])
 

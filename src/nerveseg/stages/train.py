@@ -85,8 +85,8 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
     table = counts(store.index)
     frames = table["frames"]
     console.print(f"training on {frames['train']} frames, validating on {frames['validation']}; {device}, {precision}")
-    own = "".join(f", but {name}: {value}" for name, value in changes(params.train).items())
-    console.print(f"recipe {params.train.recipe}{own}", soft_wrap=True)
+    own = ", ".join(f"{name} {value}" for name, value in changes(params.train).items())
+    console.print(f"recipe {params.train.recipe}" + (f", but {own}" if own else ""), soft_wrap=True)
     # Tags, not params: a training may be resumed on another device.
     tags = tracking.git_tags() | {"device": device, "precision": precision}
     record = {
