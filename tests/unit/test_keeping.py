@@ -93,12 +93,12 @@ def test_the_last_network_is_kept(last: Curve) -> None:
     assert 1 < best_epoch(last) < 4, "or the next tests would show nothing"
 
 
-def test_the_best_network_is_that_of_a_training_which_ends_there(
-    store: FrameStore, last: Curve, tmp_path: Path
-) -> None:
-    found, curve, _ = fit(store, tmp_path / "best", keep="best")
-    assert kept(curve) == best_epoch(last)
-    expected, shorter, _ = fit(store, tmp_path / "shorter", epochs=best_epoch(last))
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_best_network_is_that_of_a_training_which_ends_there(store: FrameStore, tmp_path: Path, ema: float) -> None:
+    """With a moving average, it is the average of that epoch."""
+    found, curve, _ = fit(store, tmp_path / "best", keep="best", ema=ema)
+    assert kept(curve) == best_epoch(curve)
+    expected, shorter, _ = fit(store, tmp_path / "shorter", epochs=best_epoch(curve), ema=ema)
     assert_same(found, expected)
     assert kept(shorter) == len(shorter)
 
