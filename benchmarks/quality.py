@@ -6,9 +6,9 @@ frame by frame, at the frames' own size. Differences are paired by frame; their 
     python -m benchmarks.quality                                    the built-in phantom
     python -m benchmarks.quality DATASET.zip --size 192x256 --seeds 70,71,72
     python -m benchmarks.quality DATASET.zip --set train.augmentation=strong --against "train.augmentation=soft"
-    python -m benchmarks.quality DATASET.zip --ablation benchmarks/ablation.yaml --only-folds 1,2,3,4
+    python -m benchmarks.quality DATASET.zip --ablation benchmarks/ablation.yaml
 
-Fold 0 is for the final comparison: leave it out while settings are chosen. What a side scored with a seed on a fold is
+Fold 0 is for the final comparison; an ablation leaves it out. What a side scored with a seed on a fold is
 kept in `--cache`, by a digest of data, parameters and code, and so is each network: a run that was killed goes on, and
 a comparison of what is there trains nothing. Networks and scores of real frames stay there; only numbers are printed.
 """
@@ -294,7 +294,7 @@ def figures_of(params: Params) -> list[Figure]:
         Figure("Dice", "dice"),
         Figure("IoU", "iou"),
         Figure("Dice by subject", "dice", by_subject=True),
-        Figure(f"of {enough} frames or more", "dice", by_subject=True, min_frames=enough),
+        Figure(f"Dice by subject, of {enough} frames or more", "dice", by_subject=True, min_frames=enough),
         Figure("share of frames with Dice 0", "missed"),
     ]
 
@@ -440,7 +440,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--ablation", type=Path, metavar="FILE", help="YAML with `base` and `changes`; each against the base")
     add("--cached", action="store_true", help="with --ablation: shows what the cache has, and trains nothing")
     add("--folds", type=int, default=5)
-    add("--only-folds", metavar="1,2", help="all if left out")
+    add("--only-folds", metavar="1,2", help="all if left out; with --ablation all but 0")
     add("--seeds", default="70", metavar="70,71,72")
     add("--size", metavar="HEIGHTxWIDTH")
     add("--recipe"), add("--encoder"), add("--epochs", type=int)
@@ -470,13 +470,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not dataset.exists():
             phantom.write(dataset, params.phantom)
     packed = pack(dataset, params, cache)
-    numbers = map(int, options.only_folds.split(",")) if options.only_folds else range(options.folds)
+    first = 1 if options.ablation else 0
+    numbers = (
+        [int(fold) for fold in options.only_folds.split(",")] if options.only_folds else range(first, options.folds)
+    )
+    if options.ablation and 0 in numbers:
+        raise NervesegError("Fold 0 is for the final comparison: no setting is chosen on it. Use --only-folds 1,2,...")
     stores = [fold_of(packed, params, options.folds, number) for number in numbers]
     seeds = [int(seed) for seed in options.seeds.split(",")]
     tested = pd.concat([store.index[store.index["split"] == "test"] for store in stores])
     console.print(f"{len(tested)} frames of {tested['subject'].nunique()} subjects are tested, seeds {options.seeds}")
     if options.ablation:
         plan = read_yaml(options.ablation)
+        if plan.keys() != {"base", "changes"}:
+            raise NervesegError(f"{options.ablation} has {', '.join(plan)}; it needs base and changes.")
         base = Recipe("base", overridden(content, common | plan["base"]), weights)
         changed = [
             Recipe(name, overridden(content, common | plan["base"] | change), weights)
@@ -490,6 +497,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print_ablation(*results, params)
         return
     if options.against == PLAIN:
+        if params.model.encoder_weights != "none" and not weights:
+            raise NervesegError("Name the encoder's weights by --weights FILE, so that both sides have them.")
         other: Side = Plain(params, weights, options.plain, dataset)
     else:
         other = Recipe(options.against, overridden(content, common | overrides_in(options.against)), weights)

@@ -80,6 +80,11 @@ def test_a_change_of_scoring_does_not_train(cache: Path, capsys: pytest.CaptureF
     assert trained(cache).keys() == before.keys()
 
 
+def test_no_setting_is_chosen_on_fold_0(cache: Path) -> None:
+    with pytest.raises(NervesegError, match="Fold 0 is for the final comparison"):
+        run(cache, "--ablation", "benchmarks/ablation.yaml", "--only-folds", "0,1")
+
+
 def test_a_misspelt_parameter_is_a_clear_error(cache: Path) -> None:
     with pytest.raises(NervesegError, match=r"did you mean train\.loss"):
         run(cache, "--set", "train.los=focal")
