@@ -1,9 +1,15 @@
-"""Former names of what is called otherwise today: files of older versions, and code that they carry, use them."""
+"""Former names of what is called otherwise today: files of older versions, and code that they carry, use them.
+
+And what those files lack.
+"""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from nerveseg import metric_names
+
+if TYPE_CHECKING:  # most of what imports this module starts without pandas
+    import pandas as pd
 
 Value = TypeVar("Value")
 
@@ -39,6 +45,11 @@ def gate_tags(tags: Mapping[str, str]) -> dict[str, str]:
 def renamed(record: Mapping[str, Value]) -> dict[str, Value]:
     """The record with the current names of its keys; nested records are left alone."""
     return {current(name): value for name, value in record.items()}
+
+
+def kept(curve: "pd.DataFrame") -> "pd.Series":
+    """The row of a `curve.csv` whose epoch the network is from: in older files, without the column `kept`, the last."""
+    return (curve[curve["kept"] == 1] if "kept" in curve else curve).iloc[-1]
 
 
 def logged(metrics: Mapping[str, Value]) -> dict[str, Value]:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from rich.text import Text
 
-from nerveseg import params, paths, tracking
+from nerveseg import legacy, params, paths, tracking
 from nerveseg.console import console
 from nerveseg.crossval import outoffold
 from nerveseg.crossval.ensemble import Member, register
@@ -185,7 +185,6 @@ def _digest(given: Params) -> str:
 def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | None) -> Fold:
     with tracking.reachable("The fold is trained and kept: once the server is back, the same command continues."):
         record = tracking.ensure_run(root / paths.MODELS)
-    curve = pd.read_csv(root / paths.CURVE_CSV)
     return Fold(
         by=by,
         number=number,
@@ -194,7 +193,7 @@ def _read_fold(root: Path, by: By, number: int, experiment: str, keep: Path | No
         scores=Scores.read(root / paths.PREDICTIONS),
         metrics=Metrics.read(root / paths.METRICS_JSON),
         sweep=pd.read_csv(root / paths.CURVES / "thresholds.csv"),
-        validation_dice=float(curve.loc[curve["kept"] == 1, "validation_dice"].iloc[0]),
+        validation_dice=float(legacy.kept(pd.read_csv(root / paths.CURVE_CSV))["validation_dice"]),
         member=None if keep is None else Member.keep(root, keep / str(number), record["run_id"]),
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nerveseg import legacy
 from nerveseg.data import frame_store as store
 from nerveseg.data import rle
 from nerveseg.data.frame_store import SITE, FrameStore
@@ -293,13 +294,14 @@ def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
     ]
     rate = {"after the last step": (curve["epoch"], curve["learning_rate"])}
     drawn.append(charts.lines(rate, "Learning rate", "epoch", whole=True, unit=False))
-    kept = curve.loc[curve["kept"] == 1, "epoch"].iloc[0]
+    recipe = ""
+    if "train.recipe" in record:  # a training of an older version has none
+        recipe = f" The recipe is {record['train.recipe']}, the loss {record['train.loss']}."
     text = (
         f"{len(curve)} epochs on {record['frames.train']} frames, monitored on {record['frames.validation']} "
-        f"validation frames; the network after epoch {kept:.0f} is kept. The recipe is {record['train.recipe']}, the "
-        f"loss {record['train.loss']}. Scores here are computed at the network's input size and by Kaggle's rule for "
-        "empty masks, so they differ a little from those above. If the validation line gets worse while the training "
-        "line still improves, the network overfits."
+        f"validation frames; the network after epoch {legacy.kept(curve)['epoch']:.0f} is kept.{recipe} Scores here "
+        "are computed at the network's input size and by Kaggle's rule for empty masks, so they differ a little from "
+        "those above. If the validation line gets worse while the training line still improves, the network overfits."
     )
     return Section("Training", text, [Charts(drawn)])
 
