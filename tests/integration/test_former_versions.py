@@ -165,7 +165,7 @@ def test_scores_under_former_names_are_read(project: Path) -> None:
 
 def test_a_new_candidate_is_compared_with_the_champion_on_the_same_frames(workspace: Workspace, project: Path) -> None:
     """The candidate is the trained network from before the update, asked with another threshold."""
-    workspace.set(**{"model.threshold": 0.9})
+    workspace.set(**{"model.threshold": 0.9, "model.flips": True})
     run = project / "models" / "run.json"
     run.write_text(json.dumps({**read_json(run), "run_id": uuid.uuid4().hex}))  # not the champion's own training
     former = pd.read_csv(project / "reports" / "per_image.csv")
@@ -173,6 +173,7 @@ def test_a_new_candidate_is_compared_with_the_champion_on_the_same_frames(worksp
         stage.run(load())
     receipt = read_json(project / "reports" / "registration.json")
     assert receipt["version"] == "2"
+    assert read_json(project / "models" / "model.json")["flips"] == ["horizontal", "vertical"], "soft had both, then"
     scored = pd.read_csv(project / "reports" / "per_image.csv")
     (champion,) = [one["detail"] for one in receipt["gate"]["criteria"] if "champion, version 1" in one["detail"]]
     assert f"on the same {len(scored)} frames" in champion

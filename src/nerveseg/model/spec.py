@@ -1,6 +1,6 @@
 """The content of `model.json`: everything besides the weights that scoring needs. Read without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from nerveseg.files import read_json, write_json
 
 SPEC_FILE = "model.json"
 Flip = Literal["horizontal", "vertical"]  # left and right swapped; up and down
+BOTH_FLIPS: tuple[Flip, ...] = ("horizontal", "vertical")
 
 
 class _Record(BaseModel):
@@ -74,7 +75,16 @@ class ModelSpec(NetworkSpec):
     @classmethod
     def _former_flips(cls, flips: Any) -> Any:
         """In files from older versions, `true` stands for both flips and `false` for none."""
-        return (("horizontal", "vertical") if flips else ()) if isinstance(flips, bool) else flips
+        return (BOTH_FLIPS if flips else ()) if isinstance(flips, bool) else flips
+
+
+def trained_flips(training: Mapping[str, Any]) -> tuple[Flip, ...]:
+    """The flips of a training's augmentation. Args: training: the content of `run.json`.
+
+    Older versions did not record them: they had the augmentations `soft`, with both flips, and `none`.
+    """
+    former = BOTH_FLIPS if training["params"]["train.augmentation"] == "soft" else ()
+    return tuple(training.get("flips", former))
 
 
 def usable_flips(wanted: bool, trained: Sequence[Flip]) -> tuple[Flip, ...]:

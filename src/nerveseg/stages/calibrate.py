@@ -8,7 +8,7 @@ from nerveseg.files import read_json, write_json
 from nerveseg.model import network, plausibility
 from nerveseg.model.device import device_name
 from nerveseg.model.inference import Segmenter
-from nerveseg.model.spec import ModelSpec, Plausibility, usable_flips, write_spec
+from nerveseg.model.spec import ModelSpec, Plausibility, trained_flips, usable_flips, write_spec
 from nerveseg.params import Params
 from nerveseg.settings import settings
 from nerveseg.stages import main
@@ -29,7 +29,7 @@ def run(params: Params) -> None:
     spec = ModelSpec(
         **{name: trained[f"model.{name}"] for name in ("architecture", "encoder", "height", "width")},
         threshold=0.5 if params.model.threshold == "validation" else params.model.threshold,
-        flips=usable_flips(params.model.flips, training["flips"]),
+        flips=usable_flips(params.model.flips, trained_flips(training)),
         plausibility=_plausibility(store),
     )
     if params.model.threshold == "validation":
