@@ -310,7 +310,9 @@ class EvaluateParams(Section):
     split: Literal["test", "validation"] = Field(description="which frames are scored")
     empty: EmptyRule = Field(description="rule for scoring empty masks")
     nsd_tolerance: float = Field(ge=0, le=100, description="NSD tolerance: pixels by which an outline may be off")
-    min_frames: int = Field(ge=1, description="frames a subject needs to count for the worst subject")
+    min_frames: int = Field(
+        ge=1, description="frames a subject needs to be the worst, and for the means over subjects with enough frames"
+    )
     resamples: int = Field(ge=100, le=100_000, description="bootstrap resamples of subjects, for the 95 % intervals")
     overlays: int = Field(ge=1, le=24, description="frames in each panel, such as best, worst and random")
     seed: Seed

@@ -125,9 +125,13 @@ def test_files_of_older_versions_are_read_by_their_former_names(tmp_path: Path) 
     path.write_text(json.dumps(content | {"test": old}))
     assert Metrics.read(path) == metrics
     del old["brier"], old["brier_ci"], old["without_outline"], content["by_empty_rule"]
+    del old["presence"]["missed"], old["dice_by_ranked_subject"], old["dice_by_ranked_subject_ci"]
     path.write_text(json.dumps(content | {"test": old}))
     found = Metrics.read(path)
     assert (found.measured("test.brier").value, found.measured("test.brier").interval) == (None, None)
+    assert found.measured("test.presence.missed").value is None
+    shown = [str(cell) for cell in headline.table(found, "").columns[0].cells]
+    assert "Dice, mean over subjects with enough frames, 2 of 3 subjects" in shown
     assert found.measured("test.selective_gain") == metrics.measured("test.selective_gain")
     assert found.measured("ceiling.dice").value is None
 

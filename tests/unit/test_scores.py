@@ -96,12 +96,17 @@ def test_subjects_with_few_frames_count_for_the_mean_but_not_for_the_worst() -> 
     by_subject = [np.mean(dice()[:3]), np.mean(dice()[3:7]), 0]
     test = summary()["test"]
     assert test["dice_by_subject"] == pytest.approx(np.mean(by_subject))
+    assert test["dice_by_ranked_subject"] == pytest.approx(np.mean(by_subject[:2])), "3 has a single frame"
+    iou = scored(FRAMES).table["iou"]
+    assert test["iou_by_ranked_subject"] == pytest.approx(np.mean([iou[:3].mean(), iou[3:7].mean()]))
     assert (test["worst_subject_name"], test["worst_subject"]) == ("1", pytest.approx(by_subject[0]))
     assert test["subjects_ranked"] == 2
     assert summary(min_frames=1)["test"]["worst_subject_name"] == "3"
     none = summary(min_frames=5)["test"]
     assert (none["worst_subject"], none["worst_subject_name"], none["subjects_ranked"]) == (None, None, 0)
     assert none["worst_subject_ci"] is None
+    assert (none["dice_by_ranked_subject"], none["dice_by_ranked_subject_ci"]) == (None, None)
+    assert summary(min_frames=1)["test"]["dice_by_ranked_subject"] == pytest.approx(test["dice_by_subject"])
 
 
 def test_the_worst_subjects_interval_covers_its_mean() -> None:
@@ -151,8 +156,24 @@ def test_presence_counts_frames() -> None:
         1,
     ]
     assert (presence["precision"], presence["recall"], presence["specificity"]) == pytest.approx((4 / 5, 4 / 6, 1 / 2))
+    assert presence["missed"] == pytest.approx(2 / 6), "as many as recall leaves out, while every mask lies on a nerve"
     always = summary([frame for frame in FRAMES if frame[1].any()])["test"]["presence"]
     assert (always["specificity"], always["specificity_ci"]) == (None, None), "no frame without a nerve"
+
+
+@pytest.mark.parametrize("rule", ["kaggle", "monai"])
+def test_a_mask_in_the_wrong_place_is_no_nerve_found(rule: str) -> None:
+    """Frames without a nerve do not count, whatever their Dice is by the rule for empty masks."""
+    astray = [*FRAMES, ("3", TRUTH, rectangle(0, 50, 10, 10))]
+    before, after = (summary(frames, empty=rule)["test"]["presence"] for frames in (FRAMES, astray))
+    assert after["recall"] > before["recall"], "recall counts it as found"
+    assert after["missed"] == pytest.approx(3 / 7)
+    low, high = after["missed_ci"]
+    assert low < after["missed"] < high
+    by_subject = scores.per_subject(scored(astray).by_rule(rule).table).set_index("subject")
+    assert by_subject["missed"].tolist() == pytest.approx([1 / 3, 0, 1])
+    only_empty = summary([frame for frame in FRAMES if not frame[1].any()])["test"]["presence"]
+    assert only_empty["missed"] is None
 
 
 def test_headline_metrics_lie_in_their_intervals() -> None:

@@ -145,6 +145,16 @@ def _defined(undefined: "Callable[[Metrics], int]") -> "Callable[[Metrics], str]
     return detail
 
 
+def _ranked(metrics: "Metrics") -> str:
+    """How many subjects have enough frames."""
+    return f"{metrics.test.subjects_ranked} {metrics.test.of_subjects}"
+
+
+def _missed(sample: "Sample") -> Estimate:
+    has_nerve = sample.column("true_area") > 0
+    return sample.bootstrap.mean(np.where(has_nerve, sample.column("dice") == 0, np.nan))
+
+
 def _below_half(sample: "Sample") -> Estimate:
     dice = sample.column("dice")
     return sample.bootstrap.mean(np.where(np.isnan(dice), np.nan, dice < 0.5))
@@ -274,6 +284,21 @@ FIGURES: tuple[Figure, ...] = (
         over=lambda sample: sample.mean_of_subjects("iou"),
     ),
     Figure(
+        "test.dice_by_ranked_subject",
+        "Dice, mean over subjects with enough frames",
+        "the same without subjects that have fewer than evaluate.min_frames frames",
+        shown=_HEADLINE,
+        over=lambda sample: sample.mean_of_ranked_subjects("dice"),
+        detail=_ranked,
+    ),
+    Figure(
+        "test.iou_by_ranked_subject",
+        "IoU, mean over subjects with enough frames",
+        "the same without subjects that have fewer than evaluate.min_frames frames",
+        over=lambda sample: sample.mean_of_ranked_subjects("iou"),
+        detail=_ranked,
+    ),
+    Figure(
         "test.worst_subject",
         "Dice of the worst subject",
         "lowest mean Dice of a subject with at least evaluate.min_frames frames; its interval resamples that "
@@ -312,6 +337,15 @@ FIGURES: tuple[Figure, ...] = (
         "share of the frames with a nerve on which one is predicted: TP / (TP + FN)",
         shown=_RECORDED,
         over=lambda sample: _presence(sample, "true_positives", "false_negatives"),
+    ),
+    Figure(
+        "test.presence.missed",
+        "Nerve missed, Dice of 0",
+        "share of the frames with a nerve that no predicted pixel lies on: nothing is predicted, or a mask in the "
+        "wrong place, which recall counts as found",
+        "lower",
+        shown=_RECORDED,
+        over=_missed,
     ),
     Figure(
         "test.presence.specificity",

@@ -94,6 +94,11 @@ class Sample:
         """The mean of the subjects' means of a column."""
         return self.bootstrap.mean_of_subjects(self.column(name))
 
+    def mean_of_ranked_subjects(self, name: str) -> Estimate:
+        """The same over the subjects in `ranked` only."""
+        enough = self.scores.table["subject"].isin(self.ranked.index).to_numpy()
+        return self.bootstrap.mean_of_subjects(np.where(enough, self.column(name), np.nan))
+
     def rank_correlation(self, name: str) -> float:
         """Spearman's rank correlation of a column with Dice; NaN where either is constant."""
         from scipy.stats import spearmanr  # slow to import
@@ -228,13 +233,15 @@ def per_subject(table: pd.DataFrame, by: str = "subject") -> pd.DataFrame:
     Returns:
         subject (or what `by` says), frames; the means of the figures of frames and of atypicality; the medians of the
         former as X_median; dice_below_half, the share of the subject's frames; TP, FP, FN and TN of nerve presence in
-        frames as true_positives, ..., with precision and recall. A frame where a figure is undefined is left out of its
-        mean and median; NaN where it is undefined for all frames.
+        frames as true_positives, ..., with precision, recall and missed. A frame where a figure is undefined is left
+        out of its mean and median; NaN where it is undefined for all frames.
     """
     columns = [figure.column for figure in figures.of_frames()]
     below_half = table["dice"].lt(0.5).where(table["dice"].notna())
+    missed = table["dice"].eq(0).where(table["true_area"] > 0)
     presence = pd.DataFrame(outcomes(table)).set_axis(table.index)
-    extended = pd.concat([table, below_half.astype(float).rename("dice_below_half"), presence], axis=1)
+    shares = [below_half.astype(float).rename("dice_below_half"), missed.astype(float).rename("missed")]
+    extended = pd.concat([table, *shares, presence], axis=1)
     grouped = extended.groupby(by, sort=False)
     counts = grouped[list(presence)].sum()
     right = counts["true_positives"]
@@ -246,6 +253,7 @@ def per_subject(table: pd.DataFrame, by: str = "subject") -> pd.DataFrame:
         counts,
         (right / (right + counts["false_positives"])).rename("precision"),
         (right / (right + counts["false_negatives"])).rename("recall"),
+        grouped["missed"].mean(),
     ]
     return pd.concat(parts, axis=1).reset_index()
 
