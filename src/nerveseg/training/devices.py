@@ -108,8 +108,11 @@ class World:
         """What Lightning's `Trainer` is to be made with, beside `cluster` as a plugin."""
         if self.size == 1:
             return {"devices": 1}
-        # The buffers need no broadcast at each step: they are those of batch normalisation, which is synchronised.
-        strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+        strategy = DDPStrategy(
+            find_unused_parameters=True,  # EfficientNet's last layer and PSPNet's last stages
+            broadcast_buffers=False,  # they are those of batch normalisation, which is synchronised
+            gradient_as_bucket_view=True,
+        )
         return {
             "devices": self.per_node,
             "num_nodes": self.size // self.per_node,
