@@ -37,7 +37,6 @@ from nerveseg.console import console, readable_errors
 from nerveseg.data import folds
 from nerveseg.data.augment import Augmentation
 from nerveseg.data.frame_store import FrameStore
-from nerveseg.data.names import natural_key
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import figures, inference, metrics
 from nerveseg.evaluation.bootstrap import Estimate, SubjectBootstrap
@@ -140,7 +139,7 @@ class Recipe:
                         self._weights,
                         self._train(seed),
                         device=device_name(settings().device),
-                        workers=trainer.worker_count(settings().workers),
+                        workers=trainer.worker_count(settings().workers, device_name(settings().device)),
                         checkpoints=Path(checkpoints),
                         timings=Timings(),
                         on_epoch=print_epoch,
@@ -248,18 +247,12 @@ def pack(dataset: Path, params: Params, cache: Path) -> Path:
 
 
 def fold_of(packed: Path, params: Params, number: int, fold: int) -> FrameStore:
-    """The store with the people of one of `number` folds as `test`, and all others as `train` but one.
-
-    That one, with the fewest frames of all, is for validation, which training cannot do without.
-    """
+    """The store with the people of one of `number` folds as `test`, and all others as `train`."""
     folder = packed.with_name(f"fold-{fold}-of-{number}-{params.split.seed}")
     if not folder.exists():
         index = FrameStore.open(packed).index
         asked = params.split.model_copy(update={"by": "subject", "folds": number, "fold": fold})
         side = folds.assign(index, asked).replace("validation", "train")
-        frames = index["subject"][side == "train"].value_counts()
-        fewest = min(frames[frames == frames.min()].index, key=natural_key)
-        side[index["subject"] == fewest] = "validation"
         with replacing_folder(folder) as beside:
             for file in packed.iterdir():
                 (beside / file.name).symlink_to(file.resolve())

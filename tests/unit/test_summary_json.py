@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 def test_it_holds_a_few_of_the_metrics() -> None:
     metrics = Metrics.model_validate(of_scores(scored(FRAMES)))
     test = metrics.record["test"]
-    assert metrics.summary == {name: test[name] for name in ("dice", "iou", "nsd", "hd95", "worst_subject")}
+    assert metrics.summary == {name: round(test[name], 4) for name in ("dice", "iou", "nsd", "hd95", "worst_subject")}
     assert len(metrics.summary) == len(figures.shown("dvc")), "no two have the same name"
 
 

@@ -170,8 +170,9 @@ class Metrics(_Part):
 
     @property
     def summary(self) -> dict[str, float | None]:
-        """What DVC's tables show: a few figures, by the last part of their keys, which makes narrow columns."""
-        return {figure.column: self.measured(figure.key).value for figure in figures.shown("dvc")}
+        """What DVC's tables show: a few figures, rounded, by the last part of their keys, which makes narrow columns."""
+        values = {figure.column: self.measured(figure.key).value for figure in figures.shown("dvc")}
+        return {name: None if value is None else round(value, figures.EXACT) for name, value in values.items()}
 
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""

@@ -104,6 +104,11 @@ class World:
         parts[self.rank] = part
         return torch.cat(parts)
 
+    def part(self, whole: torch.Tensor) -> torch.Tensor:
+        """This process's slice of a global batch, as it is in `whole`."""
+        size = len(whole) // self.size
+        return whole[self.rank * size : (self.rank + 1) * size]
+
     def trainer_options(self) -> dict[str, Any]:
         """What Lightning's `Trainer` is to be made with, beside `cluster` as a plugin."""
         if self.size == 1:

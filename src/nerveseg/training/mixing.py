@@ -1,10 +1,11 @@
 """Mixing the frames of a batch in pairs: mixup and CutMix, for masks as well as frames."""
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from nerveseg.params import Mixing
 from nerveseg.training.warp import sent
 
 MIXED = 0.5  # share of the frames that are mixed: the others stay as they are
@@ -13,21 +14,19 @@ CUTMIX = 1.0  # the same for CutMix: a share as likely as any other; Yun et al.,
 
 
 def mix(
-    frames: torch.Tensor, masks: torch.Tensor, mixing: Mixing, random: np.random.Generator
+    frames: torch.Tensor, masks: torch.Tensor, mixing: Literal["mixup", "cutmix"], random: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mixes frames, and their masks alike, each with another one of the batch.
 
     Args:
         frames, masks: float (N, 1, H, W), masks 0/1.
         mixing: mixup: the weighted mean of two frames; cutmix: a rectangle of one in the place that it had, on the
-            other; none: no change.
+            other.
         random: what the result depends on, beside the batch.
 
     Returns:
         Frames and masks like those given; with mixup, masks are in [0, 1].
     """
-    if mixing == "none":
-        return frames, masks
     count, _, height, width = frames.shape
     partner = sent(random.permutation(count), frames.device)
     concentration = MIXUP if mixing == "mixup" else CUTMIX

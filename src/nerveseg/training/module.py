@@ -39,8 +39,11 @@ class SegmentationModule(LightningModule):
     def training_step(self, batch: Batch, number: int) -> torch.Tensor:
         # A function of seed, epoch and batch. Not all in one list: batch 0 would draw the numbers of the sampler.
         seeds = np.random.SeedSequence([self._seed, self.current_epoch], spawn_key=(number,))
-        mixed = mix(*batch, self._recipe.mixing, np.random.default_rng(seeds))
-        loss, _logits = self._step(mixed, "train")
+        if self._recipe.mixing != "none":
+            frames, masks = (self._world.whole(part) for part in batch)  # a frame's partner may be another process's
+            frames, masks = mix(frames, masks, self._recipe.mixing, np.random.default_rng(seeds))
+            batch = self._world.part(frames), self._world.part(masks)
+        loss, _logits = self._step(batch, "train")
         # Each process has the gradient by way of its own slice, and Lightning takes the mean over the processes.
         return loss * self._world.size
 

@@ -279,7 +279,7 @@ def fit(
             None: with nothing.
         world: the processes that train together. All call this alike, up to `timings` and what the callbacks do, and
             get the same network and curve; the first writes checkpoints. The result depends on their number by no more
-            than rounding, unless the network has dropout or frames are mixed.
+            than rounding, unless the network has dropout.
 
     Returns:
         The trained network, and the curve: one row for each epoch, including those before a resume, with `epoch`
