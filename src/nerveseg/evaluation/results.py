@@ -170,7 +170,7 @@ class Metrics(_Part):
 
     @property
     def summary(self) -> dict[str, float | None]:
-        """What DVC's tables show: a few figures, rounded, by the last part of their keys, which makes narrow columns."""
+        """What DVC's tables show: a few figures by the last part of their keys, rounded: narrow columns."""
         values = {figure.column: self.measured(figure.key).value for figure in figures.shown("dvc")}
         return {name: None if value is None else round(value, figures.EXACT) for name, value in values.items()}
 
