@@ -161,7 +161,7 @@ def test_loader_processes_go_on_with_the_same_frames(store: FrameStore, whole: F
     """They draw frames ahead of the steps."""
     found = Fitted()
     for cut in ((0, 2), (1, 3)):
-        with pytest.raises(InterruptedError):
+        with pytest.raises((InterruptedError, RuntimeError)):  # the latter: torch, of a loader that it ended too early
             found.run(store, tmp_path, cut, workers=2)
     found.run(store, tmp_path, workers=2)
     assert_same(found, whole)
