@@ -16,7 +16,7 @@ from workspace import EMPTY_STORE, Workspace, prefect_server, s3_server
 
 # Where the tests of a file are run by one process, two processes end together if these come first.
 SLOWEST = (
-    *("test_flows", "test_crossval", "test_delivery", "test_reproduce", "test_s3_to_registry", "test_trials"),
+    *("test_flows", "test_crossval", "test_delivery", "test_reproduce", "test_s3_to_registry", "test_table_and_search"),
     *("test_training", "test_prediction", "test_several_processes"),
 )
 
