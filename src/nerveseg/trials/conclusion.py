@@ -58,7 +58,7 @@ def conclude(found: optuna.Study, given: Search, base: Params, target: Path) -> 
     best = None if chosen.best == 0 else _overlay(trials[chosen.best])
     with study.turn(Path.cwd(), found.study_name), replacing_folder(target) as folder:
         shown = _for_people(rows, list(given.space))
-        parts = (f"# Search {found.study_name}", text, given.plan.described, markup.markdown(shown))
+        parts = (f"# Search: {found.study_name}", text, given.plan.described, markup.markdown(shown))
         (folder / "trials.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
         rows.to_csv(folder / "trials.csv", index=False, float_format="%.6f")
         write_json(folder / "selection.json", record)
@@ -88,11 +88,15 @@ def _explained(
     ]
     if not np.isnan(chosen.unseen.value):
         unseen = with_interval(chosen.unseen.value, chosen.unseen.interval)
-        share = f"{number(chosen.selected)} of the {number(chosen.apparent.value)}"
-        part = f"{share} are selection" if chosen.selected > 0 else "no selection is seen"
+        if chosen.selected <= 0:
+            part = "none of it is seen to be selection"
+        elif chosen.selected >= chosen.apparent.value:
+            part = "all of it is selection"
+        else:
+            part = f"{number(chosen.selected)} of the {number(chosen.apparent.value)} is selection"
         probability = f"{chosen.p_value:.2g}" if chosen.p_value else f"less than 1 in {evaluate.resamples}"
         lines += [
-            f"Chosen by some of the subjects and scored on the others, the gain is {unseen}, so {part}.",
+            f"Chosen by some of the subjects and scored on the others, the gain is {unseen}: {part}.",
             f"If no trial differed from params.yaml, the best of {len(trials)} would still seem "
             f"{number(chosen.chance)} better, and a gain as large as this one would have a probability of "
             f"{probability}.",
@@ -209,5 +213,5 @@ def _overlay(trial: FrozenTrial) -> dict[str, dict[str, Any]]:
 
 def _write_overlay(content: dict[str, dict[str, Any]], path: Path, name: str, label: int) -> None:
     with path.open("w", encoding="utf-8") as file:
-        file.write(f"# Trial {label} of the search {name}: `nerveseg profile apply` merges it into params.yaml.\n")
+        file.write(f"# Trial {label} of {name}: `nerveseg profile apply` merges it into params.yaml.\n")
         YAML().dump(json.loads(json.dumps(content)), file)

@@ -124,7 +124,7 @@ class Worker:
             trial.report(sum(each.frames["dice"].sum() for each in folds), number)
             baseline = study.BASELINE in trial.user_attrs
             if number + 1 < plan.folds and not baseline and trial.should_prune():
-                console.print(f"{name} is pruned: below the median after {number + 1} folds")
+                console.print(f"{name} is pruned: below the median after fold {number + 1}")
                 raise optuna.TrialPruned
         frames = pooled(folds)
         scores = selection.sums(frames, FIGURES)
