@@ -102,12 +102,20 @@ def environment(name: str, cache: Path) -> Path:
     interpreter, installed = folder / "bin" / "python", folder / ".installed"
     if not installed.exists():
         console.print(f"installing {wanted.name} into {folder}", soft_wrap=True)
-        uv = (sys.executable, "-m", "uv")
-        _call((*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)), cache / f"{name}.log")
-        packages = ("--requirement", str(wanted), "--constraint", str(LOCK))
-        _call((*uv, "pip", "install", "--quiet", "--python", str(interpreter), *packages), cache / f"{name}.log")
+        uv, log = (sys.executable, "-m", "uv"), cache / f"{name}.log"
+        _call((*uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)), log)
+        constraints = folder / "constraints.txt"
+        constraints.write_text(others(LOCK.read_text(), wanted.read_text()))
+        packages = ("--requirement", str(wanted), "--constraint", str(constraints))
+        _call((*uv, "pip", "install", "--quiet", "--python", str(interpreter), *packages), log)
         installed.touch()
     return interpreter
+
+
+def others(lock: str, pins: str) -> str:
+    """The lines of a lock file but those of the packages that `pins`, lines such as `name==1.0`, have themselves."""
+    own = {line.partition("==")[0] for line in pins.splitlines()}
+    return "".join(line for line in lock.splitlines(keepends=True) if line.partition("==")[0] not in own)
 
 
 def train(name: str, task: Path, cache: Path) -> Side:

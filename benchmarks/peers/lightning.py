@@ -60,7 +60,7 @@ def normalised(frames: Pixels) -> torch.Tensor:
 def train(task: Task, curve: Curve) -> None:
     seed_everything(task.seed, verbose=False)
     module = Module(task.epochs * task.steps)
-    curve.describe(module, version("segmentation_models_pytorch"), str(PRECISION))
+    curve.describe(module, version("segmentation_models_pytorch"), "fp16" if DEVICE == "cuda" else "fp32")
     dataset = TensorDataset(normalised(task.frames), torch.from_numpy(task.masks)[:, None].float())
     trainer = Trainer(
         max_epochs=task.epochs,
