@@ -16,6 +16,8 @@ from benchmarks.peers.common import Curve, Task, dice
 from nerveseg.data.frame_store import FrameStore, Writer
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import metrics
+from nerveseg.params import load
+from nerveseg.phantom import dataset as phantom
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,15 +102,22 @@ def test_a_side_that_cannot_be_installed_is_told_and_fails_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "fastai.txt").write_text("./missing\n")
+    small = {"subjects": 8, "frames_per_subject": 5, "height": 70, "width": 96}
+    phantom.write(tmp_path / "phantom.zip", load(ROOT / "params.yaml").phantom.model_copy(update=small))
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(peers, "FOLDER", tmp_path)
     skipped = [part for name in peers.NAMES if name != "fastai" for part in ("--skip", name)]
     with pytest.raises(SystemExit, match="1"):
-        peers.main([*skipped, "--cache", str(tmp_path / "cache"), "--size", "32x64"])
+        peers.main([*skipped, "--cache", str(tmp_path / "cache"), "--dataset", str(tmp_path / "phantom.zip")])
     said = capsys.readouterr().out
     assert "fastai did not train: exit code" in said
     assert "missing" in (tmp_path / "cache" / "fastai.log").read_text()
     assert "MONAI was skipped." in said
+
+
+def test_a_library_may_pin_what_it_cannot_have_from_the_lock() -> None:
+    lock = "timm==1.0.31\n    # via smp\ntorch==2.15.0\n"
+    assert peers.others(lock, "nnunetv2==2.8.1\ntimm==1.0.22\n") == "    # via smp\ntorch==2.15.0\n"
 
 
 def test_every_peer_has_a_script_and_pinned_versions() -> None:
