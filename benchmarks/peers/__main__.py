@@ -5,7 +5,7 @@
     python -m benchmarks.peers --skip fastai --skip nnunet
 
 Each library trains in its recommended way, in benchmarks/peers/NAME.py, in a virtual environment that this makes from
-benchmarks/peers/NAME.txt under `--cache`, with the versions of requirements.lock for everything else; the first run
+benchmarks/peers/LIBRARY.txt under `--cache`, with the versions of requirements.lock for everything else; the first run
 needs the network. nerveseg trains here. No side has ImageNet weights. Images/s are the median of the epochs without the
 first one; minutes are those of training steps and of waiting for frames, in whole epochs, without start-up and scoring.
 Every side is scored by the same formula. The exit status is 1 if a side that is not skipped did not train.
@@ -36,7 +36,14 @@ from nerveseg.params import load
 from nerveseg.phantom import dataset as phantom
 
 OURS = "nerveseg"
-NAMES = {OURS: "nerveseg", "lightning": "Lightning + smp", "fastai": "fastai", "monai": "MONAI", "nnunet": "nnU-Net"}
+NAMES = {
+    OURS: "nerveseg",
+    "lightning": "Lightning + smp",
+    "fastai": "fastai",
+    "monai": "MONAI",
+    "monai_resnet34": "MONAI, resnet34",
+    "nnunet": "nnU-Net",
+}
 FOLDER = Path(__file__).parent
 LOCK = Path("requirements.lock")
 
@@ -91,11 +98,14 @@ def task_of(store: FrameStore, size: tuple[int, int], batch: int, epochs: int, s
 def environment(name: str, cache: Path) -> Path:
     """The interpreter of a library's virtual environment, which is made unless it is there.
 
+    Sides whose names begin alike, such as `monai` and `monai_resnet34`, share one.
+
     uv links the files of torch and others to those in its cache: a second environment with them costs hardly any disk.
 
     Raises:
         FailedError: the packages cannot be installed.
     """
+    name = name.partition("_")[0]
     wanted = FOLDER / f"{name}.txt"
     digest = hashlib.sha256(b"\0".join([sys.version.encode(), wanted.read_bytes(), LOCK.read_bytes()])).hexdigest()[:8]
     folder = cache / f"{name}-{digest}"
