@@ -1,7 +1,7 @@
 """MONAI: its transforms, cached dataset and losses in a plain loop, as in its tutorials for 2D segmentation.
 
-https://github.com/Project-MONAI/tutorials/tree/main/2d_segmentation/torch; the U-Net is theirs, too, and far smaller than
-those of the other sides. `monai_resnet34` trains a larger one.
+https://github.com/Project-MONAI/tutorials/tree/main/2d_segmentation/torch; the U-Net is theirs, too, and far smaller
+than those of the other sides. `monai_resnet34` trains a larger one.
 """
 
 from collections.abc import Callable
