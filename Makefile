@@ -6,8 +6,9 @@ STORE := sqlite:///mlflow.db
 UV_VERSION := 0.13.9
 # COMPOSE="python -m stack.native" controls a stack started by `make stack-native`.
 COMPOSE ?= docker compose
-# Those that need more than a checkout come last: a model (`make run`), and a delivered champion.
-BENCHMARKS ?= startup download evaluation training quality prediction predictor flow delivery
+# Those that need more than a checkout come last: a model (`make run`), a GPU, and a delivered champion.
+BENCHMARKS ?= startup download evaluation augmentation training quality peers predictor prediction flow \
+	$(if $(wildcard /dev/nvidia0),gpu) delivery
 BACKUP ?= backups/$(shell date -u +%Y%m%d-%H%M%S)
 stack-backup stack-restore: override export BACKUP := $(abspath $(BACKUP))
 stack-backup stack-restore: export BACKUP_USER = $(shell id -u):$(shell id -g)

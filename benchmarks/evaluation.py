@@ -24,7 +24,7 @@ from nerveseg.evaluation.results import Metrics
 from nerveseg.model import plausibility
 from nerveseg.params import load
 from nerveseg.phantom.sweep import sweep
-from nerveseg.report import overlays, page
+from nerveseg.report import page
 from nerveseg.report import sections as report
 
 FRAMES, SUBJECTS = 629, 35
@@ -101,11 +101,12 @@ def evaluate(store: FrameStore) -> dict[str, float]:
             report.reliability(scored, summary),
             report.thresholds(sweep, 0.5, summary),
             report.selective_prediction(scored.table, summary),
-            report.frames(store, scored.table, overlays.choose(scored.table, params.overlays, params.seed)),
+            report.frames(store, scored.table, params),
             report.empty_rules(summary),
-            report.label_conflicts(store, pairs, summary),
+            report.label_conflicts(store, scored.table, pairs, summary),
         ]
-        size = len(page.render("Benchmark", "", sections).encode())
+        drawn = page.render("Benchmark", "", sections)
+        size = len(drawn.html.encode()) + sum(map(len, drawn.frames.values()))
     print(f"report: {size / 2**20:.2f} MiB, {size / REPORT_LIMIT:.0%} of the limit of {REPORT_LIMIT / 2**20:g} MiB")
     dice = summary.measured("test.dice")
     print(f"Dice {figures.with_interval(dice.value, dice.interval, 3)}")

@@ -124,7 +124,7 @@ def run_batch(
     with ThreadPoolExecutor(CPUS) as pool:
         for _ in pool.map(lambda entries: batches.predict_shard(batch, entries, CPUS), shards):
             after_shard()
-    batches.merge(batch, shards)
+    batches.merge(batch, shards, training={})  # which would say how names are read
 
 
 def write(folder: Path, frames: list[np.ndarray]) -> None:
