@@ -31,9 +31,8 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-from ruamel.yaml import YAML
 
-from nerveseg import paths
+from nerveseg import paths, profiles
 from nerveseg.registry.versions import NAME
 from nerveseg.workspace.commands import mend_rwlock
 
@@ -182,12 +181,7 @@ def workspace(root: Path) -> Path:
     for file in filter(None, tracked):
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, root / file)
-    yaml = YAML()
-    content = yaml.load(root / paths.PARAMS)
-    for name, value in SMALL.items():
-        section, _, key = name.partition(".")
-        content[section][key] = value
-    yaml.dump(content, root / paths.PARAMS)
+    profiles.override(SMALL, root / paths.PARAMS)
     identity = ("-c", "user.name=kills", "-c", "user.email=kills@localhost")
     for command in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message", "state")):
         subprocess.run(("git", *identity, *command), cwd=root, check=True)

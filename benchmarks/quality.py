@@ -31,6 +31,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from benchmarks import plain_loop
+from benchmarks.command_line import parser_of
 from nerveseg import package, paths
 from nerveseg.arrays import Floats
 from nerveseg.console import console, readable_errors
@@ -45,7 +46,7 @@ from nerveseg.model import network
 from nerveseg.model.device import device_name
 from nerveseg.model.inference import Segmenter
 from nerveseg.model.spec import ModelSpec, NetworkSpec, usable_flips
-from nerveseg.params import Params, TrainParams, parse, read_yaml
+from nerveseg.params import Params, TrainParams, parse, read_yaml, replaced
 from nerveseg.phantom import dataset as phantom
 from nerveseg.settings import settings
 from nerveseg.stages import split
@@ -402,11 +403,7 @@ def ablated(
 
 def overridden(content: Mapping[str, Any], overrides: Overrides) -> Params:
     """The parameters with some values replaced, by dotted names."""
-    changed = {name: dict(section) for name, section in content.items()}
-    for name, value in overrides.items():
-        section, _, key = name.partition(".")
-        changed.setdefault(section, {})[key] = value
-    return parse(changed, "params.yaml with the changes")
+    return parse(replaced(content, overrides), "params.yaml with the changes")
 
 
 def overrides_in(text: str) -> dict[str, Any]:
@@ -418,13 +415,7 @@ def overrides_in(text: str) -> dict[str, Any]:
 
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
-    described, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.quality",
-        description=described,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.quality", __doc__)
     add = parser.add_argument
     add("dataset", type=Path, nargs="?", help="a dataset zip; the built-in phantom if left out")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="changes a parameter of params.yaml")

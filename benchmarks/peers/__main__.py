@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import quality
+from benchmarks.command_line import parser_of
 from benchmarks.peers.common import DEVICE, Task
 from nerveseg.console import console, readable_errors
 from nerveseg.data.frame_store import FrameStore
@@ -174,13 +175,7 @@ def table(sides: dict[str, Side], dice: float) -> str:
 
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
-    described, _, more = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.peers",
-        description=described,
-        epilog=more,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("benchmarks.peers", __doc__)
     add = parser.add_argument
     add("--dataset", type=Path, metavar="ZIP", help="a dataset zip; the built-in phantom if left out")
     add("--size", default="96x128", metavar="HEIGHTxWIDTH", help="multiples of 32")

@@ -6,7 +6,7 @@ All values are in `params.yaml`; there are no defaults here, so that each value 
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -467,6 +467,15 @@ def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in content.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def replaced(content: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested sections with some values replaced or added, by dotted names such as `train.epochs`."""
+    changed = {name: dict(section) for name, section in content.items()}
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        changed.setdefault(section, {})[key] = value
+    return changed
 
 
 def known_names() -> list[str]:

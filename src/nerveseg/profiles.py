@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 from nerveseg import paths
 from nerveseg.errors import NervesegError
 from nerveseg.files import replacing
-from nerveseg.params import flatten, parse, read_yaml
+from nerveseg.params import flatten, parse, read_yaml, replaced
 
 
 def find(name: str) -> Path:
@@ -42,11 +42,7 @@ def override(values: dict[str, Any], target: Path) -> None:
     Raises:
         NervesegError: a name is unknown, or the result is invalid; the file is not changed.
     """
-    overlay: dict[str, Any] = {}
-    for name, value in values.items():
-        section, _, key = name.partition(".")
-        overlay.setdefault(section, {})[key] = value
-    _apply(overlay, target, f"{target.name} with {', '.join(values)}")
+    _apply(replaced({}, values), target, f"{target.name} with {', '.join(values)}")
 
 
 def _apply(overlay: dict[str, Any], target: Path, name: str) -> dict[str, tuple[Any, Any]]:

@@ -4,12 +4,14 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psutil
+import torch
 from filelock import Timeout
 from ruamel.yaml import YAML
 
@@ -27,7 +29,7 @@ from nerveseg.settings import settings
 from nerveseg.stages import main
 from nerveseg.training import devices, trainer
 from nerveseg.training.devices import World
-from nerveseg.training.examples import Example, Kind
+from nerveseg.training.examples import Example, Kind, OnExamples
 from nerveseg.training.progress import kept_sentence, print_epoch
 from nerveseg.training.recipes import changes, resolve, resolved
 from nerveseg.training.timing import Timings
@@ -78,7 +80,8 @@ def _run(params: Params, world: World, begun: float) -> None:
         complete = world.tell((training / kept.COMPLETE).exists())
         if not world.first:
             if not complete:
-                _assist(params, store, spec, training, world)
+                # The first process has all of the result, and so prints, logs and writes it.
+                _fit(params, store, spec, training, world, Timings(), lambda _: None, lambda *_: None)
             return
         _drop_other_trainings(training)
         if complete:
@@ -101,10 +104,19 @@ def _show(kept_panels: Path) -> None:
         shutil.copytree(kept_panels, folder, dirs_exist_ok=True)
 
 
-def _assist(params: Params, store: FrameStore, spec: NetworkSpec, training: Path, world: World) -> None:
-    """Trains as the first process does, which has all of the result, and so prints, logs and writes it."""
+def _fit(
+    params: Params,
+    store: FrameStore,
+    spec: NetworkSpec,
+    training: Path,
+    world: World,
+    timings: Timings,
+    on_epoch: Callable[[trainer.Row], None],
+    on_examples: OnExamples,
+) -> tuple[torch.nn.Module, list[trainer.Row]]:
+    """Trains as `trainer.fit` does, by the parameters and the environment."""
     device = device_name(settings().device)
-    trainer.fit(
+    return trainer.fit(
         store,
         spec,
         params.model.encoder_weights,
@@ -113,9 +125,9 @@ def _assist(params: Params, store: FrameStore, spec: NetworkSpec, training: Path
         workers=trainer.worker_count(settings().workers, device, world.per_node),
         checkpoints=training,
         checkpoint_seconds=settings().checkpoint_seconds,
-        timings=Timings(),
-        on_epoch=lambda _: None,
-        on_examples=lambda *_: None,
+        timings=timings,
+        on_epoch=on_epoch,
+        on_examples=on_examples,
         world=world,
     )
 
@@ -181,20 +193,7 @@ def _train(params: Params, store: FrameStore, spec: NetworkSpec, training: Path,
                         beside.write_bytes(panel)
                 mlflow_run.log_panel(shown / name)
 
-        trained, rows = trainer.fit(
-            store,
-            spec,
-            params.model.encoder_weights,
-            params.train,
-            device=device,
-            workers=trainer.worker_count(settings().workers, device, world.per_node),
-            checkpoints=training,
-            checkpoint_seconds=settings().checkpoint_seconds,
-            timings=timings,
-            on_epoch=on_epoch,
-            on_examples=on_examples,
-            world=world,
-        )
+        trained, rows = _fit(params, store, spec, training, world, timings, on_epoch, on_examples)
         tags["kept"] = kept_sentence(rows, params.train)
         console.print(tags["kept"], soft_wrap=True)
         with replacing_folder(training / kept.COMPLETE) as folder:

@@ -37,9 +37,9 @@ class SegmentationModule(LightningModule):
         self._restored: dict[str, Any] | None = None  # the training batches of an epoch that was cut off
 
     def training_step(self, batch: Batch, number: int) -> torch.Tensor:
-        # A function of seed, epoch and batch. Not all in one list: batch 0 would draw the numbers of the sampler.
-        seeds = np.random.SeedSequence([self._seed, self.current_epoch], spawn_key=(number,))
         if self._recipe.mixing != "none":
+            # A function of seed, epoch and batch. Not all in one list: batch 0 would draw the numbers of the sampler.
+            seeds = np.random.SeedSequence([self._seed, self.current_epoch], spawn_key=(number,))
             frames, masks = (self._world.whole(part) for part in batch)  # a frame's partner may be another process's
             frames, masks = mix(frames, masks, self._recipe.mixing, np.random.default_rng(seeds))
             batch = self._world.part(frames), self._world.part(masks)

@@ -55,7 +55,7 @@ def conclude(found: optuna.Study, given: Search, base: Params, target: Path) -> 
     where = f"{frames[:, 0].sum():.0f} frames of {len(frames)} subjects"
     text = _explained(chosen, trials, where, found, base.evaluate)
     record = _record(chosen, trials)
-    best = None if chosen.best == 0 else _overlay(trials[chosen.best])
+    best = None if chosen.best == 0 else params.replaced({}, trials[chosen.best].params)
     with study.turn(Path.cwd(), found.study_name), replacing_folder(target) as folder:
         shown = _for_people(rows, list(given.space))
         parts = (f"# Search: {found.study_name}", text, given.plan.described, markup.markdown(shown))
@@ -201,14 +201,6 @@ def _record(chosen: Selection, trials: list[FrozenTrial]) -> dict[str, Any]:
         "gain_by_chance": plain(chosen.chance),
         "p_value": plain(chosen.p_value),
     }
-
-
-def _overlay(trial: FrozenTrial) -> dict[str, dict[str, Any]]:
-    content: dict[str, dict[str, Any]] = {}
-    for name, value in trial.params.items():
-        section, _, key = name.partition(".")
-        content.setdefault(section, {})[key] = value
-    return content
 
 
 def _write_overlay(content: dict[str, dict[str, Any]], path: Path, name: str, label: int) -> None:

@@ -150,11 +150,7 @@ def configured(base: Params, changes: Mapping[str, Any], name: str) -> Params:
     Raises:
         NervesegError: they are invalid, or choose the epoch by the frames that are scored; with `name` in front.
     """
-    content = base.model_dump(by_alias=True)
-    for key, value in changes.items():
-        section, _, field = key.partition(".")
-        content[section][field] = value
-    given = params.parse(content, name)
+    given = params.parse(params.replaced(base.model_dump(by_alias=True), changes), name)
     if given.evaluate.split == "validation" and (given.train.keep == "best" or given.train.patience is not None):
         raise NervesegError(
             f"{name}: train.keep: best and train.patience choose the epoch by the validation frames, which are scored "
