@@ -382,7 +382,7 @@ def test_run_lengths_count_the_turned_frame_and_say_so() -> None:
     assert store.frame(1).shape == (HEIGHT, WIDTH)
     np.testing.assert_array_equal(store.mask(1), mask())
     assert found() == [("warning", "orientation", "2_1.jpg")]
-    assert "read as counted on the turned frame" in details()[0]
+    assert "read as drawn on the turned frame" in details()[0]
 
 
 def test_the_chosen_classes_are_the_mask() -> None:
@@ -436,7 +436,7 @@ def test_the_stage_as_a_command_prints_one_readable_error() -> None:
     write_zip(paths.DATASET_ZIP, {"a.txt": b"x"})
     done = subprocess.run([sys.executable, "-m", "nerveseg.stages.split"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "has neither layout" in done.stderr
+    assert "has none of the layouts" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -68,7 +68,6 @@ class Fitted:
         folder: Path,
         until: Step | str | None = None,
         seconds: float = 0,
-        workers: int = 0,
         **changes: Any,
     ) -> None:
         """Trains until `until`, which is no longer done: a step, `validation`, or None for the end.
@@ -101,7 +100,7 @@ class Fitted:
                 "none",
                 TRAIN.model_copy(update=changes),
                 device="cpu",
-                workers=workers,
+                workers=0,
                 checkpoints=folder,
                 checkpoint_seconds=seconds,
                 timings=self.timings,
@@ -155,16 +154,6 @@ def test_the_rate_of_an_epoch_that_was_cut_off_is_that_of_its_steps_in_both_proc
     second.load_state_dict(state)
     timings["data"] += 2
     assert second.state_dict()["seconds"] == 5
-
-
-def test_loader_processes_go_on_with_the_same_frames(store: FrameStore, whole: Fitted, tmp_path: Path) -> None:
-    """They draw frames ahead of the steps."""
-    found = Fitted()
-    for cut in ((0, 2), (1, 3)):
-        with pytest.raises((InterruptedError, RuntimeError)):  # the latter: torch, of a loader that it ended too early
-            found.run(store, tmp_path, cut, workers=2)
-    found.run(store, tmp_path, workers=2)
-    assert_same(found, whole)
 
 
 def test_what_is_averaged_and_accumulated_goes_on_too(store: FrameStore, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from nerveseg import params
 from nerveseg.data import subjects
-from nerveseg.data.layouts import Dataset, Record
+from nerveseg.data.decoding import ImageFile
+from nerveseg.data.layouts.dataset import Dataset, Record
 from nerveseg.data.names import FIRST_PART
 from nerveseg.errors import NervesegError
 
@@ -17,8 +18,16 @@ def dataset(names: Sequence[str], table: str = "", **columns: Sequence[str]) -> 
     people = columns.get("subject") or columns.get("patient_id") or [""] * len(names)
     sites = columns.get("site") or [""] * len(names)
     rows = zip(names, people, sites, strict=True)
-    records = [Record(name, person, name, site=site) for name, person, site in rows]
-    return Dataset("hydrogen-torch", records, table=table, columns=("image", "rle_mask", *columns))
+    records = [Record(name, person, ImageFile(name), site=site) for name, person, site in rows]
+    column = next((name for name in subjects.SUBJECT_COLUMNS if name in columns), "")
+    return Dataset(
+        "hydrogen-torch",
+        records,
+        table=table,
+        columns=("image", "rle_mask", *columns),
+        subject_from=f"the column {column} of {table}" if column else "",
+        site_from=f"the column site of {table}" if "site" in columns else "",
+    )
 
 
 def assign(found: Dataset, rule: str = FIRST_PART, *, required: bool = True) -> Dataset:

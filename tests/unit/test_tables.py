@@ -78,10 +78,12 @@ def test_a_parquet_of_dictionary_values_stays_within_a_limit_of_memory(tmp_path:
     path = write_zip(tmp_path / "a.zip", {"train.pq": repeated(900_000, "1 " * 50_000)})
     assert path.stat().st_size < 1000  # 90 GB, unpacked
     code = (
-        "import resource, sys; from pathlib import Path; from nerveseg.data import layouts, archive;"
+        "import resource, sys; from pathlib import Path; from nerveseg.data import archive;"
+        "from nerveseg.data.layouts import dataset, detect;"
         "resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30));"
-        "layouts.find(archive.Archive(Path(sys.argv[1])))"
+        "detect.find(archive.Archive(Path(sys.argv[1])), 'auto', dataset.Choices())"
     )
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code, path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "NervesegError: train.pq in" in done.stderr
     assert "unpack to more than" in done.stderr

@@ -3,28 +3,24 @@
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from PIL import Image
-
 from nerveseg.arrays import Frame, Mask
 from nerveseg.console import progress
-from nerveseg.data import masks, rle, subjects
-from nerveseg.data.archive import MAX_IMAGE_BYTES, Archive, UnfitImageError, grey, open_image
+from nerveseg.data import masks, subjects
+from nerveseg.data.archive import Archive, UnfitImageError
 from nerveseg.data.findings import Finding, count
 from nerveseg.data.frame_store import Writer, pixel_digest
-from nerveseg.data.layouts import Dataset, Record
+from nerveseg.data.layouts.dataset import Dataset, Record
 
 MIN_SIDE = 32  # pixels; anything smaller is a thumbnail or not an ultrasound frame
 
 MAX_AREA = 0.5  # share of a frame; a brachial plexus covers at most 7 %, an inverted mask usually 95 %
 MANY_PIECES = 20  # of a mask; a nerve is one piece, a plexus or the fascicles of a nerve are a few
-MAX_RUNS_TEXT = 2**20  # characters of run lengths; a nerve takes a few thousand, a chequered 400 x 400 frame 700,000
 
-_TORN = 4  # pieces from which run lengths are also tried along the rows: a disc of 41 rows falls into 41
 _THREADS = 4  # each takes up to 0.4 GB for a frame of the largest size
 _AHEAD = 8  # frames decoded ahead of writing, up to 32 MB each with their mask
 
@@ -36,8 +32,6 @@ class _Pair:
     record: Record
     frame: Frame | None = None
     mask: Mask | None = None
-    turned: int = 1  # orientation of the frame's file
-    mask_turned: int = 1
     mask_value: str | None = None  # that means nerve in the mask's file
     findings: list[Finding] = field(default_factory=list)
 
@@ -110,75 +104,53 @@ def _decoded(archive: Archive, records: Sequence[Record]) -> Iterator[_Pair]:
 
 def _decode(archive: Archive, record: Record) -> _Pair:
     pair = _Pair(record)
-    with _unfit_is_an_error(pair, record.member), _opened(archive, record.member) as (image, pair.turned):
-        pair.frame, is_coloured = grey(image)
-        _check_frame(pair, pair.frame, is_coloured)
-        if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-            pair.warn("transparency", f"{record.member} has transparent pixels; they were read as if opaque")
-    if record.mask_member is not None:
-        member = record.mask_member
-        with _unfit_is_an_error(pair, member), _opened(archive, member) as (image, pair.mask_turned):
-            pair.mask, pair.mask_value = masks.read(image)
-    elif pair.frame is not None:
-        pair.mask = _mask_from_runs(pair, pair.frame)
-    if pair.frame is None or pair.mask is None:
+    turned = 1
+    with _unfit_is_an_error(pair):
+        frame = record.frame.read(archive)
+        pair.frame, turned = frame.pixels, frame.turned
+        for kind, detail in frame.doubts:
+            pair.warn(kind, detail)
+        _check_frame(pair, frame.pixels)
+    if pair.frame is None or record.mask is None:
         return pair
-    if pair.turned != pair.mask_turned and pair.mask.any():
-        pair.warn("orientation", _turned(pair))
-    if pair.frame.shape != pair.mask.shape:
-        pair.error("size mismatch", f"the frame is {_size(pair.frame)}, its mask {_size(pair.mask)} (width x height)")
-        pair.mask = None
-    else:
-        _check_mask(pair, pair.mask)
+    with _unfit_is_an_error(pair):
+        mask = record.mask.read(archive, pair.frame)
+        pair.mask, pair.mask_value = mask.pixels, mask.value
+        if turned != (mask.turned or 1) and mask.pixels.any():
+            pair.warn("orientation", _turned(record, turned, mask.turned))
+        if pair.frame.shape != mask.pixels.shape:
+            pair.mask = None
+            sizes = f"the frame is {_size(pair.frame)}, its mask {_size(mask.pixels)} (width x height)"
+            raise UnfitImageError("size mismatch", sizes)
+        _check_mask(pair, mask.pixels)
     return pair
 
 
-def _opened(archive: Archive, member: str) -> AbstractContextManager[tuple[Image.Image, int]]:
-    return open_image(archive.read(member, MAX_IMAGE_BYTES))
-
-
 @contextmanager
-def _unfit_is_an_error(pair: _Pair, member: str) -> Iterator[None]:
+def _unfit_is_an_error(pair: _Pair) -> Iterator[None]:
     try:
         yield
     except UnfitImageError as error:
-        pair.error(error.kind, f"{member} {error}")
-    except ValueError as error:
-        pair.error("unreadable", f"{member} is {error}")
+        pair.error(error.kind, str(error))
 
 
-def _check_frame(pair: _Pair, frame: Frame, is_coloured: bool) -> None:
-    if is_coloured:
-        pair.warn("colour", f"{pair.record.member} has colours; they were converted to greyscale by luma")
+def _check_frame(pair: _Pair, frame: Frame) -> None:
     if min(frame.shape) < MIN_SIDE:
         pair.error("frame too small", f"is {_size(frame)}; the minimum is {MIN_SIDE} pixels per side")
     if frame.min() == frame.max():
         pair.warn("blank frame", f"all pixels are {frame.min()}")
 
 
-def _turned(pair: _Pair) -> str:
-    record = pair.record
-    if record.mask_member is None:
+def _turned(record: Record, turned: int, mask_turned: int | None) -> str:
+    if mask_turned is None:
         return (
-            f"{record.member} was turned as its orientation ({pair.turned}) says, and its run lengths were read as "
-            "counted on the turned frame; if they count the pixels as stored, save the frame without the orientation"
+            f"{record.frame.member} was turned as its orientation ({turned}) says, and its mask was read as drawn on "
+            "the turned frame; if it was drawn on the pixels as stored, save the frame without the orientation"
         )
     return (
-        f"{record.member} has the orientation {pair.turned}, {record.mask_member} {pair.mask_turned}; each was turned "
-        "as its own says. If they do not fit, save both without one"
+        f"{record.frame.member} has the orientation {turned}, its mask {mask_turned}; each was turned as its own says. "
+        "If they do not fit, save both without one"
     )
-
-
-def _mask_from_runs(pair: _Pair, frame: Frame) -> Mask | None:
-    length = sum(map(len, pair.record.runs))
-    if length > MAX_RUNS_TEXT:
-        pair.error("run lengths", f"have {length} characters; the limit is {MAX_RUNS_TEXT}: this is no nerve")
-        return None
-    try:
-        return rle.union(pair.record.runs, *frame.shape)
-    except ValueError as error:
-        pair.error("run lengths", str(error))
-        return None
 
 
 def _check_mask(pair: _Pair, mask: Mask) -> None:
@@ -190,16 +162,6 @@ def _check_mask(pair: _Pair, mask: Mask) -> None:
             "it or leave the frame out",
         )
     number = masks.pieces(mask)
-    if number >= _TORN and pair.record.runs:
-        height, width = mask.shape
-        along_rows = masks.pieces(rle.union(pair.record.runs, width, height).T)
-        if 2 * along_rows <= number:
-            pair.error(
-                "run lengths",
-                f"give {number} pieces down the columns, as they are read, but {along_rows} along the rows; write them "
-                "down the columns",
-            )
-            return
     if number > MANY_PIECES:
         pair.warn("many pieces", f"the mask consists of {number} pieces; check that it is no noise")
 

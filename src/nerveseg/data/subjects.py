@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from nerveseg.data.findings import Finding
-from nerveseg.data.layouts import SUBJECT_COLUMNS, Dataset, Record
+from nerveseg.data.layouts.dataset import SUBJECT_COLUMNS, Dataset, Record
 from nerveseg.data.names import FIRST_PART, matched, natural_key
 from nerveseg.errors import NervesegError
 
@@ -40,20 +40,20 @@ def assign(dataset: Dataset, rule: str, *, required: bool) -> Dataset:
     Raises:
         NervesegError: the rule is "column" and there is no such column.
     """
-    if rule == COLUMN and not dataset.subject_column:
+    if rule == COLUMN and not dataset.subject_from:
         where = f"{dataset.table} has neither" if dataset.table else "there is no table with one"
         raise NervesegError(
             f"data.subject is column, which reads {' or '.join(SUBJECT_COLUMNS)} of the dataset's table, but {where}. "
             "Add the column, or set data.subject to a pattern of the file names or to none."
         )
-    held = COLUMN if dataset.subject_column and rule != NONE else rule
+    held = COLUMN if dataset.subject_from and rule != NONE else rule
     names = [record.image for record in dataset.records]
     read: list[dict[str, str]] = [{}] * len(names) if rule in (COLUMN, NONE) else matched(names, rule)
     records = [
         replace(
             record,
             subject=record.subject if held == COLUMN else groups.get("subject", ""),
-            site=record.site if "site" in dataset.columns else groups.get("site", ""),
+            site=record.site if dataset.site_from else groups.get("site", ""),
         )
         for record, groups in zip(dataset.records, read, strict=True)
     ]
@@ -72,7 +72,7 @@ def described(dataset: Dataset) -> str:
     if dataset.subject_rule == NONE:
         return "Subjects are unknown (data.subject: none): each frame counts as a subject of its own."
     read = (
-        f"from the column {dataset.subject_column} of {dataset.table}"
+        f"from {dataset.subject_from}"
         if dataset.subject_rule == COLUMN
         else f"from the file names by data.subject, {dataset.subject_rule}"
     )
@@ -86,7 +86,7 @@ def _missing(dataset: Dataset, records: Sequence[Record], held: str) -> Iterator
         if record.subject:
             continue
         if held == COLUMN:
-            detail = f"has no subject in the column {dataset.subject_column} of {dataset.table}"
+            detail = f"has no subject in {dataset.subject_from}"
             yield Finding("error", "missing subject", record.image, detail)
         else:
             detail = f"does not match data.subject, {held}; change the pattern, or set column or none"
@@ -98,7 +98,7 @@ def _unread(dataset: Dataset, held: str) -> Iterator[Finding]:
     for column in dataset.columns:
         if column in SUBJECT_COLUMNS and held == NONE:
             detail = f"its column {column} is not read, because data.subject is none; set it to column to read it"
-        elif not dataset.subject_column and re.search("subject|patient", column, re.IGNORECASE):
+        elif not dataset.subject_from and re.search("subject|patient", column, re.IGNORECASE):
             detail = f"its column {column} is not read; if it names the person scanned, call it subject or patient_id"
         else:
             continue

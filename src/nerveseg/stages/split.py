@@ -7,9 +7,11 @@ from typing import Any
 
 from nerveseg import paths
 from nerveseg.console import console
-from nerveseg.data import checks, clusters, findings, folds, layouts, subjects
+from nerveseg.data import checks, clusters, findings, folds, subjects
 from nerveseg.data import frame_store as store
 from nerveseg.data.archive import Archive
+from nerveseg.data.layouts import detect
+from nerveseg.data.layouts.dataset import Choices
 from nerveseg.errors import NervesegError
 from nerveseg.files import replacing_folder, write_json
 from nerveseg.params import Params
@@ -24,7 +26,7 @@ def run(params: Params) -> None:
     """
     paths.FINDINGS_JSON.unlink(missing_ok=True)
     with replacing_folder(paths.PACKED) as folder, Archive(paths.DATASET_ZIP) as archive:
-        listed = layouts.find(archive, params.data.classes)
+        listed = detect.find(archive, params.data.layout, Choices(params.data.classes))
         dataset = subjects.assign(listed, params.data.subject, required=params.split.by != "frame")
         with store.Writer(folder) as writer:
             report = checks.pack(archive, dataset, writer, keep_empty=params.data.frames == "all")

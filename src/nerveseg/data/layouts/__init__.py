@@ -1,0 +1,1 @@
+"""How a dataset zip may be laid out, one module a layout; `detect` chooses among them."""

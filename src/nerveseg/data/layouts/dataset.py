@@ -1,0 +1,126 @@
+"""What a layout makes of a dataset zip: a record for each frame, and findings."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from nerveseg.data.archive import Archive
+from nerveseg.data.decoding import FrameSource, MaskSource
+from nerveseg.data.findings import Finding
+
+SUBJECT_COLUMNS = ("subject", "patient_id")  # of a table, as it names the person scanned
+TIF_SUFFIXES = (".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIF_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The parameters of the section `data` that say how a layout is read.
+
+    Attributes:
+        classes: what is nerve, where the dataset has several classes; None: it has one.
+    """
+
+    classes: Sequence[int | str] | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A frame and its mask.
+
+    Attributes:
+        image: the frame's name, unique in the dataset; that of its file, where it has one of its own.
+        subject: the person scanned; empty: unknown.
+        frame: where its pixels lie.
+        mask: where its mask lies; None: there should be one, and a finding says that there is none.
+        fold: the dataset's own fold.
+        site: where it was scanned; empty: unknown.
+    """
+
+    image: str
+    subject: str
+    frame: FrameSource
+    mask: MaskSource | None = None
+    fold: int | None = None
+    site: str = ""
+
+    @property
+    def group(self) -> str:
+        """The subject; a frame of an unknown subject is a group of its own."""
+        return self.subject or self.image
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The contents of a zip, before any frame is decoded.
+
+    Attributes:
+        layout: the name of the layout.
+        records: sorted naturally by name.
+        table: the name of the table in the zip, and its columns; empty: there is none.
+        subject_from: what in the dataset names the person scanned, such as "the column subject of train.pq"; empty:
+            nothing does, so that `data.subject` reads the names of the frames.
+        site_from: as subject_from, for the site.
+        subject_rule: `data.subject` as it held; set by `subjects.assign`.
+    """
+
+    layout: str
+    records: list[Record] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    table: str = ""
+    columns: tuple[str, ...] = ()
+    subject_from: str = ""
+    site_from: str = ""
+    subject_rule: str = ""
+
+    def error(self, kind: str, image: str, detail: str) -> None:
+        self.findings.append(Finding("error", kind, image, detail))
+
+    def warn(self, kind: str, image: str, detail: str) -> None:
+        self.findings.append(Finding("warning", kind, image, detail))
+
+    def warn_of_unlabelled(self, members: Sequence[str], reason: str) -> None:
+        """Says that frames are skipped, and in which folders they lie."""
+        folders = sorted({f"{PurePosixPath(name).parent}/" for name in members})
+        self.warn("unlabelled frames", ", ".join(folders), f"{len(members)} frames are skipped: {reason}")
+
+
+class Layout(Protocol):
+    """How datasets of one kind are laid out: what a module of this package implements.
+
+    Attributes:
+        NAME: its value of `data.layout`.
+        EXPECTED: what such a dataset consists of, as a part of a sentence.
+    """
+
+    NAME: str
+    EXPECTED: str
+
+    def evidence(self, archive: Archive) -> str:
+        """Why the dataset has this layout, as a part of a sentence; empty: it does not have it.
+
+        It reads no more than the names of the files, the columns of tables and the beginnings of a few files.
+        """
+
+    def read(self, archive: Archive, choices: Choices) -> Dataset:
+        """Lists the frames of a dataset for which there is evidence, without decoding them.
+
+        Raises:
+            NervesegError: what describes the frames is damaged or ambiguous, or does not have what was chosen.
+        """
+
+
+def has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether the name of a file ends so, in any case."""
+    return name.lower().endswith(suffixes)
+
+
+def inventory(names: Sequence[str]) -> str:
+    """What files there are: `12 .png in images/; 1 .csv in ./`."""
+    counts = Counter((f"{(path := PurePosixPath(name)).parent}/", path.suffix or "(no suffix)") for name in names)
+    files = [f"{number} {suffix} in {folder}" for (folder, suffix), number in counts.most_common(10)]
+    if len(counts) > len(files):
+        files.append(f"{len(counts) - len(files)} more folders and suffixes")
+    return "; ".join(files)

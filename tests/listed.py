@@ -1,0 +1,33 @@
+"""Datasets of small files, as a layout lists them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataset_zips import frame, image, write_zip
+from nerveseg.data.archive import Archive
+from nerveseg.data.layouts import detect
+from nerveseg.data.layouts.dataset import Choices, Dataset
+from nerveseg.errors import NervesegError
+
+PNG = image(frame(1), "png")
+TIF = image(frame(1))
+
+
+def find(tmp_path: Path, members: dict[str, bytes], layout: str = "auto", **choices: Any) -> Dataset:
+    """Lists a zip of `members`."""
+    with Archive(write_zip(tmp_path / "a.zip", members)) as archive:
+        return detect.find(archive, layout, Choices(**choices))
+
+
+def refusal(tmp_path: Path, members: dict[str, bytes], layout: str = "auto", **choices: Any) -> str:
+    """The error of `find`."""
+    with pytest.raises(NervesegError) as error:
+        find(tmp_path, members, layout, **choices)
+    return str(error.value)
+
+
+def kinds(dataset: Dataset) -> list[tuple[str, str, str]]:
+    """Severity, kind and image of each finding."""
+    return [(finding.severity, finding.kind, finding.image) for finding in dataset.findings]
