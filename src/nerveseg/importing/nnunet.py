@@ -51,7 +51,7 @@ PLANS = (
     Setting(
         (f"{_2D}.patch_size",),
         ("model.height", "model.width"),
-        "each to the nearest multiple of 32; not a patch: the whole frame is resized to it",
+        "each to the nearest multiple of 32; frames are resized to it, where nnU-Net takes patches of this size",
         _size,
     ),
     as_is(f"{_2D}.batch_size", "train.batch_size"),
@@ -88,15 +88,20 @@ PLANS = (
         *(f"configurations.3d_{name}" for name in ("fullres", "lowres", "cascade_fullres")),
     ),
     without("data.uri, which names the dataset, stays as it is", "dataset_name"),
-    without("only nnU-Net itself needs it", "plans_name", "experiment_planner_used", "label_manager"),
-    without("the layout, data.layout, says how files are read", "image_reader_writer"),
-    choice("nnUNetTrainer.optimizer", "train.optimizer", {"sgd": "sgd"}, "Nesterov momentum is 0.9, in nnU-Net 0.99"),
-    as_is("nnUNetTrainer.initial_lr", "train.learning_rate", "with the lower momentum, steps are a tenth as long"),
+    without("of no use outside nnU-Net", "plans_name", "experiment_planner_used", "label_manager"),
+    without("data.layout says how files are read", "image_reader_writer"),
+    choice(
+        "nnUNetTrainer.optimizer",
+        "train.optimizer",
+        {"sgd": "sgd"},
+        "with Nesterov momentum of 0.9, not 0.99 as in nnU-Net",
+    ),
+    as_is("nnUNetTrainer.initial_lr", "train.learning_rate", "at the lower momentum, a step is about a tenth as long"),
     choice(
         "nnUNetTrainer.lr_scheduler",
         "train.schedule",
         {"polylrscheduler": "cosine"},
-        "both fall to zero; step by step, where nnU-Net's falls epoch by epoch, nearly along a line",
+        "both decay to zero: the cosine step by step, nnU-Net's polynomial epoch by epoch and almost linearly",
     ),
     as_is("nnUNetTrainer.weight_decay", "train.weight_decay"),
     as_is("nnUNetTrainer.gradient_clip", "train.gradient_clip"),
@@ -116,19 +121,19 @@ PLANS = (
     choice("nnUNetTrainer.checkpoint", "train.keep", {"final": "last"}),
     choice("nnUNetTrainer.autocast", "train.precision", {"true": "auto"}, "mixed where the device is faster with it"),
     without(
-        "train.epochs stays as it is: nnU-Net's 1000 epochs are of 250 batches each, nerveseg's of all frames once. "
-        "As many batches take 250000 * train.batch_size / training frames",
+        "train.epochs stays as it is: an epoch of nnU-Net has 250 batches, one of nerveseg every training frame once. "
+        "For as many batches, set it to 250000 * train.batch_size / training frames",
         "nnUNetTrainer.num_epochs",
         "nnUNetTrainer.num_iterations_per_epoch",
     ),
     without(
-        "train.sampler can draw each subject or cluster as often, but not frames with a nerve",
+        "train.sampler balances subjects or clusters; frames with a nerve are not drawn more often",
         "nnUNetTrainer.oversample_foreground_percent",
     ),
-    without("the loss is that of the full resolution alone", "nnUNetTrainer.enable_deep_supervision"),
+    without("the loss is computed at full resolution only", "nnUNetTrainer.enable_deep_supervision"),
     without(
-        "split stays as it is: nnU-Net's five folds are of cases, so that one subject may be in two of them; "
-        "`nerveseg crossval` makes folds of subjects",
+        "split stays as it is: nnU-Net's five folds divide cases, so a subject may be in several; `nerveseg crossval` "
+        "makes folds of subjects",
         "nnUNetTrainer.fold",
     ),
 )
@@ -158,8 +163,8 @@ PLANS_KIND = Kind(
     evidence=_planned,
     settings=PLANS,
     implied={f"nnUNetTrainer.{name}": value for name, value in _TRAINER.items()},
-    about_implied="Plans do not say how a network is trained: what is called nnUNetTrainer here are the settings of nnU-Net's "
-    "default trainer. If you had another one, change them in the profile.",
+    about_implied="Plans do not say how a network is trained: what is called nnUNetTrainer here are the settings of "
+    "nnU-Net's default trainer. If you had another one, change them in the profile.",
     check=_check_plans,
 )
 
@@ -200,16 +205,16 @@ DATASET = (
     Setting(
         ("labels",),
         ("data.classes",),
-        "null for one label besides the background; of several, data.classes chooses by name or number",
+        "null if there is one label besides the background; otherwise choose those that are nerve, by name or number",
         _classes,
     ),
     without("the network has one grey channel: a frame is one file", "channel_names", "modality"),
-    without("the suffixes of the files say it", "file_ending"),
-    without("the layout, data.layout, says how files are read", "overwrite_image_reader_writer", "image_reader_writer"),
-    without("masks are of one class, nerve", "regions_class_order"),
+    without("each file says by its suffix what it is", "file_ending"),
+    without("data.layout says how files are read", "overwrite_image_reader_writer", "image_reader_writer"),
+    without("a mask has one class, nerve", "regions_class_order"),
     without("split counts the frames", "numTraining", "numTest", "training", "test"),
     without(
-        "section card of params.yaml: data_terms and others",
+        "the section card of params.yaml says whose the data is, and under which terms",
         *("name", "description", "reference", "licence", "license", "release", "citation", "converted_by"),
         *("dataset_name", "tensorImageSize"),
     ),

@@ -121,18 +121,15 @@ def recognise(content: Content, file: Path) -> Kind:
 
 
 def _print(rows: list[Row]) -> None:
-    imported = [[_cut(row.name, _NAME), _shown(row.value), _lines(row.taken), row.remark] for row in rows if row.taken]
-    left = groupby((row for row in rows if not row.taken), key=lambda row: row.remark)
-    others = [
-        [
-            "\n".join(column)
-            for column in zip(*((_cut(row.name, _NAME), _shown(row.value)) for row in part), strict=True)
-        ]
-        + [remark]
-        for remark, part in left
-    ]
+    imported = [[*_cells(row), _lines(row.taken), row.remark] for row in rows if row.taken]
+    alike = groupby((row for row in rows if not row.taken), key=lambda row: row.remark)
+    others = [[*map("\n".join, zip(*map(_cells, part), strict=True)), remark] for remark, part in alike]
     _print_table("Imported", ("setting", "value", "parameter", "remark"), imported)
     _print_table("Not imported", ("setting", "value", "why, or what is taken instead"), others)
+
+
+def _cells(row: Row) -> tuple[str, str]:
+    return _cut(row.name, _NAME), _shown(row.value)
 
 
 def _print_table(title: str, columns: tuple[str, ...], rows: list[list[str]]) -> None:
