@@ -230,6 +230,14 @@ def test_a_plan_becomes_a_profile_and_what_the_trainer_does_is_said(workspace: P
     assert found["train.epochs"] == params.load(ROOT / "params.yaml").train.epochs
 
 
+def test_settings_that_are_valid_only_together_are_imported_in_any_order(workspace: Path) -> None:
+    """A fold that is scored allows no threshold chosen on it, which params.yaml has until the file's is imported."""
+    profiles.override({"model.threshold": "validation"}, Path("params.yaml"))
+    assert imported("cfg.yaml").exit_code == 0
+    found = applied("cfg")
+    assert (found["model.threshold"], found["evaluate.split"], found["split.by"]) == (0.5, "validation", "fold")
+
+
 @pytest.mark.parametrize("labels", [{"background": 0, "nerve": 1}, {"0": "background", "1": "nerve"}])
 def test_one_label_needs_no_choice(labels: dict[str, Any], workspace: Path) -> None:
     described = {"channel_names": {"0": "US"}, "labels": labels, "numTraining": 3, "file_ending": ".png"}

@@ -133,7 +133,7 @@ SETTINGS = (
         lambda value, _: {"model.width": side(value)},
     ),
     without(
-        "the network has one grey channel, for which ImageNet's weights of three are added up",
+        "the network has one grey channel; ImageNet's weights for three channels are added up",
         "image.image_channels",
     ),
     without(
