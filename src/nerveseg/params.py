@@ -313,6 +313,9 @@ class EvaluateParams(Section):
     split: Literal["test", "validation"] = Field(description="which frames are scored")
     empty: EmptyRule = Field(description="rule for scoring empty masks")
     nsd_tolerance: float = Field(ge=0, le=100, description="NSD tolerance: pixels by which an outline may be off")
+    nsd_tolerance_mm: float = Field(
+        ge=0, le=100, description="NSD tolerance in mm, for the frames whose pixel spacing is known"
+    )
     min_frames: int = Field(
         ge=1, description="frames a subject needs to be the worst, and for the means over subjects with enough frames"
     )

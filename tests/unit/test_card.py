@@ -82,7 +82,14 @@ def metrics(
         }
     )
     evaluate = EvaluateParams(
-        split=split, empty="kaggle", nsd_tolerance=3.0, min_frames=5, resamples=200, overlays=1, seed=1
+        split=split,
+        empty="kaggle",
+        nsd_tolerance=3.0,
+        nsd_tolerance_mm=1.0,
+        min_frames=5,
+        resamples=200,
+        overlays=1,
+        seed=1,
     )
     histograms = np.ones((count, 4, 20))
     sweep = pd.DataFrame({"threshold": [0.5], "dice": [0.7]})

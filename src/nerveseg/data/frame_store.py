@@ -207,6 +207,13 @@ class FrameStore:
         """The mask of a frame: uint8 0/1 (height, width), a read-only view of the map."""
         return self._view(self._masks, row)
 
+    def spacing(self, row: int) -> tuple[float, float] | None:
+        """The distance between rows and between columns of a frame, in mm: NaN where unknown, None if it always is."""
+        if SPACING[0] not in self.index:
+            return None
+        between_rows, between_columns = (float(self.index.at[row, name]) for name in SPACING)
+        return between_rows, between_columns
+
     def rows(self, split: str) -> Ints:
         """The row numbers of one split: int64, ascending."""
         return np.flatnonzero(self.index["split"] == split).astype(np.int64)

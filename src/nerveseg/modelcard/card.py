@@ -172,7 +172,7 @@ def record(
         without_outline=test.without_outline,
         empty_rule=metrics.empty_rule,
     )
-    shown = [_figure(metrics, figure) for figure in figures.shown("card")]
+    shown = [_figure(metrics, figure) for figure in metrics.shown("card")]
     measured = [one for one in shown if not one.key.startswith(_BASELINE)]
     return Card(
         version=version("nerveseg"),

@@ -20,7 +20,7 @@ from nerveseg.evaluation.conflicts import CONFLICT
 from nerveseg.evaluation.figures import BASELINES, interval, number, with_interval
 from nerveseg.evaluation.paired import Pair
 from nerveseg.evaluation.results import Measured, Metrics
-from nerveseg.evaluation.scores import Sample, Scores, outcomes, per_subject
+from nerveseg.evaluation.scores import Sample, Scores, is_spaced, outcomes, per_subject
 from nerveseg.files import read_json
 from nerveseg.params import EvaluateParams, Params
 from nerveseg.report import beside, browser, charts, overlays, page, parity
@@ -168,17 +168,28 @@ def summary(metrics: Metrics, evaluate: EvaluateParams) -> Section:
     text = (
         f"Metrics on {test.frames} {test.split} frames {test.of_subjects}.{validation} Brackets hold "
         f"{figures.intervals(test.subjects_known)}. {cover} The intervals do not cover other "
-        "scanners, hospitals or body parts, nor another training run. NSD has a tolerance of "
-        f"{evaluate.nsd_tolerance:g} pixels. A model has to beat the baselines, which need no network; the ellipse of "
-        "a prediction shows how far its area, position and orientation alone explain its score."
+        f"scanners, hospitals or body parts, nor another training run.{_tolerance(metrics, evaluate)} A model has to "
+        "beat the baselines, which need no network; the ellipse of a prediction shows how far its area, position and "
+        "orientation alone explain its score."
     )
     return Section(
         "Summary",
         text,
         [
-            Tiles([_tile(metrics, figure) for figure in figures.shown("report")]),
+            Tiles([_tile(metrics, figure) for figure in metrics.shown("report")]),
             Table(("Dice of", "value", "95 % interval", "this model's gain"), rows, words=frozenset({0})),
         ],
+    )
+
+
+def _tolerance(metrics: Metrics, evaluate: EvaluateParams) -> str:
+    """Sentences that say what NSD tolerates, and on how many frames the metrics in mm are defined."""
+    if metrics.test.with_spacing is None:
+        return f" NSD has a tolerance of {evaluate.nsd_tolerance:g} pixels."
+    return (
+        f" NSD has a tolerance of {evaluate.nsd_tolerance:g} pixels, or of {evaluate.nsd_tolerance_mm:g} mm. The pixel "
+        f"spacing of {metrics.test.with_spacing} of the {metrics.test.frames} frames is known; the metrics in mm and "
+        "mm² are those of these frames."
     )
 
 
@@ -411,7 +422,7 @@ def _distribution(table: pd.DataFrame, metrics: Metrics) -> Table:
             ),
             str(table[figure.column].notna().sum()),
         )
-        for figure in figures.of_frames()
+        for figure in figures.of_frames(is_spaced(table))
     ]
     rows += [
         (figure.title, *_cells(metrics.measured(figure.key), figure.digits), *[""] * 6)
@@ -440,7 +451,7 @@ def subject_table(table: pd.DataFrame, metrics: Metrics) -> Section:
         table: the scored frames, as `Scores` has them.
     """
     rows = per_subject(table).sort_values("dice", kind="stable", ignore_index=True)
-    others = [figure for figure in figures.of_frames() if figure.column != "dice"]
+    others = [figure for figure in figures.of_frames(is_spaced(table)) if figure.column != "dice"]
     text = (
         "Means over each subject's frames, sorted by mean Dice; next to it, the median Dice and the share of frames "
         "with a Dice below 0.5. The mean of a few frames is unreliable: the worst subject, in red, is the lowest of "
@@ -471,7 +482,7 @@ def site_table(scored: Scores, metrics: Metrics, evaluate: EvaluateParams) -> Se
         scored: with the column site; empty there: unknown.
     """
     known = metrics.test.subjects_known
-    others = [figure for figure in figures.of_frames() if figure.column != "dice"]
+    others = [figure for figure in figures.of_frames(is_spaced(scored.table)) if figure.column != "dice"]
     rows: list[tuple[str | Link, ...]] = []
     for row in per_subject(scored.table, by=SITE).sort_values("dice", kind="stable").to_dict("records"):
         own = (scored.table[SITE] == row[SITE]).to_numpy()
@@ -595,7 +606,7 @@ def _fields(table: pd.DataFrame, pair: Pair | None) -> list[Field]:
         Field("subject", "Subject"),
         *([Field(SITE, "Site")] if SITE in table else []),
         Field(_OUTCOME, "Outcome"),
-        *(Field(figure.column, figure.label, figure.digits) for figure in figures.of_frames()),
+        *(Field(figure.column, figure.label, figure.digits) for figure in figures.of_frames(is_spaced(table))),
         *(compared if pair else []),
         Field("atypicality", "Atypicality", 2),
         Field("confidence", "Confidence", 2),
