@@ -93,7 +93,7 @@ def evaluate(store: FrameStore) -> dict[str, float]:
         summary = Metrics.model_validate({**scores.summary(scored, sweep, params), "ceiling": ceiling})
     with timed("report", seconds):
         sections = [
-            report.summary(summary, params),
+            report.summary(summary, params, ""),
             report.subjects(scored.table, summary),
             report.subject_table(scored.table, summary),
             report.reliability(scored, summary),

@@ -114,6 +114,9 @@ class DataParams(Section):
         description="the values of the table's class_id that are nerve; null: there is only one"
     )
 
+    quarantine: bool = Field(description="whether frames with errors are set aside instead of rejecting the dataset")
+    quarantine_cap: Share = Field(description="largest share of the frames that may be set aside")
+
     @field_validator("classes", mode="wrap")
     @classmethod
     def _values_of_class_id(cls, classes: Any, check: ValidatorFunctionWrapHandler) -> list[int | str] | None:

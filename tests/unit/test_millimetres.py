@@ -58,12 +58,12 @@ def test_all_that_shows_figures_shows_those_in_mm_and_how_many_frames_have_a_spa
     Metrics.model_validate(of_scores(found)).write(path)
     metrics = Metrics.read(path)
     known = "pixel spacing known on 6 of 8"
-    record = card.record(SPEC, SPLITS, 0, metrics, "nerves.zip", ORIGINS, STATED)
+    record = card.record(SPEC, SPLITS, 0, metrics, "nerves.zip", ORIGINS, STATED, "")
     names = [str(cell) for cell in headline.table(metrics, "").columns[0].cells]
     for figure in ("HD95, mm", "NSD, tolerance in mm", "Centroid error, mm", "True area, mm²", "Predicted area, mm²"):
         assert f"{figure}, mean over frames, {known}" in names
         assert f"| {figure}, mean over frames, {known} |" in card.markdown(record)
-    sections = [report.summary(metrics, params()), report.subjects(found.table, metrics)]
+    sections = [report.summary(metrics, params(), ""), report.subjects(found.table, metrics)]
     html = page.render("", "", [*sections, report.subject_table(found.table, metrics)]).html
     assert "a tolerance of 3 pixels, or of 1 mm. The pixel spacing of 6 of the 8 frames is known" in html
     assert html.count("HD95, mm") == 3, "in the summary, the distribution and the table of subjects"
@@ -72,8 +72,8 @@ def test_all_that_shows_figures_shows_those_in_mm_and_how_many_frames_have_a_spa
 def test_without_any_spacing_nothing_changes(tmp_path: Path) -> None:
     found = scored(FRAMES)
     metrics = Metrics.model_validate(of_scores(found))
-    record = card.record(SPEC, SPLITS, 0, metrics, "nerves.zip", ORIGINS, STATED)
-    html = page.render("", "", [report.summary(metrics, params()), report.subjects(found.table, metrics)]).html
+    record = card.record(SPEC, SPLITS, 0, metrics, "nerves.zip", ORIGINS, STATED, "")
+    html = page.render("", "", [report.summary(metrics, params(), ""), report.subjects(found.table, metrics)]).html
     tables = (found.table, scores.per_image(found.table), scores.per_subject(found.table))
     columns = [name for table in tables for name in table.columns]
     assert [name for name in columns if "mm" in name or "spacing" in name] == []

@@ -227,6 +227,12 @@ class FrameStore:
         known: bool = self.findings().get("subjects_known", True)
         return known
 
+    def set_aside(self) -> str:
+        """How many frames of the dataset were set aside because of errors, such as `1 of 30`; "" if none was."""
+        found = self.findings()
+        number = found.get("frames_set_aside", 0)  # without data.quarantine, no frame can be
+        return f"{number} of {found['frames']}" if number else ""
+
     def digest(self) -> str:
         """64 hexadecimal digits that change with any frame, mask or row of the index."""
         digest = hashlib.sha256(self.index.to_csv().encode())  # includes the digest of each frame

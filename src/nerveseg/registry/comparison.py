@@ -118,7 +118,10 @@ def judge(
     Raises:
         NervesegError: the code logged with the model is not what was logged; or like `with_champion`.
     """
-    unknown = "" if figures.test.subjects_known else gate.UNKNOWN_SUBJECTS
+    set_aside = candidate.store.set_aside()
+    notes = [] if figures.test.subjects_known else [gate.UNKNOWN_SUBJECTS]
+    if set_aside:
+        notes.append(gate.set_aside_note(set_aside))
     with tempfile.TemporaryDirectory() as folder:
         try:
             logged = verification.fetch_code(client, candidate.model_id, candidate.code, Path(folder))
@@ -128,13 +131,14 @@ def judge(
                 "`dvc repro -f -s train calibrate` logs the model anew."
             ) from None
         if register.gate == "off":
-            return Verdict("off", note=unknown), _none(candidate, evaluate)
+            return Verdict("off", note=" ".join(notes), set_aside=set_aside), _none(candidate, evaluate)
         champion = with_champion(client, candidate, evaluate, register, device)
         scorer = with_logged(logged, models, candidate.store, candidate.rows)
     criteria = (*gate.absolute(figures, register), scorer)
     if champion.criterion:
         criteria = (*criteria, champion.criterion)
-    return Verdict(register.gate, criteria, f"{unknown} {champion.note}".strip()), champion.scores
+    note = " ".join(filter(None, (*notes, champion.note)))
+    return Verdict(register.gate, criteria, note, set_aside), champion.scores
 
 
 def with_champion(

@@ -29,6 +29,8 @@ from nerveseg.report.page import Block, Charts, Link, Note, Page, Pictures, Sect
 
 _EXAMPLES = 10  # rows of a table that could be long
 _PAIRS = 4  # of conflicting frames that are shown
+_ASIDE, _ASIDE_SHOWN = "set-aside", 100  # address and longest list of the frames that were set aside
+_ASIDE_LINK = Link("Which ones, and why", f"#{_ASIDE}")
 _SPLITS = ("train", "validation", "test")
 _OUTCOME = "outcome"  # of nerve presence, as a field of the browser
 _OUTCOMES = {  # by their names in `scores.outcomes`
@@ -61,11 +63,12 @@ def render(
     champion = paired.read(reports / "champion.parquet")
     pair = _with_champion(store, champion, scores, evaluate)
     sections = [
-        summary(metrics, evaluate),
+        summary(metrics, evaluate, store.set_aside()),
         verdict(receipt),
         *([beside.champion(pair, receipt, len(scored.table))] if pair else []),
         frames(store, scored.table, evaluate, pair),
         dataset(store.index, store.findings(), evaluate.split),
+        *set_aside(store),
         training(curve, record),
     ]
     if parity.applies(record):
@@ -117,11 +120,12 @@ def render_crossval(
     scored, model = pooled.by_rule(params.evaluate.empty), params.model
     pair = None if champion is None else _with_champion(store, champion, pooled, params.evaluate)
     sections = [
-        summary(metrics, params.evaluate),
+        summary(metrics, params.evaluate, store.set_aside()),
         *([verdict(receipt)] if receipt else []),
         *([beside.champion(pair, receipt, len(scored.table))] if pair and receipt else []),
         frames(store, scored.table, params.evaluate, pair),
         fold_table(folds),
+        *set_aside(store),
         *([leakage(metrics)] if metrics.leakage else []),
         subjects(scored.table, metrics),
         *groups(scored, metrics, params.evaluate),
@@ -143,8 +147,12 @@ def render_crossval(
     return page.render("How well the configuration finds nerves, by cross-validation", lead, sections)
 
 
-def summary(metrics: Metrics, evaluate: EvaluateParams) -> Section:
-    """The headline metrics with their intervals, and the Dice of the baselines for comparison."""
+def summary(metrics: Metrics, evaluate: EvaluateParams, aside: str) -> Section:
+    """The headline metrics with their intervals, and the Dice of the baselines for comparison.
+
+    Args:
+        aside: as `FrameStore.set_aside` returns it.
+    """
     test = metrics.test
     rows = [
         ("this model", *_cells(metrics.measured("test.dice")), ""),
@@ -176,6 +184,7 @@ def summary(metrics: Metrics, evaluate: EvaluateParams) -> Section:
         "Summary",
         text,
         [
+            *([Note(f"Frames set aside because of errors: {aside}.", "bad", _ASIDE_LINK)] if aside else []),
             Tiles([_tile(metrics, figure) for figure in metrics.shown("report")]),
             Table(("Dice of", "value", "95 % interval", "this model's gain"), rows, words=frozenset({0})),
         ],
@@ -290,6 +299,28 @@ def dataset(index: pd.DataFrame, findings: Mapping[str, Any], split: str) -> Sec
         "frames count as one distinct frame: a split with few distinct frames holds less than its size suggests."
     )
     return Section("Data", text, [table, note, found])
+
+
+def set_aside(store: FrameStore) -> list[Section]:
+    """The frames that were set aside because of errors; none if there are none."""
+    if not store.set_aside():
+        return []
+    frames = store.findings()["set_aside"]
+    text = (
+        f"{store.set_aside()} frames of the dataset have errors, and data.quarantine sets them aside instead of "
+        "rejecting the dataset: the model was neither trained on them nor scored. If they have something in common, "
+        "such as a scanner or a finding, how the model does on frames like them is unknown."
+    )
+    listed = frames[:_ASIDE_SHOWN]
+    more = "; data/packed/findings.json lists them all" if len(frames) > len(listed) else ""
+    table = Table(
+        ("frame", "errors"),
+        [(each["image"], "; ".join(each["reasons"])) for each in listed],
+        words=frozenset({0, 1}),
+        caption=f"{len(listed)} of {len(frames)} frames that were set aside{more}",
+        anchor=_ASIDE,
+    )
+    return [Section("Frames set aside", text, [table])]
 
 
 def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
