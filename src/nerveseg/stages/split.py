@@ -47,9 +47,9 @@ def run(params: Params) -> None:
         _write(folder / store.FINDINGS, report)
     console.print(folds.table(index))
     if set_aside:
-        listed = f" {paths.PACKED / store.FINDINGS} lists them." if report["set_aside"] else ""
+        where = f" {paths.PACKED / store.FINDINGS} lists them." if report["set_aside"] else ""
         number = f"{report['frames_set_aside']} of {report['frames']}"
-        console.print(f"Frames set aside because of errors: {number}.{listed}", soft_wrap=True)
+        console.print(f"Frames set aside because of errors: {number}.{where}", soft_wrap=True)
     console.print(report["subjects_read"], soft_wrap=True)
 
 
