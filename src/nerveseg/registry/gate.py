@@ -201,8 +201,8 @@ def _letters(name: str) -> str:
 def set_aside_note(set_aside: str) -> str:
     """Says that frames were set aside; `set_aside` is what `FrameStore.set_aside` returns."""
     return (
-        f"Frames set aside because of errors: {set_aside} (data.quarantine). The model was neither trained on them nor "
-        "scored."
+        f"Frames set aside because of errors: {set_aside} (data.quarantine). The model was neither trained nor scored "
+        "on them."
     )
 
 

@@ -307,17 +307,17 @@ def set_aside(store: FrameStore) -> list[Section]:
         return []
     frames = store.findings()["set_aside"]
     text = (
-        f"{store.set_aside()} frames of the dataset have errors, and data.quarantine sets them aside instead of "
-        "rejecting the dataset: the model was neither trained on them nor scored. If they have something in common, "
-        "such as a scanner or a finding, how the model does on frames like them is unknown."
+        f"Frames of the dataset with errors: {store.set_aside()}. data.quarantine sets them aside instead of rejecting "
+        "the dataset, so that the model was neither trained nor scored on them. If they have something in common, such "
+        "as a scanner or a disease, how the model does on frames like them is unknown."
     )
     listed = frames[:_ASIDE_SHOWN]
-    more = "; data/packed/findings.json lists them all" if len(frames) > len(listed) else ""
+    more = f" of {len(frames)}; data/packed/findings.json lists them all" if len(frames) > len(listed) else ""
     table = Table(
         ("frame", "errors"),
         [(each["image"], "; ".join(each["reasons"])) for each in listed],
         words=frozenset({0, 1}),
-        caption=f"{len(listed)} of {len(frames)} frames that were set aside{more}",
+        caption=f"The frames set aside, and why: {len(listed)}{more}",
         anchor=_ASIDE,
     )
     return [Section("Frames set aside", text, [table])]
