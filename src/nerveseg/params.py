@@ -114,6 +114,9 @@ class DataParams(Section):
         description="the values of the table's class_id that are nerve; null: there is only one"
     )
 
+    quarantine: bool = Field(description="whether frames with errors are set aside instead of rejecting the dataset")
+    quarantine_cap: Share = Field(description="largest share of the frames that may be set aside")
+
     @field_validator("classes", mode="wrap")
     @classmethod
     def _values_of_class_id(cls, classes: Any, check: ValidatorFunctionWrapHandler) -> list[int | str] | None:
@@ -313,6 +316,9 @@ class EvaluateParams(Section):
     split: Literal["test", "validation"] = Field(description="which frames are scored")
     empty: EmptyRule = Field(description="rule for scoring empty masks")
     nsd_tolerance: float = Field(ge=0, le=100, description="NSD tolerance: pixels by which an outline may be off")
+    nsd_tolerance_mm: float = Field(
+        ge=0, le=100, description="NSD tolerance in mm, for the frames whose pixel spacing is known"
+    )
     min_frames: int = Field(
         ge=1, description="frames a subject needs to be the worst, and for the means over subjects with enough frames"
     )

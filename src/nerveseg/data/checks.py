@@ -4,15 +4,15 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 from nerveseg.arrays import Frame, Mask
 from nerveseg.console import progress
-from nerveseg.data import masks, subjects
+from nerveseg.data import masks, quarantine, subjects
 from nerveseg.data.archive import Archive, UnfitImageError
-from nerveseg.data.findings import Finding, count
+from nerveseg.data.findings import Finding, count, errors
 from nerveseg.data.frame_store import Writer, pixel_digest
 from nerveseg.data.layouts.dataset import Dataset, Record
 
@@ -42,26 +42,32 @@ class _Pair:
         self.findings.append(Finding("warning", kind, self.record.image, detail))
 
 
-def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -> dict[str, Any]:
+def pack(archive: Archive, dataset: Dataset, writer: Writer, *, keep_empty: bool, set_aside: bool) -> dict[str, Any]:
     """Checks all frames of a dataset and appends the valid ones, in the order of the records.
 
     Args:
         archive: the zip.
         dataset: its frames, and the findings from listing them.
-        writer: the store to fill; unusable if there are errors.
+        writer: the store to fill; unusable if there are errors, unless `quarantine.refusal` accepts them.
         keep_empty: whether to append frames whose mask is empty.
+        set_aside: whether frames with errors are left out of all but the findings.
 
     Returns:
         The content of findings.json: layout, frames, subjects, subjects_known, subjects_read, subject_rule,
         frames_with_mask, frames_used, errors, warnings and findings (a list of all `Finding`s: errors do not stop the
-        checks).
+        checks); with `set_aside`, what `quarantine.described` returns.
     """
     findings = list(dataset.findings)
     duplicates = _Duplicates()
     values = defaultdict(list)  # what means nerve in the masks' files -> their frames
+    faulty = quarantine.of_frames(dataset.findings, dataset.records) if set_aside else {}
+    kept: list[Record] = []
     with_mask = used = 0
     for pair in _decoded(archive, dataset.records):
         findings += pair.findings
+        if set_aside and (pair.record.image in faulty or errors(pair.findings)):
+            continue
+        kept.append(pair.record)
         if pair.frame is None or pair.mask is None:
             continue
         if pair.mask_value is not None:
@@ -71,21 +77,24 @@ def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -
         with_mask += has_mask
         if has_mask or keep_empty:
             record = pair.record
-            writer.append(record.image, record.group, record.fold, pair.frame, pair.mask, record.site)
+            writer.append(
+                record.image, record.group, record.fold, pair.frame, pair.mask, record.site, record.spacing_mm
+            )
             used += 1
     findings += _several_values(values)
     return {
         "layout": dataset.layout,
         "frames": len(dataset.records),
-        "subjects": len({record.group for record in dataset.records}),
-        "subjects_known": all(record.subject for record in dataset.records),
-        "subjects_read": subjects.described(dataset),
+        "subjects": len({record.group for record in kept}),
+        "subjects_known": all(record.subject for record in kept),
+        "subjects_read": subjects.described(replace(dataset, records=kept)),
         "subject_rule": dataset.subject_rule,
         "frames_with_mask": with_mask,
         "frames_used": used,
         "errors": count(findings, "error"),
         "warnings": count(findings, "warning"),
         "findings": findings,
+        **(quarantine.described(findings, dataset.records) if set_aside else {}),
     }
 
 
