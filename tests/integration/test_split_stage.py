@@ -509,9 +509,8 @@ def test_a_planted_leak_that_the_check_cannot_see_is_doubted(names: list[str]) -
 
 def test_one_prefix_for_all_frames_stops_the_stage_and_says_how_subjects_were_read() -> None:
     text = refusal(named(ONE_PREFIX), subject=shipped())
-    assert (
-        f"Subjects were read from the file names by data.subject, {shipped()}. For example: IMG from IMG_0000.png" in text
-    )
+    read = f"Subjects were read from the file names by data.subject, {shipped()}"
+    assert f"{read}. For example: IMG from IMG_0000.png" in text
 
 
 def test_a_pattern_or_a_column_puts_each_patient_on_one_side() -> None:
