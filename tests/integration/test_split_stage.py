@@ -76,7 +76,7 @@ def test_packs_kaggle_pairs_exactly() -> None:
     np.testing.assert_array_equal(store.mask(2), mask(30))
     assert store.index["mask_area"].tolist() == [30, 0] * 6
     assert read_json(paths.PACKED / "findings.json") == {
-        "layout": "kaggle",
+        "layout": "pairs",
         "frames": 12,
         "subjects": 6,
         "subjects_known": True,

@@ -27,7 +27,7 @@ def palette(indices: np.ndarray, colours: list[tuple[int, int, int]], suffix: st
     return buffer.getvalue()
 
 
-def read(content: bytes) -> tuple[Mask, str | None]:
+def read(content: bytes) -> tuple[Mask, tuple[str, ...]]:
     with open_image(content) as (picture, _):
         return masks.read(picture)
 
@@ -60,10 +60,10 @@ def refusal(content: bytes) -> str:
     ],
 )
 def test_reads_a_background_and_one_other_value(content: bytes, value: str) -> None:
-    found, found_value = read(content)
+    found, values = read(content)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, TRUTH)
-    assert found_value == value
+    assert values == (value,)
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,10 @@ def test_reads_a_background_and_one_other_value(content: bytes, value: str) -> N
     ],
 )
 def test_nothing_but_background_is_an_empty_mask(content: bytes) -> None:
-    found, value = read(content)
+    found, values = read(content)
     assert found.shape == (HEIGHT, WIDTH)
     assert not found.any()
-    assert value is None
+    assert values == ()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def run(params: Params) -> None:
     """
     paths.FINDINGS_JSON.unlink(missing_ok=True)
     with replacing_folder(paths.PACKED) as folder, Archive(paths.DATASET_ZIP) as archive:
-        listed = detect.find(archive, params.data.layout, Choices(params.data.classes))
+        listed = detect.find(archive, params.data.layout, Choices(params.data.classes, params.data.mask_suffixes))
         dataset = subjects.assign(listed, params.data.subject, required=params.split.by != "frame")
         with store.Writer(folder) as writer:
             report = checks.pack(archive, dataset, writer, keep_empty=params.data.frames == "all")

@@ -28,7 +28,7 @@ _WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
 _CLASSES_SHOWN = 20
 
 
-def evidence(archive: Archive) -> str:
+def evidence(archive: Archive, choices: Choices) -> str:
     found = _tables(archive)
     return f"the table {found[0]} has the columns {' and '.join(_REQUIRED)}" if found else ""
 

@@ -10,7 +10,7 @@ from nerveseg.data.decoding import ImageFile, MaskFile
 def test_kaggle_pairs_are_sorted_naturally_for_any_order_in_the_zip(tmp_path: Path) -> None:
     names = ["x/10_1", "x/2_10", "x/2_9"]
     dataset = find(tmp_path, {f"{name}{end}.tif": TIF for name in names for end in ("_mask", "")})
-    assert dataset.layout == "kaggle"
+    assert dataset.layout == "pairs"
     assert [(r.image, r.frame, r.mask) for r in dataset.records] == [
         ("2_9.tif", ImageFile("x/2_9.tif"), MaskFile("x/2_9_mask.tif")),
         ("2_10.tif", ImageFile("x/2_10.tif"), MaskFile("x/2_10_mask.tif")),
