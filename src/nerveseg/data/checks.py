@@ -173,23 +173,24 @@ class _MaskValues:
     def __init__(self) -> None:
         self._images: defaultdict[str, list[str]] = defaultdict(list)  # by value
         self._first = ""
-        self._alone: set[str] = set()  # values of masks with one
-        self._with_several = 0  # masks
+        self._accepted: set[str] = set()  # values of the masks that are fit
+        self._refused = 0  # masks, for several values
 
     def add(self, pair: _Pair) -> None:
         self._first = self._first or pair.record.image
         for value in pair.mask_values:
             self._images[value].append(pair.record.image)
-        if len(pair.mask_values) == 1:
-            self._alone |= {*pair.mask_values}
-        self._with_several += len(pair.mask_values) > 1
+        if pair.mask is not None:
+            self._accepted |= {*pair.mask_values}
+        elif pair.mask_values:
+            self._refused += 1
 
     def findings(self, chosen: Sequence[int | str] | None) -> list[Finding]:
         return self._unclear() if chosen is None else [*self._unknown(chosen), *self._left_out(chosen)]
 
     def _unclear(self) -> list[Finding]:
         """An error if not all masks write the nerve in the same way: an artery in another colour would become nerve."""
-        if len(self._alone) < 2 and self._with_several < 2:  # a single mask with several has a finding of its own
+        if len(self._accepted) < 2 and self._refused < 2:  # a single one that is refused has a finding of its own
             return []
         common, other, *_ = self._ranked()
         detail = (
@@ -201,7 +202,8 @@ class _MaskValues:
 
     def _unknown(self, chosen: Sequence[int | str]) -> list[Finding]:
         unknown = [str(value) for value in chosen if not masks.spellings(value) & set(self._images)]
-        detail = f"data.classes has {', '.join(unknown)}, which no mask has as a value; they have {self._counted() or 'only a background'}"
+        have = self._counted() or "only a background"
+        detail = f"data.classes has {', '.join(unknown)}, which no mask has as a value; they have {have}"
         return [Finding("error", "unknown class", self._first, detail)] if unknown else []
 
     def _left_out(self, chosen: Sequence[int | str]) -> list[Finding]:
