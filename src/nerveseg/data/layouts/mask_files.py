@@ -6,9 +6,8 @@ has is a number or a class; a folder below that of masks is a class, too.
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 
 from nerveseg.data.layouts.dataset import IMAGE_SUFFIXES, has_suffix
 
@@ -23,6 +22,7 @@ _MOST_WORDS = 4  # of a class that stands before the suffix
 
 Folder = tuple[str, ...]  # its path in lower case, where frames and masks lie apart without the names that say so
 Key = tuple[Folder, str]  # of a frame: its folder, and its name without type, in lower case
+_Matches = Mapping[str, re.Match[str] | None]  # of `_ending` with each name in a folder
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,12 @@ class Listing:
 
 @dataclass(frozen=True)
 class _Named:
-    """What the name of a mask says: its frame, its class and its number."""
+    """What the name of a mask says: its frame, its class, its number, and the suffix or folder that says it is one."""
 
-    frame: str
-    label: str
+    frame: Key
+    label: str = ""
     number: str = ""
+    sign: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,10 @@ class _Place:
     below: int = 0
 
     def counterparts(self) -> Iterator[tuple[Folder, str]]:
-        """Where the frames of these masks may be, each with the class that the folder then names."""
-        yield self.folder, ""
-        if self.below:
+        """Where the frames of a folder of masks may be, each with the class that the folder then names."""
+        if self.masks:
+            yield self.folder, ""
+        if self.masks and self.below:
             at = len(self.folder) - self.below
             yield self.folder[:at] + self.folder[at + 1 :], self.folder[at]
             yield self.folder[:-1], self.folder[-1]
@@ -96,31 +98,23 @@ def listed(names: Sequence[str], suffixes: Sequence[str]) -> Listing:
         names: the members.
         suffixes: `data.mask_suffixes`.
     """
-    ending = _ending(suffixes)
-    listing, apart = Listing(), []
-    for folder, files in _folders(names).items():
-        place, beside = _place(folder), _beside(files, ending)
-        if beside:
-            place = _Place(tuple(part.casefold() for part in folder.parts), is_of_frames=place.is_of_frames)
-        elif place.masks:
-            apart.append((place, files))
-            continue
+    ending, listing = _ending(suffixes), Listing()
+    frames: defaultdict[Folder, set[str]] = defaultdict(set)
+    folders = [(_place(path), files) for path, files in _folders(names).items()]
+    folders.sort(key=lambda each: bool(each[0].masks))  # frames before the masks that are apart from them
+    for place, files in folders:
+        matches = {name: ending.fullmatch(name) for name in files}
+        elsewhere = [(folder, label) for folder, label in place.counterparts() if folder in frames]
+        found = _apart(matches, place.masks, elsewhere, frames) if elsewhere else _beside(matches, place.folder)
+        has_frames = not place.masks or (found and not elsewhere)
         for name, members in files.items():
-            if name in beside:
-                _add(listing, place.folder, beside[name], members)
-            elif place.is_of_frames or not _ends(name, ending):
+            if name in found:
+                named = found[name]
+                label = named.label or named.sign
+                listing.masks[named.frame] += [MaskName(member, label, named.number) for member in members]
+            elif has_frames and (place.is_of_frames or not _ends(matches[name])):
                 listing.frames[place.folder, name] += members
-            else:
-                listing.strays += members
-    frames = defaultdict(set)
-    for key_folder, name in listing.frames:
-        frames[key_folder].add(name)
-    for place, files in apart:
-        for name, members in files.items():
-            for key_folder, label in place.counterparts():
-                if found := _named(name, ending, frames.get(key_folder, ()), place.masks, label):
-                    _add(listing, key_folder, found, members)
-                    break
+                frames[place.folder].add(name)
             else:
                 listing.strays += members
     for key, masks in listing.masks.items():
@@ -128,28 +122,28 @@ def listed(names: Sequence[str], suffixes: Sequence[str]) -> Listing:
     return listing
 
 
-def _folders(names: Sequence[str]) -> dict[PurePosixPath, defaultdict[str, list[str]]]:
+def _folders(names: Sequence[str]) -> dict[str, defaultdict[str, list[str]]]:
     """The image files of each folder, by name without type, in lower case."""
-    folders: defaultdict[PurePosixPath, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    folders: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name in names:
         if has_suffix(name, IMAGE_SUFFIXES):
-            path = PurePosixPath(name)
-            folders[path.parent][path.stem.casefold()].append(name)
+            folder, _, file = name.rpartition("/")
+            folders[folder][file.rpartition(".")[0].casefold()].append(name)
     return folders
 
 
-def _place(folder: PurePosixPath) -> _Place:
-    parts = tuple(part.casefold() for part in folder.parts)
+def _parts(path: str) -> Folder:
+    return tuple(part for part in path.casefold().split("/") if part)
+
+
+def _place(path: str) -> _Place:
+    parts = _parts(path)
     for at in reversed(range(len(parts))):
         is_of_frames = parts[at] in _FRAME_FOLDERS
         if is_of_frames or parts[at] in _MASK_FOLDERS:
             masks = "" if is_of_frames else parts[at]
             return _Place(parts[:at] + parts[at + 1 :], masks, is_of_frames, len(parts) - at - 1)
     return _Place(parts)
-
-
-def _add(listing: Listing, folder: Folder, named: _Named, members: Sequence[str]) -> None:
-    listing.masks[folder, named.frame] += [MaskName(member, named.label, named.number) for member in members]
 
 
 def _united(masks: Sequence[MaskName]) -> list[MaskName]:
@@ -171,48 +165,55 @@ def _ending(suffixes: Sequence[str]) -> re.Pattern[str]:
     return re.compile(f"(?P<frame>.+)(?P<suffix>{either})(?:{rest})?", re.DOTALL)
 
 
-def _ends(name: str, ending: re.Pattern[str]) -> bool:
-    """Whether it ends in a suffix."""
-    match = ending.fullmatch(name)
+def _ends(match: re.Match[str] | None) -> bool:
+    """Whether a name ends in a suffix."""
     return match is not None and not match["number"] and not match["label"]
 
 
-def _beside(names: Collection[str], ending: re.Pattern[str]) -> dict[str, _Named]:
-    """The masks of frames in the same folder."""
-    masks = {name for name in names if (match := ending.fullmatch(name)) and match["frame"] in names}
-    frames = {name for name in names if name not in masks}
-    return {name: found for name in names if (found := _named(name, ending, frames))}
+def _beside(matches: _Matches, folder: Folder) -> dict[str, _Named]:
+    """The masks of frames in the same folder, by name."""
+    frames = {name for name, match in matches.items() if not (match and match["frame"] in matches)}
+    named = {name: _suffixed(match, folder, frames) for name, match in matches.items() if match}
+    return {name: found for name, found in named.items() if found}
 
 
-def _named(
-    name: str, ending: re.Pattern[str], frames: Collection[str], folder: str = "", label: str = ""
-) -> _Named | None:
-    """What the name of a mask says; None: it is that of none of these frames.
+def _apart(
+    matches: _Matches, masks: str, elsewhere: Sequence[tuple[Folder, str]], frames: Mapping[Folder, Collection[str]]
+) -> dict[str, _Named]:
+    """The masks of frames in other folders, by name.
 
     Args:
-        folder: the name of the folder of masks in which it is, and where it needs no suffix; empty: it is in none.
-        label: the class that a folder below that names.
+        masks: what the folder is called.
+        elsewhere: the other folders, each with the class that the folder of masks then has.
+        frames: the names in each.
     """
-    if folder and name in frames:
-        return _Named(name, label or folder)
-    match = ending.fullmatch(name)
-    if match and match["frame"] in frames:
-        word = "/".join(filter(None, (label, match["label"]))) or match["suffix"].strip(_SEPARATORS)
-        return _Named(match["frame"], word, match["number"] or "")
-    if match and not match["label"]:  # x_nerve_mask
-        found = _before_class(match["frame"], frames)
-    else:  # in a folder of masks, x_nerve
-        found = _before_class(name, frames) if folder else None
-    if not found:
-        return None
-    word = "/".join(filter(None, (label, found.label)))
-    return replace(found, label=word, number=(match["number"] if match else None) or "")
+    named = {}
+    for name, match in matches.items():
+        for folder, label in elsewhere:
+            found = (
+                _Named((folder, name), sign=masks)
+                if name in frames[folder]
+                else (match and _suffixed(match, folder, frames[folder])) or _before_class(name, folder, frames[folder])
+            )
+            if found:
+                named[name] = replace(found, label="/".join(filter(None, (label, found.label))))
+                break
+    return named
 
 
-def _before_class(name: str, frames: Collection[str]) -> _Named | None:
-    """The frame and the class in a name such as x_nerve."""
+def _suffixed(match: re.Match[str], folder: Folder, frames: Collection[str]) -> _Named | None:
+    """What a name with a suffix says: x_mask, x_mask_1, x_mask_nerve or x_nerve_mask."""
+    number = match["number"] or ""
+    if match["frame"] in frames:
+        return _Named((folder, match["frame"]), match["label"] or "", number, match["suffix"].strip(_SEPARATORS))
+    found = None if match["label"] else _before_class(match["frame"], folder, frames)
+    return found and replace(found, number=number)
+
+
+def _before_class(name: str, folder: Folder, frames: Collection[str]) -> _Named | None:
+    """What a name such as x_nerve says."""
     for match in reversed([*_SEPARATOR.finditer(name)][-_MOST_WORDS:]):
         frame, label = name[: match.start()], name[match.end() :]
         if frame in frames and label and not label.isdecimal():
-            return _Named(frame, label)
+            return _Named((folder, frame), label)
     return None
