@@ -30,7 +30,6 @@ from nerveseg.errors import NervesegError
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(pattern=r"\S")]
-MaskSuffix = Annotated[str, Field(pattern=r"^[^/\\]*[^/\\_. -][^/\\]*$")]
 InputSide = Annotated[int, Field(ge=32, le=2048, multiple_of=32)]  # the encoder halves it five times
 EmptyRule = Literal["kaggle", "nnunet", "monai", "smp"]
 GateMode = Literal["off", "report", "enforce"]
@@ -81,6 +80,15 @@ def _s3_or_folder(uri: str | None) -> str | None:
 def whole_name(pattern: str) -> str:
     """A pattern that matches a text if `pattern` matches all of it."""
     return f"^(?s:{pattern})$"
+
+
+def _part_of_a_name(suffix: str) -> str:
+    if "/" in suffix or "\\" in suffix or not suffix.strip("_-. "):
+        raise ValueError("use what ends the name of a mask's file before its type, such as _mask, without slashes")
+    return suffix
+
+
+MaskSuffix = Annotated[str, AfterValidator(_part_of_a_name)]
 
 
 class Section(BaseModel):
