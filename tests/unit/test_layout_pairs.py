@@ -92,6 +92,8 @@ def test_the_suffixes_are_a_parameter(tmp_path: Path) -> None:
     assert "x_mask.png (data.mask_suffixes names the suffixes)" in refusal(tmp_path, members)
     dataset = find(tmp_path, members, mask_suffixes=["-outline"])
     assert [record.mask for record in dataset.records] == [MaskFile(f"{name}-outline.png") for name in NAMES]
+    folders = {f"{folder}/{name}.png": PNG for folder in ("images", "masks") for name in ("1_1", "1_10")}
+    assert find(tmp_path, folders, mask_suffixes=[]).findings == []
 
 
 def test_several_files_of_a_mask_are_united_as_in_busi(tmp_path: Path) -> None:

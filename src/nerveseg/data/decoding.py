@@ -119,9 +119,10 @@ class UnitedFiles:
     files: tuple[MaskFile, ...]
 
     def read(self, archive: Archive, frame: Frame) -> DecodedMask:
-        first, *others = (file.read(archive, frame) for file in self.files)
+        first = self.files[0].read(archive, frame)
         union, values = first.pixels, dict.fromkeys(first.values)
-        for file, other in zip(self.files[1:], others, strict=True):
+        for file in self.files[1:]:
+            other = file.read(archive, frame)
             if other.pixels.shape != union.shape or other.turned != first.turned:
                 raise UnfitImageError(
                     "size mismatch",
@@ -168,13 +169,23 @@ class RunLengths:
 @contextmanager
 def opened(archive: Archive, member: str) -> Iterator[tuple[Image.Image, int]]:
     """An image file of the zip, as `archive.open_image`; what is unfit says which file it is."""
+    with naming(member), open_image(content(archive, member)) as found:
+        yield found
+
+
+@contextmanager
+def naming(member: str) -> Iterator[None]:
+    """What is unfit says which file it is."""
     try:
-        content = archive.read(member, MAX_IMAGE_BYTES)
-    except ValueError as error:
-        raise UnfitImageError("unreadable", f"{member} is {error}") from None
-    try:
-        with open_image(content) as found:
-            yield found
+        yield
     except UnfitImageError as error:
         error.args = (f"{member} {error}",)
         raise
+
+
+def content(archive: Archive, member: str) -> bytes:
+    """The bytes of a file with an image. Raises UnfitImageError if it is damaged or has more than 80 MiB."""
+    try:
+        return archive.read(member, MAX_IMAGE_BYTES)
+    except ValueError as error:
+        raise UnfitImageError("unreadable", f"is {error}") from None

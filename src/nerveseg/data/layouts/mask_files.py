@@ -160,7 +160,7 @@ def _united(masks: Sequence[MaskName]) -> list[MaskName]:
 
 def _ending(suffixes: Sequence[str]) -> re.Pattern[str]:
     """Matches the name of a mask with a suffix, and what is behind that."""
-    either = "|".join(re.escape(suffix.casefold()) for suffix in suffixes)
+    either = "|".join(re.escape(suffix.casefold()) for suffix in suffixes) or "(?!)"  # none: matches nothing
     rest = f"{_SEPARATOR.pattern}?(?P<number>[0-9]+)|{_SEPARATOR.pattern}(?P<label>.+)"
     return re.compile(f"(?P<frame>.+)(?P<suffix>{either})(?:{rest})?", re.DOTALL)
 

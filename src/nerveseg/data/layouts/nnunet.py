@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from nerveseg.arrays import Frame
 from nerveseg.data.archive import MAX_IMAGE_BYTES, MAX_PIXELS, Archive, UnfitImageError
-from nerveseg.data.decoding import DecodedFrame, DecodedMask, FrameSource, ImageFile, opened
+from nerveseg.data.decoding import DecodedFrame, DecodedMask, FrameSource, ImageFile, content, naming, opened
 from nerveseg.data.layouts.dataset import TIF_SUFFIXES, Choices, Dataset, Record, inventory
 from nerveseg.data.names import natural_key
 from nerveseg.errors import NervesegError
@@ -232,28 +232,33 @@ def _slice(archive: Archive, member: str) -> Frame:
     Raises:
         UnfitImageError: it is damaged or too large, has several slices, or others than whole numbers from 0 to 255.
     """
+    with naming(member):
+        found = content(archive, member)
+        try:
+            return _eight_bits(_volume(found, is_compressed=member.endswith(".gz")).T)
+        except UnfitImageError:
+            raise
+        except Exception as error:  # decoders raise many kinds of errors on bad bytes; each becomes a finding
+            raise UnfitImageError("unreadable", f"is damaged: {error or type(error).__name__}") from None
+
+
+def _volume(found: bytes, *, is_compressed: bool) -> npt.NDArray[Any]:
+    """The values of a NIfTI file of one slice, (columns, rows)."""
     import nibabel  # half a second, which only these files need
 
-    try:
-        content = archive.read(member, MAX_IMAGE_BYTES)
-        if member.endswith(".gz"):
-            with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
-                content = file.read(MAX_IMAGE_BYTES + 1)
-        volume = nibabel.Nifti1Image.from_bytes(content)
-        columns, rows, *others = volume.shape
-        if set(others) - {1}:
-            raise UnfitImageError("several pages", f"has the shape {volume.shape}; save each slice as its own file")
-        if columns * rows > MAX_PIXELS or len(content) > MAX_IMAGE_BYTES:
-            raise UnfitImageError("too large", f"has {columns}x{rows} pixels; the limit is {MAX_PIXELS} pixels")
-        size = volume.get_data_dtype().itemsize  # type: ignore[no-untyped-call]
-        if columns * rows * size > len(content):
-            raise ValueError("the file ends before its last pixel")  # before nibabel allocates what the header says
-        return _eight_bits(np.asanyarray(volume.dataobj).reshape(columns, rows)).T.copy()
-    except UnfitImageError as error:
-        error.args = (f"{member} {error}",)
-        raise
-    except Exception as error:  # decoders raise many kinds of errors on bad bytes; each becomes a finding
-        raise UnfitImageError("unreadable", f"{member} is damaged: {error or type(error).__name__}") from None
+    if is_compressed:
+        with gzip.GzipFile(fileobj=io.BytesIO(found)) as file:
+            found = file.read(MAX_IMAGE_BYTES + 1)
+    volume = nibabel.Nifti1Image.from_bytes(found)
+    columns, rows, *others = volume.shape
+    if set(others) - {1}:
+        raise UnfitImageError("several pages", f"has the shape {volume.shape}, but not columns, rows and one slice")
+    if columns * rows > MAX_PIXELS or len(found) > MAX_IMAGE_BYTES:
+        raise UnfitImageError("too large", f"has {columns}x{rows} pixels; the limit is {MAX_PIXELS} pixels")
+    size = volume.get_data_dtype().itemsize  # type: ignore[no-untyped-call]
+    if columns * rows * size > len(found):  # before nibabel allocates what the header says
+        raise ValueError("the file ends before its last pixel")
+    return np.asanyarray(volume.dataobj).reshape(columns, rows)
 
 
 def _eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -261,7 +266,7 @@ def _eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if values.dtype.names is not None:
         raise UnfitImageError("sample format", "has colours; save it in grey")
     with np.errstate(invalid="ignore"):
-        found = values.astype(np.uint8)
+        found = values.astype(np.uint8, order="C")
     if not np.array_equal(found, values):
         raise UnfitImageError("bit depth", "has other values than the whole numbers 0 to 255; scale it as you see fit")
     return found

@@ -36,7 +36,7 @@ def evidence(archive: Archive, choices: Choices) -> str:
     if listing.masks:
         key, masks = next(iter(listing.masks.items()))
         return f"{len(listing.masks)} frames have masks, such as {listing.frames[key][0]} with {masks[0].member}"
-    found = _tables(archive)
+    found = tables.with_columns(archive, _TABLE)
     return f"the table {found[0]} has the columns {', '.join(_TABLE)}" if found else ""
 
 
@@ -128,14 +128,9 @@ def _chosen(archive: Archive, dataset: Dataset, labels: Counter[str], wanted: se
     return wanted
 
 
-def _tables(archive: Archive) -> list[str]:
-    names = [name for name in archive.names if tables.is_table(name)]
-    return [name for name in names if set(_TABLE) <= set(tables.columns(archive, name))]
-
-
 def _read_table(archive: Archive, choices: Choices) -> Dataset:
     """Frames `<subject>_<img>` and their run lengths in Kaggle's train_masks.csv."""
-    found = _tables(archive)
+    found = tables.with_columns(archive, _TABLE)
     if len(found) > 1:
         raise NervesegError(
             f"{archive.path} has {len(found)} tables with the columns {', '.join(_TABLE)}: {', '.join(found)}. Keep "
