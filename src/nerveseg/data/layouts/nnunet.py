@@ -61,7 +61,7 @@ class LabelFile:
     known: frozenset[int]
 
     def read(self, archive: Archive, frame: Frame) -> DecodedMask:
-        turned = None
+        turned = 1
         if self.member.endswith(_VOLUMES):
             pixels = _slice(archive, self.member)
         else:
@@ -97,12 +97,12 @@ def read(archive: Archive, choices: Choices) -> Dataset:
     ending = _ending(archive, root, described)
     images, masks = _images(archive, root, ending), _files(archive, root / _LABELS, ending)
     for case in sorted(images.keys() | masks.keys(), key=natural_key):
-        name = f"{case}{ending}"
+        name = f"{case}{ending.removesuffix('.gz')}"  # of which .nii is a suffix like any other
         if case not in images:
             dataset.error("missing frame", name, f"{masks[case]} has no {_IMAGES}/{case}_0000{ending}")
             continue
         if case not in masks:
-            dataset.error("missing mask", name, f"{images[case]} has no {_LABELS}/{name}")
+            dataset.error("missing mask", name, f"{images[case]} has no {_LABELS}/{case}{ending}")
         frame: FrameSource = (VolumeFrame if ending in _VOLUMES else ImageFile)(images[case])
         mask = LabelFile(masks[case], numbers, known) if case in masks else None
         dataset.records.append(Record(name, "", frame, mask))
