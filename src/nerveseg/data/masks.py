@@ -51,7 +51,7 @@ class _Values:
         found = np.zeros(self.pixels.shape, bool)
         for number in numbers:
             found |= self.pixels == number
-        return found.astype(np.uint8)
+        return found.view(np.uint8)
 
 
 def read(image: Image.Image, chosen: Sequence[int | str] | None = None) -> tuple[Mask, tuple[str, ...]]:
@@ -134,7 +134,8 @@ def _by_colour(image: Image.Image) -> _Values:
     has_transparent = _TRANSPARENT in values.values()
     background = {c: v for c, v in values.items() if (v == _TRANSPARENT if has_transparent else not any(c[:3]))}
     classes = {_packed(colour): value for colour, value in values.items() if colour not in background}
-    pixels = np.asarray(image).view(np.uint32)[..., 0]
+    blank = np.zeros((image.height, image.width), np.uint8)
+    pixels = np.asarray(image).view(np.uint32)[..., 0] if classes else blank  # most masks of some datasets are empty
     return _Values(pixels, classes, tuple(dict.fromkeys(background.values())))
 
 
