@@ -82,6 +82,15 @@ def whole_name(pattern: str) -> str:
     return f"^(?s:{pattern})$"
 
 
+def _part_of_a_name(suffix: str) -> str:
+    if "/" in suffix or "\\" in suffix or not suffix.strip("_-. "):
+        raise ValueError("use what ends the name of a mask's file before its type, such as _mask, without slashes")
+    return suffix
+
+
+MaskSuffix = Annotated[str, AfterValidator(_part_of_a_name)]
+
+
 class Section(BaseModel):
     """A section of params.yaml: frozen, strictly typed, without unknown keys."""
 
@@ -102,8 +111,11 @@ class DataParams(Section):
     uri: str = Field(min_length=1, description="s3://bucket/key, https://host/path or a path of a dataset zip")
     version_id: str | None = Field(description="pins one version of an S3 object")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(description="rejects any other content")
-    layout: Literal["auto", "hydrogen-torch", "kaggle"] = Field(
+    layout: Literal["auto", "hydrogen-torch", "pairs", "nnunet"] = Field(
         description="how the dataset is laid out; auto: detected"
+    )
+    mask_suffixes: Annotated[list[MaskSuffix], Field(min_length=1)] = Field(
+        description="what ends the name of a mask's file, after that of its frame, in the layout pairs"
     )
     frames: Literal["nonempty", "all"] = Field(description="only frames with a mask, or all frames")
     subject: str = Field(
@@ -111,7 +123,7 @@ class DataParams(Section):
         "none: unknown, each frame is its own"
     )
     classes: Annotated[list[int | str], Field(min_length=1)] | None = Field(
-        description="the values of the table's class_id that are nerve; null: there is only one"
+        description="what is nerve, where a dataset has several classes: values of class_id, names or values of masks"
     )
 
     quarantine: bool = Field(description="whether frames with errors are set aside instead of rejecting the dataset")
@@ -119,12 +131,12 @@ class DataParams(Section):
 
     @field_validator("classes", mode="wrap")
     @classmethod
-    def _values_of_class_id(cls, classes: Any, check: ValidatorFunctionWrapHandler) -> list[int | str] | None:
+    def _names_or_numbers(cls, classes: Any, check: ValidatorFunctionWrapHandler) -> list[int | str] | None:
         try:
             checked: list[int | str] | None = check(classes)
             return checked
         except ValidationError:  # it has a line for each alternative of each value
-            raise ValueError("use null, or a list of values of class_id, such as [0]") from None
+            raise ValueError("use null, or a list of names or numbers of classes, such as [0]") from None
 
     @field_validator("uri")
     @classmethod

@@ -13,7 +13,7 @@ from nerveseg.data.layouts.dataset import IMAGE_SUFFIXES, Record, has_suffix
 from nerveseg.data.names import natural_key
 
 # They name a frame as an example at most.
-_OF_DATASET = frozenset({"several classes", "missing class", "several mask values", "duplicate name"})
+_OF_DATASET = frozenset({"several classes", "missing class", "unknown class", "several mask values", "duplicate name"})
 _WITHOUT_RECORD = "missing frame"  # a mask or a row without its image: the finding may name the image or its table
 
 

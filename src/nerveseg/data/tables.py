@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import pyarrow as pa
@@ -29,6 +29,12 @@ _ERRORS = (pa.ArrowException, csv.Error, ValueError, OSError, MemoryError)
 def is_table(name: str) -> bool:
     """Whether a member of the zip is a table, by its suffix."""
     return _is_parquet(name) or name.lower().endswith(".csv")
+
+
+def with_columns(archive: Archive, required: Collection[str]) -> list[str]:
+    """The tables in a zip that have these columns. Raises NervesegError as `columns`."""
+    names = [name for name in archive.names if is_table(name)]
+    return [name for name in names if set(required) <= set(columns(archive, name))]
 
 
 def columns(archive: Archive, table: str) -> list[str]:

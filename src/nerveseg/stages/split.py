@@ -26,7 +26,7 @@ def run(params: Params) -> None:
     """
     paths.FINDINGS_JSON.unlink(missing_ok=True)
     with replacing_folder(paths.PACKED) as folder, Archive(paths.DATASET_ZIP) as archive:
-        listed = detect.find(archive, params.data.layout, Choices(params.data.classes))
+        listed = detect.find(archive, params.data.layout, Choices(params.data.classes, params.data.mask_suffixes))
         set_aside = params.data.quarantine
         # With frames set aside, folds of subjects and random folds have the same frames, as the leakage audit needs.
         dataset = subjects.assign(listed, params.data.subject, required=params.split.by != "frame" or set_aside)
