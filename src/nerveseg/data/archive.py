@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -100,9 +100,19 @@ class Archive:
         info = self._members[name]
         if info.file_size > limit:
             raise ValueError(f"too large: it unpacks to {info.file_size} bytes; the limit is {limit}")
+        with self._opened(info) as file:
+            return file.read(info.file_size + 1)  # one byte more, so that the end is reached and the CRC checked
+
+    def start(self, name: str, size: int) -> bytes:
+        """The first `size` bytes of a member; fewer, where it has no more. Raises ValueError if they are damaged."""
+        with self._opened(self._members[name]) as file:
+            return file.read(size)
+
+    @contextmanager
+    def _opened(self, info: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
         try:
             with self._zip.open(info) as file:
-                return file.read(info.file_size + 1)  # one byte more, so that the end is reached and the CRC checked
+                yield file
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
             raise ValueError(f"damaged in the zip: {error}") from None
 

@@ -6,11 +6,11 @@ To add a layout, write a module with what `dataset.Layout` asks for and its test
 
 from nerveseg.data import tables
 from nerveseg.data.archive import Archive
-from nerveseg.data.layouts import hydrogen_torch, kaggle
+from nerveseg.data.layouts import coco, hydrogen_torch, kaggle, label_studio
 from nerveseg.data.layouts.dataset import Choices, Dataset, Layout, inventory
 from nerveseg.errors import NervesegError
 
-LAYOUTS: tuple[Layout, ...] = (hydrogen_torch, kaggle)
+LAYOUTS: tuple[Layout, ...] = (hydrogen_torch, kaggle, coco, label_studio)
 
 
 def find(archive: Archive, name: str, choices: Choices) -> Dataset:
