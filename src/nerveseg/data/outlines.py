@@ -1,7 +1,7 @@
 """Draws what COCO's masks consist of: polygons, and run lengths as numbers or compressed into text.
 
-pycocotools draws them, but it trusts its input: coordinates far away take any amount of memory, and run lengths that are
-cut off or too long may reach beyond it. So both are checked here before.
+pycocotools draws them, but it trusts its input: coordinates far away take any amount of memory, and run lengths that
+are cut off or too long may reach beyond it. So both are checked here before.
 """
 
 from dataclasses import dataclass
