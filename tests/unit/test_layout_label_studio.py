@@ -108,10 +108,7 @@ def test_a_region_may_have_its_label_in_a_result_of_its_own(tmp_path: Path) -> N
         ]
     members = zipped(task(1, annotated(*parts, result("choices", {"choices": ["left"]}, id="x"))))
     dataset = find(tmp_path, members)
-    assert "artery (1 masks), nerve (1 masks)" in dataset.findings[0].detail or dataset.classes == {
-        "nerve": 1,
-        "artery": 1,
-    }
+    assert dataset.classes == {"nerve": 1, "artery": 1}
     np.testing.assert_array_equal(masks(tmp_path, members, find(tmp_path, members, classes=["artery"]))[0], nerve(1))
 
 
@@ -216,5 +213,5 @@ def test_a_mask_of_another_size_or_damaged_is_an_error(tmp_path: Path) -> None:
 )
 def test_a_damaged_export_is_a_clear_error(tmp_path: Path, document: bytes, reason: str) -> None:
     text = refusal(tmp_path, {"73d7ef48-1_1.png": PNG, "a.json": document})
-    assert "a.json in " in text or "a.json" in text
+    assert "a.json" in text
     assert reason in text

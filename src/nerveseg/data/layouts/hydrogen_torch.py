@@ -109,9 +109,8 @@ def _rows(archive: Archive) -> dict[str, list[_Row]]:
     """The rows of each table."""
     budget = tables.Budget()
     found = {}
-    for table in _tables(archive):
-        if _SUBMISSION in PurePosixPath(table).stem.lower():
-            continue
+    names = _tables(archive)
+    for table in [name for name in names if _SUBMISSION not in PurePosixPath(name).name.lower()] or names:
         found[table] = [
             _Row(table, number, path or "", _file_name(path or ""), mask, fold, _class(label), subject or patient, site)
             for number, (path, mask, fold, label, subject, patient, site) in enumerate(
