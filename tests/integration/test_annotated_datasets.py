@@ -101,4 +101,10 @@ def test_brush_masks_of_label_studio() -> None:
     members = {"project.json": json.dumps(tasks).encode()}
     require_exact(run(members | frames("")))
     assert read_json(paths.PACKED / "findings.json")["warnings"] == 0
-    require_exact(run(members | frames("images/", "73d7ef48-"), subject="[0-9a-f]{8}-(?P<subject>[0-9]+)_[0-9]"))
+
+    uploaded = members | frames("images/", "73d7ef48-")
+    require_exact(run(uploaded, subject="[0-9a-f]{8}-(?P<subject>[0-9]+)_[0-9]"))
+    assert read_json(paths.PACKED / "findings.json")["warnings"] == 0
+    require_exact(run(uploaded))
+    doubt = read_json(paths.PACKED / "findings.json")["findings"][0]
+    assert doubt["kind"] == "doubtful subjects", "the prefix is read as a part of the subject"

@@ -1,9 +1,9 @@
 """Label Studio's brush masks: the pixels of an RGBA image as a stream of bits, run by run.
 
-The stream is that of `@thi.ng/rle-pack`: the number of values in 32 bits, the bits of a value less one in 5, and the
-sizes of four kinds of counts less one in 4 each. Then, until all values are there: a bit that says whether one value
-repeats, the kind of the count in 2, the count less one, and the value, or as many values as the count says.
-Source: https://github.com/thi-ng/umbrella/blob/develop/packages/rle-pack/src/index.ts
+The stream is that of the JavaScript library rle-pack: the number of values in 32 bits, the bits of a value less one in
+5, and the sizes of four kinds of counts less one in 4 each. Then, until all values are there: a bit that says whether
+one value repeats, the kind of the count in 2, the count less one, and the value, or as many values as the count says.
+Source: https://github.com/HumanSignal/label-studio-converter/blob/master/label_studio_converter/brush.py
 """
 
 from dataclasses import dataclass
