@@ -171,6 +171,7 @@ def test_what_cannot_be_read_is_found_at_once(tmp_path: Path) -> None:
         ("/data/local-files/?d=scans%2Fx/12_3.png", "x/12_3.png"),
         ("s3://bucket/scans/12_3.png", "scans/12_3.png"),
         ("https://host/scans/12_3.png?signature=a%2Fb", "12_3.png"),
+        ("//[scans]/12_3.png", "12_3.png"),
     ],
 )
 def test_images_are_found_by_their_addresses(tmp_path: Path, address: str, image: str) -> None:

@@ -189,6 +189,9 @@ def _image_key(archive: Archive, source: str, task: _Task) -> str:
 
 
 def _path(address: str) -> str:
-    """The path of a file that was uploaded, in local storage (`?d=`), at a URL, or itself."""
-    parts = urlsplit(address)
+    """The path of a file that was uploaded, in local storage (`?d=`) or at a URL; otherwise the address itself."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return address
     return parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
