@@ -140,6 +140,12 @@ def test_a_path_in_the_table_decides_between_images_of_one_name(tmp_path: Path) 
     assert [(record.image, record.frame) for record in dataset.records] == [("1_1.png", ImageFile("x/train/1_1.png"))]
 
 
+def test_paths_of_two_images_of_one_name_are_not_one_image(tmp_path: Path) -> None:
+    table = parquet(image=["train/1_1.png", "test/1_1.png"], rle_mask=["1 5", "9 2"])
+    dataset = find(tmp_path, {"t.pq": table, "x/train/1_1.png": PNG, "x/test/1_1.png": PNG})
+    assert kinds(dataset) == [("error", "duplicate name", "1_1.png")]
+
+
 def test_a_null_fold_means_no_fold(tmp_path: Path) -> None:
     table = parquet(image=["1_1.png", "2_1.png"], rle_mask=[None, None], fold=[1, None])
     dataset = find(tmp_path, {"train.pq": table, "1_1.png": PNG, "2_1.png": PNG})

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import IO, Self
+from typing import BinaryIO, Self, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -100,19 +100,19 @@ class Archive:
         info = self._members[name]
         if info.file_size > limit:
             raise ValueError(f"too large: it unpacks to {info.file_size} bytes; the limit is {limit}")
-        with self._opened(info) as file:
+        with self.open(name) as file:
             return file.read(info.file_size + 1)  # one byte more, so that the end is reached and the CRC checked
 
-    def start(self, name: str, size: int) -> bytes:
-        """The first `size` bytes of a member; fewer, where it has no more. Raises ValueError if they are damaged."""
-        with self._opened(self._members[name]) as file:
-            return file.read(size)
-
     @contextmanager
-    def _opened(self, info: zipfile.ZipInfo) -> Iterator[IO[bytes]]:
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """A member, to be read from its beginning: what is not read costs nothing.
+
+        Raises:
+            ValueError: it is damaged.
+        """
         try:
-            with self._zip.open(info) as file:
-                yield file
+            with self._zip.open(self._members[name]) as file:
+                yield cast(BinaryIO, file)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
             raise ValueError(f"damaged in the zip: {error}") from None
 

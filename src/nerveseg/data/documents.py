@@ -27,7 +27,8 @@ def candidates(archive: Archive) -> list[str]:
 def start(archive: Archive, name: str) -> str:
     """The first 64 KiB of a JSON file, without spaces before them; empty if they are damaged."""
     try:
-        return archive.start(name, _START).decode("utf-8-sig", errors="ignore").lstrip()
+        with archive.open(name) as file:
+            return file.read(_START).decode("utf-8-sig", errors="ignore").lstrip()
     except ValueError:
         return ""
 

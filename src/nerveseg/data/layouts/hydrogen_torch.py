@@ -8,7 +8,7 @@ validation and testing, are joined.
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 
@@ -51,9 +51,12 @@ def read(archive: Archive, choices: Choices) -> Dataset:
         subject_from=f"the column {column} of {listed}" if column else "",
         site_from=f"the column site of {listed}" if "site" in columns else "",
     )
-    _say_what_is_read(dataset, joined, sorted({*_tables(archive)} - {*joined}))
+    if len(joined) > 1:
+        dataset.warn_of_joined(joined)
+    for table in sorted({*_tables(archive)} - {*joined}):
+        dataset.warn("ignored file", table, "is not read: it has no masks, or is a submission")
 
-    of_image = defaultdict(list)
+    of_image = defaultdict(list)  # by file name
     for table in joined:
         for row in by_table[table]:
             of_image[row.image].append(row)
@@ -71,20 +74,11 @@ def read(archive: Archive, choices: Choices) -> Dataset:
     used: list[str] = []
     for image in sorted(of_image, key=natural_key):
         rows = of_image[image]
-        found = images.find(rows[0].path, rows[0].table)
+        places = dict.fromkeys((row.path, row.table) for row in rows)
+        found = sorted({name for path, table in places for name in images.find(path, table)})
         used += found
-        fold = _fold(dataset, image, [row.fold for row in rows])
-        if len(between := dict.fromkeys(row.table for row in rows)) > 1:
-            dataset.error("duplicate name", image, f"is listed in {' and in '.join(between)}; keep it in one of them")
-        if not found:
-            dataset.error("missing frame", image, f"is listed in {rows[0].table}, but is not in the zip")
-        elif len(found) > 1:
-            dataset.error("duplicate name", image, f"is in the zip as {', '.join(sorted(found))}")
-        else:
-            subject = _single(dataset, image, "subject", [row.subject for row in rows])
-            site = _single(dataset, image, "site", [row.site for row in rows])
-            runs = tuple(row.mask for row in rows if row.mask is not None and row.label in nerve)
-            dataset.records.append(Record(image, subject, ImageFile(found[0]), RunLengths(runs), fold=fold, site=site))
+        if record := _record(dataset, image, rows, found, nerve):
+            dataset.records.append(record)
     if unlabelled := images.others(used):
         dataset.warn_of_unlabelled(unlabelled, f"{listed} does not list them")
     return dataset
@@ -120,11 +114,23 @@ def _rows(archive: Archive) -> dict[str, list[_Row]]:
     return found
 
 
-def _say_what_is_read(dataset: Dataset, joined: Sequence[str], ignored: Sequence[str]) -> None:
-    if len(joined) > 1:
-        dataset.warn_of_joined(joined)
-    for table in ignored:
-        dataset.warn("ignored file", table, "is not read: it has no masks, or is a submission")
+def _record(
+    dataset: Dataset, image: str, rows: Sequence[_Row], found: Sequence[str], nerve: Collection[str | None]
+) -> Record | None:
+    """The frame of an image with these rows; None, with a finding, where not exactly one is `found` in the zip."""
+    fold = _fold(dataset, image, [row.fold for row in rows])
+    if len(listed := dict.fromkeys(row.table for row in rows)) > 1:
+        dataset.error("duplicate name", image, f"is listed in {' and in '.join(listed)}; keep it in one of them")
+    if not found:
+        dataset.error("missing frame", image, f"is listed in {rows[0].table}, but is not in the zip")
+        return None
+    if len(found) > 1:
+        dataset.error("duplicate name", image, f"is in the zip as {', '.join(found)}")
+        return None
+    subject = _single(dataset, image, "subject", [row.subject for row in rows])
+    site = _single(dataset, image, "site", [row.site for row in rows])
+    runs = tuple(row.mask for row in rows if row.mask is not None and row.label in nerve)
+    return Record(image, subject, ImageFile(found[0]), RunLengths(runs), fold=fold, site=site)
 
 
 def _file_name(path: str) -> str:
