@@ -200,6 +200,13 @@ def test_images_are_found_by_file_name_and_path(
         assert ("error", "duplicate name", "1.png") in kinds(dataset)
 
 
+def test_of_many_images_of_one_name_a_few_are_shown(tmp_path: Path) -> None:
+    members = {f"{number}/1.png": PNG for number in range(9)} | {
+        "a.json": written([entry(1, "1.png")], [annotation(1)])
+    }
+    assert "is in the zip as 0/1.png, 1/1.png, 2/1.png, 3/1.png, 4/1.png and 4 more;" in str(find(tmp_path, members))
+
+
 def test_everything_wrong_with_images_is_found_at_once(tmp_path: Path) -> None:
     images = [entry(1), entry(2), entry(3), entry(4, "1_1.png"), entry(5, width=None)]
     members = dict.fromkeys(("1_1.png", "2_1.png", "5_1.png"), PNG) | {

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from nerveseg.data.decoding import ImageFile, Region, Regions
 from nerveseg.data.layouts import classes
 from nerveseg.data.layouts.dataset import Choices, Dataset, Record, subject_column
-from nerveseg.data.layouts.members import Images, short_names
+from nerveseg.data.layouts.members import Images, parts_of, short_names, shown
 from nerveseg.data.names import natural_key
 
 
@@ -109,7 +109,7 @@ def _placed(dataset: Dataset, entries: Sequence[Entry], images: Images) -> dict[
     """The entries by the image's name in the zip; where there is not exactly one, the dataset has a finding."""
     placed: dict[str, Entry] = {}
     for entry in entries:
-        name = PureWindowsPath(entry.path).name
+        name = parts_of(entry.path)[-1]
         found = images.find(entry.path, entry.source)
         if not found:
             dataset.error("missing frame", name, f"is listed in {entry.source}, but is not in the zip")
@@ -117,7 +117,7 @@ def _placed(dataset: Dataset, entries: Sequence[Entry], images: Images) -> dict[
             dataset.error(
                 "duplicate name",
                 name,
-                f"is in the zip as {', '.join(sorted(found))}; write the folder before its name in {entry.source}",
+                f"is in the zip as {shown(found)}; write the folder before its name in {entry.source}",
             )
         elif found[0] in placed:
             others = f"{placed[found[0]].source} and {entry.source}"

@@ -6,18 +6,17 @@ validation and testing, are joined.
 """
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath
 
 from nerveseg.data import tables
-from nerveseg.data.archive import MAX_NAME, Archive
+from nerveseg.data.archive import Archive
 from nerveseg.data.decoding import ImageFile, RunLengths
 from nerveseg.data.layouts.classes import chosen
 from nerveseg.data.layouts.dataset import SUBJECT_COLUMNS, Choices, Dataset, Record, subject_column
-from nerveseg.data.layouts.members import Images
+from nerveseg.data.layouts.members import Images, parts_of, shown
 from nerveseg.data.names import natural_key
 from nerveseg.errors import NervesegError
 
@@ -75,7 +74,7 @@ def read(archive: Archive, choices: Choices) -> Dataset:
     for image in sorted(of_image, key=natural_key):
         rows = of_image[image]
         places = dict.fromkeys((row.path, row.table) for row in rows)
-        found = sorted({name for path, table in places for name in images.find(path, table)})
+        found = list({name for path, table in places for name in images.find(path, table)})
         used += found
         if record := _record(dataset, image, rows, found, nerve):
             dataset.records.append(record)
@@ -106,7 +105,9 @@ def _rows(archive: Archive) -> dict[str, list[_Row]]:
     names = _tables(archive)
     for table in [name for name in names if _SUBMISSION not in PurePosixPath(name).name.lower()] or names:
         found[table] = [
-            _Row(table, number, path or "", _file_name(path or ""), mask, fold, _class(label), subject or patient, site)
+            _Row(
+                table, number, path or "", parts_of(path or "")[-1], mask, fold, _class(label), subject or patient, site
+            )
             for number, (path, mask, fold, label, subject, patient, site) in enumerate(
                 tables.rows(archive, table, _READ, budget), start=1
             )
@@ -125,17 +126,12 @@ def _record(
         dataset.error("missing frame", image, f"is listed in {rows[0].table}, but is not in the zip")
         return None
     if len(found) > 1:
-        dataset.error("duplicate name", image, f"is in the zip as {', '.join(found)}")
+        dataset.error("duplicate name", image, f"is in the zip as {shown(found)}")
         return None
     subject = _single(dataset, image, "subject", [row.subject for row in rows])
     site = _single(dataset, image, "site", [row.site for row in rows])
     runs = tuple(row.mask for row in rows if row.mask is not None and row.label in nerve)
     return Record(image, subject, ImageFile(found[0]), RunLengths(runs), fold=fold, site=site)
-
-
-def _file_name(path: str) -> str:
-    """The file name in a cell, with either kind of slash, in the form of `Archive.names`; none there is longer."""
-    return unicodedata.normalize("NFC", PureWindowsPath(path[-MAX_NAME:]).name)
 
 
 def _class(text: str | None) -> str | None:
