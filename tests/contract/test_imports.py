@@ -97,6 +97,10 @@ def test_only_s3_imports_boto3() -> None:
     assert not [file.name for file in stack if {"boto3", "botocore"} & {name.split(".")[0] for name in imports(file)}]
 
 
+def test_only_outlines_import_pycocotools() -> None:
+    assert users_of("pycocotools") == {"data/outlines.py"}
+
+
 def test_nothing_imports_dvc_or_prefect() -> None:
     assert not users_of("dvc") | users_of("prefect")
 

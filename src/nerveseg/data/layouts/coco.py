@@ -27,7 +27,7 @@ NAME = "coco"
 EXPECTED = "images and COCO's JSON with images, annotations and categories"
 
 _LIST = re.compile(r'"(images|annotations|categories)"\s*:\s*\[\s*\{')
-_KEY = re.compile(r'"(file_name|image_id|category_id|supercategory)"\s*:')
+_KEY = re.compile(r'"(file_name|image_id|category_id|segmentation|supercategory)"\s*:')
 
 
 class _Image(BaseModel):
@@ -62,14 +62,15 @@ def evidence(archive: Archive) -> str:
 
 
 def read(archive: Archive, choices: Choices) -> Dataset:
+    files = _files(archive)
     found = {
         name: document
-        for name, document in _documents(archive)
+        for name, document in _documents(archive, files)
         if any(annotation.segmentation for annotation in document.annotations)
     }
     if not found:
         raise NervesegError(
-            f"{', '.join(_files(archive))} in {archive.path}: no annotation has an outline, which is a segmentation of "
+            f"{', '.join(files)} in {archive.path}: no annotation has an outline, which is a segmentation of "
             "polygons or run lengths. Boxes, points and captions are no masks."
         )
     if choices.classes is not None:
@@ -91,8 +92,8 @@ def _files(archive: Archive) -> list[str]:
     return [name for name, start in starts.items() if start[:1] == "{" and _LIST.search(start) and _KEY.search(start)]
 
 
-def _documents(archive: Archive) -> Iterator[tuple[str, _Document]]:
-    for name, content in documents.read(archive, _files(archive), _convert):
+def _documents(archive: Archive, files: Sequence[str]) -> Iterator[tuple[str, _Document]]:
+    for name, content in documents.read(archive, files, _convert):
         try:
             yield name, _Document.model_validate(content)
         except ValidationError as error:

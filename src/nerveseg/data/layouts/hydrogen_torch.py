@@ -37,7 +37,8 @@ def evidence(archive: Archive) -> str:
 
 
 def read(archive: Archive, choices: Choices) -> Dataset:
-    by_table = _rows(archive)
+    names = _tables(archive)
+    by_table = _rows(archive, names)
     masked = [table for table, rows in by_table.items() if any(row.mask is not None for row in rows)]
     joined = masked or list(by_table)  # where there are no masks at all, the frames have empty ones
     listed = ", ".join(joined)
@@ -52,7 +53,7 @@ def read(archive: Archive, choices: Choices) -> Dataset:
     )
     if len(joined) > 1:
         dataset.warn_of_joined(joined)
-    for table in sorted({*_tables(archive)} - {*joined}):
+    for table in sorted({*names} - {*joined}):
         dataset.warn("ignored file", table, "is not read: it has no masks, or is a submission")
 
     of_image = defaultdict(list)  # by file name
@@ -98,11 +99,10 @@ class _Row:
     site: str | None
 
 
-def _rows(archive: Archive) -> dict[str, list[_Row]]:
-    """The rows of each table."""
+def _rows(archive: Archive, names: Sequence[str]) -> dict[str, list[_Row]]:
+    """The rows of each table but submissions, unless there is nothing else."""
     budget = tables.Budget()
     found = {}
-    names = _tables(archive)
     for table in [name for name in names if _SUBMISSION not in PurePosixPath(name).name.lower()] or names:
         found[table] = [
             _Row(

@@ -63,16 +63,16 @@ def evidence(archive: Archive) -> str:
 
 
 def read(archive: Archive, choices: Choices) -> Dataset:
-    masks = _brush_exports(archive)
-    if not _files(archive):
+    files, masks = _files(archive), _brush_exports(archive)
+    if not files:
         raise NervesegError(
             f"{archive.path} has brush masks of Label Studio such as {masks[0]}, but nothing says of which images they "
             "are. Export the project as JSON, which holds these masks too, and add that file."
         )
-    tasks = [(source, task) for source, tasks in _documents(archive) for task in tasks]
+    tasks = [(source, task) for source, tasks in _documents(archive, files) for task in tasks]
     entries = [entry for source, task in tasks if (entry := _entry(archive, source, task))]
     if not entries:
-        raise NervesegError(f"{', '.join(_files(archive))} in {archive.path}: no task has an annotation.")
+        raise NervesegError(f"{', '.join(files)} in {archive.path}: no task has an annotation.")
     images = Images(sorted({*archive.names} - {*masks}))
     dataset = drawn.assemble(NAME, images, entries, choices, "label")
     if masks:
@@ -89,9 +89,9 @@ def _brush_exports(archive: Archive) -> list[str]:
     return [name for name in archive.names if _BRUSH_EXPORT.fullmatch(name)]
 
 
-def _documents(archive: Archive) -> Iterator[tuple[str, list[_Task]]]:
+def _documents(archive: Archive, files: Sequence[str]) -> Iterator[tuple[str, list[_Task]]]:
     tasks = TypeAdapter(list[_Task])
-    for name, content in documents.read(archive, _files(archive), _convert):
+    for name, content in documents.read(archive, files, _convert):
         try:
             yield name, tasks.validate_python(content)
         except ValidationError as error:
