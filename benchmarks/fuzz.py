@@ -1,4 +1,4 @@
-"""Feeds damaged and odd zips, tables, run lengths and images to the split stage; what is not a clear error is listed.
+"""Feeds damaged and odd zips, tables, JSON, run lengths and images to the split stage; lists what is no clear error.
 
 Usage: python -m benchmarks.fuzz [NUMBER] [SEED]
 
@@ -69,6 +69,33 @@ ODD_CELLS = (
 ODD_VALUES: tuple[Any, ...] = (
     *(0, -1, 2**63 - 1, -(2**63), 1.5, float("nan"), float("inf"), True, b"1 1", b"\xff\xfe", [1, 2], [], ["1 1"]),
     *({"a": 1}, {}, pd.Timestamp(0), pd.Timedelta(1), 10**30),
+)
+
+ODD_JSON: tuple[Any, ...] = (
+    *(None, True, 0, -1, 1.5, 2**31, 2**63, 2**70, -(2**63), 1e308, float("nan"), float("inf"), "", "x", "1", "\x00"),
+    *(
+        "\ud800",
+        "1_1.png",
+        "../1_1.png",
+        "http://[1_1.png",
+        "?d=",
+        [],
+        {},
+        [[]],
+        [{}],
+        {"a": []},
+        [1, 2],
+        ["a"],
+        [[1, "a"]],
+    ),
+    *(
+        [None],
+        {"size": [1, 1], "counts": "1"},
+        {"size": [32, 32], "counts": "o" * 50},
+        {"size": [32, 32], "counts": [1024]},
+    ),
+    *({"size": [32, 32], "counts": [-1, 1025]}, {"size": "x", "counts": 1}, [[1e9, 0, 0, 1e9, 1, 1]], [[0.0] * 5]),
+    *([0] * 3000, [255] * 3000, [[50, 50]] * 3000, {"rle": [1], "points": [[1, 2]]}),
 )
 
 
@@ -180,6 +207,16 @@ def read_table(random: Random, given: Params) -> str:
     return _split(random, given, _zip(_hydrogen_torch(random, table=_odd_table(random))))
 
 
+def read_json(random: Random, given: Params) -> str:
+    """Damages the JSON of COCO or Label Studio, or gives it odd values."""
+    document = _coco(random) if random.random() < 0.5 else _label_studio(random)
+    for _ in range(random.integers(1, 4)):
+        _make_odd(random, document)
+    content = json.dumps(document).encode()
+    members = _hydrogen_torch(random, {"a.json": _damaged(random, content) if random.random() < 0.3 else content})
+    return _split(random, given, _zip(members))
+
+
 def read_images(random: Random, given: Params) -> str:
     """Damages frames and masks, or gives them odd modes."""
     members = _sound(random)
@@ -194,9 +231,10 @@ KINDS: dict[str, Callable[[Random, Params], str]] = {
     "runs": read_runs,
     "zip": read_zip,
     "table": read_table,
+    "json": read_json,
     "images": read_images,
 }
-SHARES = (0.55, 0.1, 0.2, 0.15)  # of the inputs, by kind: run lengths take a hundredth of the time of the others
+SHARES = (0.45, 0.1, 0.2, 0.1, 0.15)  # of the inputs, by kind: run lengths take a hundredth of the time of the others
 
 
 def _split(random: Random, given: Params, content: bytes) -> str:
@@ -371,6 +409,74 @@ def _odd_table(random: Random) -> Members:
     except (pa.ArrowException, UnicodeError, OverflowError):  # values that neither can hold
         name, content = "train.csv", repr(columns).encode(errors="replace")
     return {name: _damaged(random, content) if random.random() < 0.3 else content}
+
+
+def _coco(random: Random) -> dict[str, Any]:
+    """Polygons and run lengths of both kinds."""
+    shapes: list[Any] = [
+        [random.uniform(0, SIDE, 8).tolist()],
+        {"size": [SIDE, SIDE], "counts": [100, 50, SIDE * SIDE - 150]},
+        {"size": [SIDE, SIDE], "counts": "X88h00000000000000h?"},  # a square
+        [[1, 1, 9, 1, 9, 9], [20, 20, 30, 20, 30, 30]],
+    ]
+    return {
+        "images": [
+            {"id": number, "file_name": f"{number}_1.png", "width": SIDE, "height": SIDE} for number in range(SUBJECTS)
+        ],
+        "categories": [{"id": 1, "name": "nerve"}],
+        "annotations": [
+            {"id": number, "image_id": number, "category_id": 1, "segmentation": shapes[number % len(shapes)]}
+            for number in range(SUBJECTS)
+        ],
+    }
+
+
+def _label_studio(random: Random) -> list[Any]:
+    """A brush mask of a few runs, and polygons."""
+    values = SIDE * SIDE * 4
+    bits = (
+        f"{values:032b}{7:05b}"
+        + "1111" * 4
+        + "".join(
+            f"1{kind:02b}{count - 1:016b}{value:08b}"
+            for kind, count, value in ((0, 900, 0), (3, 300, 7), (1, values - 1200, 0))
+        )
+    )
+    bits += "0" * (-len(bits) % 8)
+    brush = {"format": "rle", "rle": list(int(bits, 2).to_bytes(len(bits) // 8, "big")), "brushlabels": ["nerve"]}
+    outline = {"points": random.uniform(0, 100, (4, 2)).tolist(), "polygonlabels": ["nerve"]}
+    facts = {"original_width": SIDE, "original_height": SIDE, "image_rotation": 0}
+    return [
+        {
+            "id": number,
+            "data": {"image": f"/data/upload/1/{number}_1.png"},
+            "annotations": [{"result": [{"id": "a", "type": "x", "value": (brush, outline)[number % 2], **facts}]}],
+        }
+        for number in range(SUBJECTS)
+    ]
+
+
+def _make_odd(random: Random, document: Any) -> None:
+    """Changes a value somewhere in a document."""
+    while True:
+        places = list(document) if isinstance(document, dict) else list(range(len(document)))
+        if not places:
+            return
+        place = places[random.integers(len(places))]
+        inside = document[place]
+        if not isinstance(inside, dict | list) or random.random() < 0.15:
+            break
+        document = inside
+    what = random.integers(4)
+    if what == 0:
+        del document[place]
+    elif what == 1 and isinstance(inside, int | float):
+        document[place] = inside + random.choice([-1, 1, 0.5, 1000, -1000, 1e300])
+    elif what == 2 and isinstance(document, list):
+        document.insert(place, document[random.integers(len(document))])
+    else:
+        odd = ODD_JSON[random.integers(len(ODD_JSON))]
+        document[place] = json.loads(json.dumps(odd))
 
 
 def _parquet(random: Random, columns: dict[str, list[Any]]) -> bytes:

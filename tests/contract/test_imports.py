@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 DOMAIN = ("data", "phantom", "model", "training", "evaluation", "report", "modelcard", "prediction", "registry")
 COMMANDS = {"prediction/files.py", "registry/verify.py"}  # what `nerveseg predict` and `nerveseg verify` call
 STAGES = sorted(file.stem for file in (PACKAGE / "stages").glob("[!_]*.py"))
-SELDOM = {"boto3", "sklearn", "onnx", "openvino"}  # only some settings or one function need them
+SELDOM = {"boto3", "sklearn", "onnx", "openvino", "pycocotools"}  # only some settings or one function need them
 TENSORS = {"torch", "torchvision", "lightning", "albumentations", "segmentation_models_pytorch"}
 # What our own code must not load when a stage starts; only train trains, and it draws nothing.
 LEFT_OUT = {stage: SELDOM | {"lightning", "albumentations"} for stage in STAGES}
@@ -95,6 +95,10 @@ def test_only_s3_imports_boto3() -> None:
         assert users_of(library) == {"s3.py"}, library
     stack = (PACKAGE.parents[1] / "stack").rglob("*.py")
     assert not [file.name for file in stack if {"boto3", "botocore"} & {name.split(".")[0] for name in imports(file)}]
+
+
+def test_only_outlines_import_pycocotools() -> None:
+    assert users_of("pycocotools") == {"data/outlines.py"}
 
 
 def test_nothing_imports_dvc_or_prefect() -> None:

@@ -89,6 +89,62 @@ def test_unknown_classes_are_refused(tmp_path: Path) -> None:
     assert "data.classes: null" in refusal(tmp_path, THREE | {"train.pq": parquet(**SEVERAL)}, classes=[0])
 
 
+def test_tables_for_training_and_validation_are_joined_and_those_without_masks_are_not(tmp_path: Path) -> None:
+    tables = {
+        "nerves/train.pq": parquet(image=["1_1.png", "2_1.png"], rle_mask=["1 5", None], patient_id=[1, 2]),
+        "nerves/validation.csv": b"image,rle_mask,patient_id\n3_1.png,9 2,3\n",
+        "nerves/test.pq": parquet(image=["4_1.png"]),
+        "nerves/test_placeholders.csv": b"image,rle_mask\n5_1.png,\n",
+        "nerves/sample_submission.csv": b"image,rle_mask\n4_1.png,1 1\n",
+    }
+    dataset = find(tmp_path, tables | {f"nerves/images/{number}_1.png": PNG for number in range(1, 6)})
+    assert [(record.image, record.mask, record.subject) for record in dataset.records] == [
+        ("1_1.png", RunLengths(("1 5",)), "1"),
+        ("2_1.png", RunLengths(), "2"),
+        ("3_1.png", RunLengths(("9 2",)), "3"),
+    ]
+    joined = "nerves/train.pq, nerves/validation.csv"
+    assert dataset.subject_from == f"the column patient_id of {joined}"
+    assert kinds(dataset) == [
+        ("warning", "joined files", joined),
+        ("warning", "ignored file", "nerves/sample_submission.csv"),
+        ("warning", "ignored file", "nerves/test_placeholders.csv"),
+        ("warning", "unlabelled frames", "nerves/images/"),
+    ]
+
+
+def test_an_image_in_two_tables_is_an_error(tmp_path: Path) -> None:
+    table = parquet(image=["1_1.png"], rle_mask=["1 5"])
+    dataset = find(tmp_path, {"a.pq": table, "b.pq": table, "1_1.png": PNG})
+    assert ("error", "duplicate name", "1_1.png") in kinds(dataset)
+    assert "is listed in a.pq and in b.pq" in str(dataset.findings)
+
+
+def test_classes_of_joined_tables_are_those_of_all(tmp_path: Path) -> None:
+    tables = {
+        f"{label}.pq": parquet(image=[f"{number}_1.png"], rle_mask=["1 5"], class_id=[label])
+        for number, label in ((1, "nerve"), (2, "artery"))
+    }
+    dataset = find(tmp_path, THREE | tables)
+    assert ("error", "several classes", "artery.pq, nerve.pq") in kinds(dataset)
+    assert [record.mask for record in find(tmp_path, THREE | tables, classes=["nerve"]).records] == [
+        RunLengths(("1 5",)),
+        RunLengths(),
+    ]
+
+
+def test_a_path_in_the_table_decides_between_images_of_one_name(tmp_path: Path) -> None:
+    table = parquet(image=["train/1_1.png"], rle_mask=["1 5"])
+    dataset = find(tmp_path, {"t.pq": table, "x/train/1_1.png": PNG, "x/test/1_1.png": PNG})
+    assert [(record.image, record.frame) for record in dataset.records] == [("1_1.png", ImageFile("x/train/1_1.png"))]
+
+
+def test_paths_of_two_images_of_one_name_are_not_one_image(tmp_path: Path) -> None:
+    table = parquet(image=["train/1_1.png", "test/1_1.png"], rle_mask=["1 5", "9 2"])
+    dataset = find(tmp_path, {"t.pq": table, "x/train/1_1.png": PNG, "x/test/1_1.png": PNG})
+    assert kinds(dataset) == [("error", "duplicate name", "1_1.png")]
+
+
 def test_a_null_fold_means_no_fold(tmp_path: Path) -> None:
     table = parquet(image=["1_1.png", "2_1.png"], rle_mask=[None, None], fold=[1, None])
     dataset = find(tmp_path, {"train.pq": table, "1_1.png": PNG, "2_1.png": PNG})
@@ -130,7 +186,8 @@ def test_a_table_may_name_subject_and_site(tmp_path: Path, column: str) -> None:
 
 def test_two_columns_for_the_subject_are_rejected(tmp_path: Path) -> None:
     table = parquet(image=["1_1.png"], rle_mask=["1 5"], subject=["1"], patient_id=["2"])
-    assert "has the columns subject and patient_id. Keep the one" in refusal(tmp_path, {"t.pq": table, "1_1.png": PNG})
+    text = refusal(tmp_path, {"t.pq": table, "1_1.png": PNG})
+    assert "names the person scanned twice, as subject and as patient_id. Keep one of them" in text
 
 
 @pytest.mark.parametrize(

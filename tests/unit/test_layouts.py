@@ -20,7 +20,7 @@ def test_numbers_in_names_may_have_any_length() -> None:
     assert sorted(names, key=natural_key) == ["009_1", "9_01", "9_1", "10_1", f"{long}_1", f"2{long}_1"]
 
 
-def test_neither_layout_lists_what_was_found(tmp_path: Path) -> None:
+def test_no_layout_lists_what_was_found(tmp_path: Path) -> None:
     text = refusal(tmp_path, {"a/1.dcm": b"x", "a/2.dcm": b"x", "readme": b"", "labels.csv": b"file,label\na,b\n"})
     assert "2 .dcm in a/" in text
     assert "1 (no suffix) in ./" in text
@@ -28,13 +28,10 @@ def test_neither_layout_lists_what_was_found(tmp_path: Path) -> None:
     assert "image, rle_mask" in text
 
 
-def test_both_layouts_and_two_tables_are_rejected(tmp_path: Path) -> None:
+def test_two_layouts_are_rejected(tmp_path: Path) -> None:
     table = parquet(image=["1_1.png"], rle_mask=["1 5"])
     assert "fits several layouts: hydrogen-torch, because the table train.pq has" in refusal(
         tmp_path, kaggle() | {"train.pq": table}
-    )
-    assert "a.pq, b.csv" in refusal(
-        tmp_path, {"a.pq": table, "b.csv": b"image,rle_mask\n1_1.png,1 5\n", "1_1.png": PNG}
     )
 
 

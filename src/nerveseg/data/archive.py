@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -100,9 +100,19 @@ class Archive:
         info = self._members[name]
         if info.file_size > limit:
             raise ValueError(f"too large: it unpacks to {info.file_size} bytes; the limit is {limit}")
+        with self.open(name) as file:
+            return file.read(info.file_size + 1)  # one byte more, so that the end is reached and the CRC checked
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """A member, to be read from its beginning: what is not read costs nothing.
+
+        Raises:
+            ValueError: it is damaged.
+        """
         try:
-            with self._zip.open(info) as file:
-                return file.read(info.file_size + 1)  # one byte more, so that the end is reached and the CRC checked
+            with self._zip.open(self._members[name]) as file:
+                yield cast(BinaryIO, file)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
             raise ValueError(f"damaged in the zip: {error}") from None
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 from PIL import Image
 
 from nerveseg.arrays import Frame, Mask
@@ -16,6 +17,7 @@ from nerveseg.data import masks, rle
 from nerveseg.data.archive import MAX_IMAGE_BYTES, Archive, UnfitImageError, grey, open_image
 
 MAX_RUNS_TEXT = 2**20  # characters of run lengths; a nerve takes a few thousand, a chequered 400 x 400 frame 700,000
+MAX_REGIONS = 1000  # of a frame
 _TORN = 4  # pieces from which run lengths are also tried along the rows: a disc of 41 rows falls into 41
 
 
@@ -164,6 +166,48 @@ class RunLengths:
                 f"give {number} pieces when read down the columns, as they must be, but {along_rows} along the rows; "
                 "write them down the columns",
             )
+
+
+class Region(Protocol):
+    """A part of a mask that somebody drew."""
+
+    def draw(self, height: int, width: int) -> Mask:
+        """Its pixels, uint8 0/1 (height, width).
+
+        Raises:
+            UnfitImageError: it cannot be drawn on such a frame.
+        """
+
+
+@dataclass(frozen=True)
+class Regions:
+    """A mask that is the union of what was drawn on a frame; nothing: an empty mask.
+
+    Attributes:
+        regions: what was drawn.
+        size: height and width of the frame on which it was drawn; None: not said.
+        source: the file that says so.
+    """
+
+    regions: tuple[Region, ...]
+    size: tuple[int, int] | None
+    source: str
+
+    def read(self, archive: Archive, frame: Frame) -> DecodedMask:
+        height, width = frame.shape
+        if self.size and self.size != (height, width):
+            raise UnfitImageError(
+                "size mismatch",
+                f"the frame is {width}x{height}, but {self.size[1]}x{self.size[0]} in {self.source} (width x height)",
+            )
+        if len(self.regions) > MAX_REGIONS:
+            raise UnfitImageError(
+                "outline", f"has {len(self.regions)} regions; the limit is {MAX_REGIONS}: this is no nerve"
+            )
+        mask = np.zeros(frame.shape, np.uint8)
+        for region in self.regions:
+            mask |= region.draw(height, width)
+        return DecodedMask(mask)
 
 
 @contextmanager

@@ -26,6 +26,22 @@ _NULLS = ("", "nan", "none", "null", "<na>")
 _ERRORS = (pa.ArrowException, csv.Error, ValueError, OSError, MemoryError)
 
 
+class Budget:
+    """How many bytes of cells may still be read; several tables may share one."""
+
+    def __init__(self) -> None:
+        self._left = MAX_TEXT_BYTES
+
+    def spend(self, cost: int, columns: Sequence[str]) -> None:
+        """Raises ValueError if there are fewer left."""
+        self._left -= cost
+        if self._left < 0:
+            raise ValueError(
+                f"its columns {', '.join(columns)} unpack to more than {MAX_TEXT_BYTES} bytes; split the dataset "
+                "into several"
+            )
+
+
 def is_table(name: str) -> bool:
     """Whether a member of the zip is a table, by its suffix."""
     return _is_parquet(name) or name.lower().endswith(".csv")
@@ -53,8 +69,16 @@ def columns(archive: Archive, table: str) -> list[str]:
         return names
 
 
-def rows(archive: Archive, table: str, wanted: Sequence[str]) -> Iterator[tuple[str | None, ...]]:
+def rows(
+    archive: Archive, table: str, wanted: Sequence[str], budget: Budget | None = None
+) -> Iterator[tuple[str | None, ...]]:
     """The cells of each row in the columns `wanted`, without surrounding spaces; None: null, or no such column.
+
+    Args:
+        archive: the zip.
+        table: the table in it.
+        wanted: the columns.
+        budget: shared with other tables; None: of its own.
 
     Raises:
         NervesegError: the table is damaged, has a column twice, has a column of `wanted` that is neither text nor
@@ -65,14 +89,9 @@ def rows(archive: Archive, table: str, wanted: Sequence[str]) -> Iterator[tuple[
         if len(names) > len(set(names)):
             raise ValueError("two of its columns have the same name")
         content, present = archive.read(table), [name for name in wanted if name in names]
-        spent = 0
+        budget = budget or Budget()
         for batch in _parquet(content, present) if _is_parquet(table) else _csv(content, present):
-            spent += sum(_cost(column) for column in batch.columns)
-            if spent > MAX_TEXT_BYTES:
-                raise ValueError(
-                    f"its columns {', '.join(present)} unpack to more than {MAX_TEXT_BYTES} bytes; split the dataset "
-                    "into several"
-                )
+            budget.spend(sum(_cost(column) for column in batch.columns), present)
             cells = {name: _texts(batch.column(name)) for name in present}
             blank = [None] * batch.num_rows
             yield from zip(*(cells.get(name, blank) for name in wanted), strict=True)

@@ -1,7 +1,7 @@
 """What a layout makes of a dataset zip: a record for each frame, and findings."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Protocol
@@ -9,6 +9,7 @@ from typing import Protocol
 from nerveseg.data.archive import Archive
 from nerveseg.data.decoding import FrameSource, MaskSource
 from nerveseg.data.findings import Finding
+from nerveseg.errors import NervesegError
 
 SUBJECT_COLUMNS = ("subject", "patient_id")  # of a table, as it names the person scanned
 TIF_SUFFIXES = (".tif", ".tiff")
@@ -64,6 +65,7 @@ class Dataset:
         layout: the name of the layout.
         records: sorted naturally by name.
         table: the name of the table in the zip, and its columns; empty: there is none.
+        classes: the number of masks of each class, by its value in `data.classes`; empty: the masks have no class.
         subject_from: what in the dataset names the person scanned, such as "the column subject of train.pq"; empty:
             nothing does, so that `data.subject` reads the names of the frames.
         site_from: as subject_from, for the site.
@@ -76,6 +78,7 @@ class Dataset:
     findings: list[Finding] = field(default_factory=list)
     table: str = ""
     columns: tuple[str, ...] = ()
+    classes: dict[str, int] = field(default_factory=dict)
     subject_from: str = ""
     site_from: str = ""
     mask_values: Sequence[int | str] | None = None
@@ -91,6 +94,11 @@ class Dataset:
         """Says that frames are skipped, and in which folders they lie."""
         folders = sorted({f"{PurePosixPath(name).parent}/" for name in members})
         self.warn("unlabelled frames", ", ".join(folders), f"{len(members)} frames are skipped: {reason}")
+
+    def warn_of_joined(self, files: Sequence[str]) -> None:
+        """Says that the images that several files list are one dataset."""
+        detail = "the images that they list are joined; which of them lists an image is not used: split.by divides them"
+        self.warn("joined files", ", ".join(files), detail)
 
 
 class Layout(Protocol):
@@ -116,6 +124,18 @@ class Layout(Protocol):
         Raises:
             NervesegError: what describes the frames is damaged or ambiguous, or does not have what was chosen.
         """
+
+
+def subject_column(columns: Collection[str], source: str) -> str:
+    """Which of the columns, or keys, names the person scanned; empty: none.
+
+    Raises:
+        NervesegError: two of them do.
+    """
+    found = [name for name in SUBJECT_COLUMNS if name in columns]
+    if len(found) > 1:
+        raise NervesegError(f"{source} names the person scanned twice, as {' and as '.join(found)}. Keep one of them.")
+    return found[0] if found else ""
 
 
 def has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:

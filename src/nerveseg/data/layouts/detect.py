@@ -6,11 +6,11 @@ To add a layout, write a module with what `dataset.Layout` asks for and its test
 
 from nerveseg.data import tables
 from nerveseg.data.archive import Archive
-from nerveseg.data.layouts import hydrogen_torch, nnunet, pairs
+from nerveseg.data.layouts import coco, hydrogen_torch, label_studio, nnunet, pairs
 from nerveseg.data.layouts.dataset import Choices, Dataset, Layout, inventory
 from nerveseg.errors import NervesegError
 
-LAYOUTS: tuple[Layout, ...] = (hydrogen_torch, pairs, nnunet)
+LAYOUTS: tuple[Layout, ...] = (hydrogen_torch, pairs, nnunet, coco, label_studio)
 
 
 def find(archive: Archive, name: str, choices: Choices) -> Dataset:

@@ -1,19 +1,22 @@
 """Hydrogen Torch's layout: images in any folder, and a table with the columns image, rle_mask and optionally more.
 
 The table is parquet or CSV and has one row a mask; all rows of an image, of the chosen classes, form one mask. It may
-also have the columns fold, class_id, subject or patient_id, and site.
+also have the columns fold, class_id, subject or patient_id, and site. Several tables, such as those for training,
+validation and testing, are joined.
 """
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from pathlib import PurePosixPath, PureWindowsPath
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from nerveseg.data import tables
-from nerveseg.data.archive import MAX_NAME, Archive
+from nerveseg.data.archive import Archive
 from nerveseg.data.decoding import ImageFile, RunLengths
-from nerveseg.data.layouts.dataset import IMAGE_SUFFIXES, SUBJECT_COLUMNS, Choices, Dataset, Record, has_suffix
+from nerveseg.data.layouts.classes import chosen
+from nerveseg.data.layouts.dataset import SUBJECT_COLUMNS, Choices, Dataset, Record, subject_column
+from nerveseg.data.layouts.members import Images, parts_of, shown
 from nerveseg.data.names import natural_key
 from nerveseg.errors import NervesegError
 
@@ -25,7 +28,7 @@ _CLASS = "class_id"
 _READ = (*_REQUIRED, "fold", _CLASS, *SUBJECT_COLUMNS, "site")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}(\.0*)?")  # 4.0 comes from a column of integers with a null
 _WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
-_CLASSES_SHOWN = 20
+_SUBMISSION = "submission"  # in the name of a table of placeholders or predictions
 
 
 def evidence(archive: Archive, choices: Choices) -> str:
@@ -34,73 +37,101 @@ def evidence(archive: Archive, choices: Choices) -> str:
 
 
 def read(archive: Archive, choices: Choices) -> Dataset:
-    found = tables.with_columns(archive, _REQUIRED)
-    if len(found) > 1:
-        raise NervesegError(
-            f"{archive.path} has {len(found)} tables with the columns {' and '.join(_REQUIRED)}: {', '.join(found)}. "
-            "Keep one of them."
-        )
-    table, columns = found[0], tables.columns(archive, found[0])
-    if set(SUBJECT_COLUMNS) <= set(columns):
-        raise NervesegError(
-            f"{table} in {archive.path} has the columns {' and '.join(SUBJECT_COLUMNS)}. Keep the one that names the "
-            "person scanned."
-        )
-    column = next((name for name in SUBJECT_COLUMNS if name in columns), "")
+    names = tables.with_columns(archive, _REQUIRED)
+    by_table = _rows(archive, names)
+    masked = [table for table, rows in by_table.items() if any(row.mask is not None for row in rows)]
+    joined = masked or list(by_table)  # where there are no masks at all, the frames have empty ones
+    listed = ", ".join(joined)
+    columns = tuple(dict.fromkeys(name for table in joined for name in tables.columns(archive, table)))
+    column = subject_column(columns, f"{listed} in {archive.path}")
     dataset = Dataset(
         NAME,
-        table=table,
-        columns=tuple(columns),
-        subject_from=f"the column {column} of {table}" if column else "",
-        site_from=f"the column site of {table}" if "site" in columns else "",
+        table=listed,
+        columns=columns,
+        subject_from=f"the column {column} of {listed}" if column else "",
+        site_from=f"the column site of {listed}" if "site" in columns else "",
     )
-    members = defaultdict(list)  # by file name
-    for name in archive.names:
-        if has_suffix(name, IMAGE_SUFFIXES):
-            members[PurePosixPath(name).name].append(name)
+    if len(joined) > 1:
+        dataset.warn_of_joined(joined)
+    for table in sorted({*names} - {*joined}):
+        dataset.warn("ignored file", table, "is not read: it has no masks, or is a submission")
 
-    rows = defaultdict(list)  # by file name
-    nameless = []
-    for number, row in enumerate(tables.rows(archive, table, _READ), start=1):
-        path, text, fold, label, subject, patient, site = row
-        if path is None:
-            nameless.append(number)
-        else:
-            rows[_file_name(path)].append((text, fold, _class(label), subject or patient, site))
-    if not rows:
-        raise NervesegError(f"{table} in {archive.path} has no rows with an image.")
+    of_image = defaultdict(list)  # by file name
+    for table in joined:
+        for row in by_table[table]:
+            of_image[row.image].append(row)
+    nameless = of_image.pop("", [])
+    if not of_image:
+        raise NervesegError(f"{listed} in {archive.path} has no rows with an image.")
     if nameless:
-        dataset.error("missing frame", table, f"{len(nameless)} rows name no image; the first is row {nameless[0]}")
-    chosen = _chosen(
-        dataset, table, choices.classes, [(label, text) for of in rows.values() for text, _, label, *_ in of]
-    )
+        number, table = nameless[0].number, nameless[0].table
+        dataset.error("missing frame", table, f"{len(nameless)} rows name no image; the first is row {number}")
+    masks = Counter({row.label: 0 for rows in of_image.values() for row in rows})
+    masks.update(row.label for rows in of_image.values() for row in rows if row.mask is not None)
+    nerve = chosen(dataset, listed, _CLASS, choices.classes, masks)
 
-    for image in sorted(rows, key=natural_key):
-        names = members.get(image, [])
-        folds = [_fold(dataset, image, fold) for _, fold, *_ in rows[image]]
-        if len(set(folds)) > 1:
-            dataset.error(
-                "conflicting folds", image, f"has rows in the folds {', '.join(map(str, dict.fromkeys(folds)))}"
-            )
-        if not names:
-            dataset.error("missing frame", image, f"is listed in {table}, but is not in the zip")
-        elif len(names) > 1:
-            dataset.error("duplicate name", image, f"is in the zip as {', '.join(sorted(names))}")
-        else:
-            _, _, _, subjects, sites = zip(*rows[image], strict=True)
-            runs = tuple(text for text, _, label, *_ in rows[image] if text is not None and label in chosen)
-            subject, site = _single(dataset, image, "subject", subjects), _single(dataset, image, "site", sites)
-            mask = RunLengths(runs)
-            dataset.records.append(Record(image, subject, ImageFile(names[0]), mask, fold=folds[0], site=site))
-    unlabelled = [name for image, names in members.items() if image not in rows for name in names]
-    if unlabelled:
-        dataset.warn_of_unlabelled(unlabelled, f"{table} does not list them")
+    images = Images(archive.names)
+    used: list[str] = []
+    for image in sorted(of_image, key=natural_key):
+        rows = of_image[image]
+        places = dict.fromkeys((row.path, row.table) for row in rows)
+        found = list({name for path, table in places for name in images.find(path, table)})
+        used += found
+        if record := _record(dataset, image, rows, found, nerve):
+            dataset.records.append(record)
+    if unlabelled := images.others(used):
+        dataset.warn_of_unlabelled(unlabelled, f"{listed} does not list them")
     return dataset
 
 
-def _file_name(path: str) -> str:
-    """The file name in a cell, with either kind of slash, in the form of `Archive.names`; none there is longer."""
-    return unicodedata.normalize("NFC", PureWindowsPath(path[-MAX_NAME:]).name)
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of a table; `image` is the file name in `path`, empty where there is none."""
+
+    table: str
+    number: int
+    path: str
+    image: str
+    mask: str | None
+    fold: str | None
+    label: str | None
+    subject: str | None
+    site: str | None
+
+
+def _rows(archive: Archive, names: Sequence[str]) -> dict[str, list[_Row]]:
+    """The rows of each table but submissions, unless there is nothing else."""
+    budget = tables.Budget()
+    found = {}
+    for table in [name for name in names if _SUBMISSION not in PurePosixPath(name).name.lower()] or names:
+        found[table] = [
+            _Row(
+                table, number, path or "", parts_of(path or "")[-1], mask, fold, _class(label), subject or patient, site
+            )
+            for number, (path, mask, fold, label, subject, patient, site) in enumerate(
+                tables.rows(archive, table, _READ, budget), start=1
+            )
+        ]
+    return found
+
+
+def _record(
+    dataset: Dataset, image: str, rows: Sequence[_Row], found: Sequence[str], nerve: Collection[str | None]
+) -> Record | None:
+    """The frame of an image with these rows; None, with a finding, where not exactly one is `found` in the zip."""
+    fold = _fold(dataset, image, [row.fold for row in rows])
+    if len(listed := dict.fromkeys(row.table for row in rows)) > 1:
+        dataset.error("duplicate name", image, f"is listed in {' and in '.join(listed)}; keep it in one of them")
+    if not found:
+        dataset.error("missing frame", image, f"is listed in {rows[0].table}, but is not in the zip")
+        return None
+    if len(found) > 1:
+        dataset.error("duplicate name", image, f"is in the zip as {shown(found)}")
+        return None
+    subject = _single(dataset, image, "subject", [row.subject for row in rows])
+    site = _single(dataset, image, "site", [row.site for row in rows])
+    runs = tuple(row.mask for row in rows if row.mask is not None and row.label in nerve)
+    return Record(image, subject, ImageFile(found[0]), RunLengths(runs), fold=fold, site=site)
 
 
 def _class(text: str | None) -> str | None:
@@ -108,45 +139,18 @@ def _class(text: str | None) -> str | None:
     return match.group(1) if match else text
 
 
-def _chosen(
-    dataset: Dataset,
-    table: str,
-    classes: Sequence[int | str] | None,
-    rows: Sequence[tuple[str | None, str | None]],
-) -> set[str | None]:
-    """The classes that are nerve, of the class and the run lengths of each row.
-
-    Raises:
-        NervesegError: `classes` has a value that is in no row.
-    """
-    masks = Counter({label: 0 for label, _ in rows})
-    masks.update(label for label, text in rows if text is not None)
-    shown = [
-        f"{label[:40]} ({number} masks)" for label, number in masks.most_common(_CLASSES_SHOWN) if label is not None
-    ]
-    listed = ", ".join(shown) + (", ..." if len(masks) > _CLASSES_SHOWN else "")
-    chosen = {label for label, number in masks.items() if number}
-    if classes is not None:
-        wanted = set(map(str, classes))
-        if unknown := sorted(wanted - set(masks)):
-            has = f"it has {listed}" if shown else "it has none: set data.classes: null"
-            raise NervesegError(f"data.classes has {', '.join(unknown)}, which no {_CLASS} of {table} is; {has}.")
-        chosen = {*wanted}
-    elif len(chosen - {None}) > 1:
-        detail = f"has masks of several {_CLASS}: {listed}. Set data.classes to those that are nerve"
-        dataset.error("several classes", table, f"{detail}, such as data.classes: [{masks.most_common(1)[0][0]}]")
-    if len(masks) > 1 and masks[None]:
-        dataset.error("missing class", table, f"{masks[None]} rows have a mask, but no {_CLASS}; others have one")
-    return chosen
-
-
-def _fold(dataset: Dataset, image: str, text: str | None) -> int | None:
-    if text is None:
+def _fold(dataset: Dataset, image: str, texts: Sequence[str | None]) -> int | None:
+    """The fold that all rows of an image have."""
+    different = dict.fromkeys(texts)
+    wrong = [text for text in different if text is not None and not _WHOLE_NUMBER.fullmatch(text)]
+    for text in wrong:
+        dataset.error("fold", image, f"has the fold {text[:40]!r}, which is not an integer")
+    if wrong:
         return None
-    if _WHOLE_NUMBER.fullmatch(text):
-        return int(float(text))
-    dataset.error("fold", image, f"has the fold {text[:40]!r}, which is not an integer")
-    return None
+    folds = list(dict.fromkeys(None if text is None else int(float(text)) for text in different))
+    if len(folds) > 1:
+        dataset.error("conflicting folds", image, f"has rows in the folds {', '.join(map(str, folds))}")
+    return folds[0]
 
 
 def _single(dataset: Dataset, image: str, column: str, values: Sequence[str | None]) -> str:
