@@ -13,7 +13,7 @@ from nerveseg.data.layouts.dataset import IMAGE_SUFFIXES, has_suffix, inventory
 from nerveseg.errors import NervesegError
 
 WAYS_OUT = (
-    "name each mask as its frame with _mask before the suffix, x.tif and x_mask.tif in one folder",
+    "name each mask as its frame with _mask at the end, such as 1_1.tif and 1_1_mask.tif, in one folder",
     "add a parquet or CSV table with the columns image and rle_mask, and fold, class_id, subject or site if known",
     "bring the files into any of these layouts in a folder, and run `nerveseg dataset build FOLDER OUT.zip`",
 )

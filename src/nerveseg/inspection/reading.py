@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from nerveseg.data import subjects
 from nerveseg.data.layouts.dataset import Dataset, Record
@@ -54,7 +55,7 @@ def sections(
         "sha256": None,
         "layout": dataset.layout,
         "subject": subject,
-        "classes": None if classes is None else list(classes),
+        "classes": None if classes is None else _in_one_line(classes),
     }
     folds = _usable_folds(dataset.records)
     if not folds:
@@ -68,13 +69,18 @@ def as_yaml(content: dict[str, Any]) -> str:
     """An overlay as a file has it."""
     yaml = YAML()
     yaml.width = 4096  # do not wrap lines
-    yaml.indent(mapping=2, sequence=4, offset=2)
     yaml.representer.add_representer(
         type(None), lambda each, _: each.represent_scalar("tag:yaml.org,2002:null", "null")
     )
     written = io.StringIO()
     yaml.dump(content, written)
     return written.getvalue()
+
+
+def _in_one_line(values: Sequence[int | str]) -> CommentedSeq:
+    listed = CommentedSeq(values)
+    listed.fa.set_flow_style()
+    return listed
 
 
 def _subjects(dataset: Dataset) -> str:

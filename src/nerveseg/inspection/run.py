@@ -45,7 +45,7 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
     rule, chosen = _choices(subject, classes)
     with _opened(uri) as (archive, address):
         _say("Dataset", f"{address}, {len(archive.names)} files: {inventory(archive.names)}")
-        found, reason = _layout(archive, layout)
+        found, reason = _layout(archive, address, layout)
         _say("Layout", f"{found.NAME}, because {reason}.")
         dataset = subjects.assign(found.read(archive, Choices(chosen)), rule, required=True)
         facts = reading.facts(dataset, chosen)
@@ -66,7 +66,11 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
     _say("Contact sheet", f"{out} has {len(shown)} of the frames, with the outlines of their masks.")
     if reading.is_ambiguous(dataset, chosen):
         first = max(dataset.classes, key=lambda name: dataset.classes[name])
-        _say("Classes", f"say which are nerve, such as `classes: [{first}]` in params.yaml, or --classes {first} here.")
+        _say(
+            "Classes",
+            f"say which are nerve, such as `classes: [{first}]` in params.yaml, or --classes {first} here. Until then, "
+            "the masks of all classes are taken together.",
+        )
     sys.stdout.write(reading.as_yaml(reading.sections(address, dataset, rule, chosen)))
     sys.stdout.flush()
     if report["errors"]:
@@ -122,7 +126,7 @@ def _opened(uri: str) -> Iterator[tuple[Archive, str]]:
             yield archive, source.uri
 
 
-def _layout(archive: Archive, name: str) -> tuple[Layout, str]:
+def _layout(archive: Archive, address: str, name: str) -> tuple[Layout, str]:
     """The layout that is named, or the one that fits, and why.
 
     Raises:
@@ -140,13 +144,13 @@ def _layout(archive: Archive, name: str) -> tuple[Layout, str]:
             f"Inspect it with {options}, and set data.layout to the one whose contact sheet shows the masks to train "
             "on; or leave out what does not belong to the dataset."
         )
-        raise NervesegError("\n".join([f"{archive.path} fits several layouts:", *reasons, advice]))
+        raise NervesegError("\n".join([f"{address} fits several layouts:", *reasons, advice]))
     if named:
         return named[0]
     expected = [f"  {layout.NAME}: {layout.EXPECTED}" for layout in detect.LAYOUTS if name in ("auto", layout.NAME)]
-    missing = "none of the layouts" if name == "auto" else f"not the layout {name}"
+    missing = "has none of the layouts" if name == "auto" else f"does not have the layout {name}"
     rest = ["It fits:", *reasons] if fitting else [nearest.sentence(archive), "Ways out:", *_numbered(nearest.WAYS_OUT)]
-    raise NervesegError("\n".join([f"{archive.path} has {missing}. Expected:", *expected, *rest]))
+    raise NervesegError("\n".join([f"{address} {missing}. Expected:", *expected, *rest]))
 
 
 def _numbered(ways: Sequence[str]) -> list[str]:
