@@ -36,10 +36,15 @@ def read(image: Image.Image) -> tuple[Mask, str | None]:
     return _by_colour(image.convert("RGBA"))
 
 
+def box(mask: Mask) -> tuple[slice, slice]:
+    """The rows and columns of the smallest box around the nerve in a mask, uint8 0/1 (H, W)."""
+    left, top, width, height = cv2.boundingRect(np.ascontiguousarray(mask))
+    return slice(top, top + height), slice(left, left + width)
+
+
 def pieces(mask: Mask) -> int:
     """The number of connected pieces of a mask, uint8 0/1 (H, W); pixels that touch at a corner are connected."""
-    left, top, width, height = cv2.boundingRect(np.ascontiguousarray(mask))
-    found = np.ascontiguousarray(mask[top : top + height, left : left + width])
+    found = np.ascontiguousarray(mask[box(mask)])  # the rest would cost most of the time
     return cv2.connectedComponents(found, connectivity=8)[0] - 1 if found.size else 0
 
 
@@ -62,7 +67,8 @@ def _by_grey(image: Image.Image) -> tuple[Mask, str | None]:
     nerve = [grey for grey in used if grey]
     if 0 not in used or len(nerve) > 1:
         raise _unclear([_value(grey, grey, grey, 255) for grey in used])
-    return (np.asarray(image) != 0).astype(np.uint8), _value(*nerve * 3, 255) if nerve else None
+    mask = (np.asarray(image) != 0).astype(np.uint8)
+    return mask, _value(nerve[0], nerve[0], nerve[0], 255) if nerve else None
 
 
 def _by_colour(image: Image.Image) -> tuple[Mask, str | None]:
