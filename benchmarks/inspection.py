@@ -2,10 +2,10 @@
 
 Usage: python -m benchmarks.inspection [NAMES]
 
-A side is the command in a process of its own, from its start until the line with the layout and why; then it is ended,
-before the checks. The peer, also in a process of its own, only lists the zip by `zipfile.ZipFile(path).infolist()`. Both
-take turns in every round, so that a busy machine slows both, and the first round, which warms the disk cache, is not
-counted.
+A side is the command in a process of its own, from its start until the line with the layout and why; then it is
+ended, before the checks. The peer, also in a process of its own, only lists the zip by
+`zipfile.ZipFile(path).infolist()`. Both take turns in every round, so that a busy machine slows both, and the first
+round, which warms the disk cache, is not counted.
 """
 
 import io
