@@ -15,7 +15,7 @@ from nerveseg.console import console
 from nerveseg.data import findings, subjects
 from nerveseg.data.archive import Archive, Folder
 from nerveseg.data.layouts import detect
-from nerveseg.data.layouts.dataset import Choices, Layout, inventory
+from nerveseg.data.layouts.dataset import Choices, Dataset, Layout, inventory
 from nerveseg.data.names import FIRST_PART
 from nerveseg.data.sources import open_source
 from nerveseg.data.transfer import download
@@ -47,41 +47,51 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
     with _opened(uri) as (archive, address):
         _say("Dataset", f"{address}, {len(archive.names)} files: {inventory(archive.names)}")
         found, reason = _layout(archive, address, layout)
-        _say("Layout", f"{found.NAME}, because {reason}.")
-        from nerveseg.data import checks  # the first answer does not wait for pandas and matplotlib
-        from nerveseg.report import contact_sheet
-
+        because = f"{found.NAME}, because {reason}"
+        _say("Layout", f"{because}.")
         dataset = subjects.assign(found.read(archive, Choices(chosen)), rule, required=True)
         facts = reading.facts(dataset, chosen)
-        for name, fact in facts.items():
-            _say(name.capitalize(), fact)
-        kept = _Kept()
-        report = checks.pack(archive, dataset, kept, keep_empty=True)
-        facts["masks"] = f"{report['frames_with_mask']} of {report['frames']} frames have a nerve"
-        facts["sizes"] = reading.sizes(kept.sizes.values())
-        for name in ("masks", "sizes"):
-            _say(name.capitalize(), facts[name])
-        findings.show(report["findings"], None)
-        if not report["findings"]:
-            _say("Findings", "none")
-        shown = contact_sheet.choose(dataset.records, kept.areas, report["findings"])
-        lead = f"{address} has the layout {found.NAME}, because {reason}."
-        contact_sheet.write(out, archive, f"{_TITLE} of {archive.path.name}", lead, facts, report["findings"], shown)
-    _say("Contact sheet", f"{out} has {len(shown)} of the frames, with the outlines of their masks.")
+        _say_all(facts)
+        errors = _check_and_draw(archive, dataset, facts, f"{address} has the layout {because}.", out)
     if reading.is_ambiguous(dataset, chosen):
-        first = max(dataset.classes, key=lambda name: dataset.classes[name])
-        _say(
-            "Classes",
-            f"say which are nerve, such as `classes: [{first}]` in params.yaml, or --classes {first} here. Until then, "
-            "the masks of all classes are taken together.",
-        )
+        _say("Classes", _choose_classes(dataset))
     sys.stdout.write(reading.as_yaml(reading.sections(address, dataset, rule, chosen)))
     sys.stdout.flush()
-    if report["errors"]:
+    if errors:
         raise NervesegError(
-            f"{address} has {findings.counted(report['findings'], 'error')}: the split stage would refuse it. Change "
-            "what a finding names, or mend the dataset, and inspect it again."
+            f"{address} has {errors}: the split stage would refuse it. Change what a finding names, or mend the "
+            "dataset, and inspect it again."
         )
+
+
+def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], lead: str, out: Path) -> str:
+    """Prints what the checks find and draws the contact sheet; returns the number of errors, such as "1 error"."""
+    from nerveseg.data import checks  # the first answer does not wait for pandas and matplotlib
+    from nerveseg.report import contact_sheet
+
+    kept = _Kept()
+    report = checks.pack(archive, dataset, kept, keep_empty=True)
+    found = report["findings"]
+    checked = {
+        "masks": f"{report['frames_with_mask']} of {report['frames']} frames have a nerve",
+        "sizes": reading.sizes(kept.sizes.values()),
+    }
+    _say_all(checked)
+    findings.show(found, None)
+    if not found:
+        _say("Findings", "none")
+    shown = contact_sheet.choose(dataset.records, kept.areas, found)
+    contact_sheet.write(out, archive, f"{_TITLE} of {archive.path.name}", lead, {**facts, **checked}, found, shown)
+    _say(_TITLE, f"{out} has {len(shown)} of the frames, with the outlines of their masks.")
+    return findings.counted(found, "error") if report["errors"] else ""
+
+
+def _choose_classes(dataset: Dataset) -> str:
+    first = max(dataset.classes, key=lambda name: dataset.classes[name])
+    return (
+        f"say which are nerve, such as `classes: [{first}]` in params.yaml, or --classes {first} here. Until then, the "
+        "masks of all classes are taken together."
+    )
 
 
 def _require_free(path: Path) -> None:
@@ -178,6 +188,11 @@ def _layout(archive: Archive, address: str, name: str) -> tuple[Layout, str]:
 
 def _numbered(ways: Sequence[str]) -> list[str]:
     return [f"  {number}. {way}" for number, way in enumerate(ways, start=1)]
+
+
+def _say_all(facts: dict[str, str]) -> None:
+    for name, fact in facts.items():
+        _say(name.capitalize(), fact)
 
 
 def _say(name: str, text: str) -> None:
