@@ -89,7 +89,7 @@ def _by_names(names: Sequence[str]) -> Iterator[str]:
             "masks may have."
         )
     if images:
-        yield f"Nearest is {pairs}: it has {len(images)} images, but none is named as a mask, and no table has masks."
+        yield f"Nearest is {pairs}: it has images, but none is named as a mask, and no table has masks."
 
 
 def _images(names: Sequence[str]) -> list[PurePosixPath]:

@@ -134,7 +134,7 @@ def _picture(archive: Archive, shown: Shown) -> page.Picture:
 def _summary(findings: Sequence[Finding]) -> str:
     if not findings:
         return "The checks found nothing."
-    return f"The checks found {counted(findings, 'error')} and {counted(findings, 'warning')}; {EXAMPLES} of each kind."
+    return f"The checks found {counted(findings, 'error')} and {counted(findings, 'warning')}; up to {EXAMPLES} of each kind."
 
 
 def _table(findings: Sequence[Finding]) -> page.Table:
