@@ -19,7 +19,7 @@ from nerveseg.data.layouts.dataset import Choices, Dataset, Layout, inventory
 from nerveseg.data.names import FIRST_PART
 from nerveseg.data.sources import open_source
 from nerveseg.data.transfer import download
-from nerveseg.errors import NervesegError
+from nerveseg.errors import NervesegError, TransientError
 from nerveseg.inspection import nearest, reading
 from nerveseg.settings import settings
 
@@ -154,7 +154,12 @@ def _opened(uri: str) -> Iterator[tuple[Archive, str]]:
     source = open_source(uri, anonymous=settings().s3_anonymous)
     with tempfile.TemporaryDirectory(prefix="nerveseg-") as folder:
         copy = Path(folder) / (PurePosixPath(source.uri).name or "dataset.zip")
-        download(source, copy)
+        try:
+            download(source, copy)
+        except TransientError as error:
+            raise TransientError(
+                f"{error} But inspect removes its copy and starts over: download a large zip first, and inspect the file."
+            ) from None
         with Archive(copy) as archive:
             yield archive, source.uri
 

@@ -134,7 +134,8 @@ def _picture(archive: Archive, shown: Shown) -> page.Picture:
 def _summary(findings: Sequence[Finding]) -> str:
     if not findings:
         return "The checks found nothing."
-    return f"The checks found {counted(findings, 'error')} and {counted(findings, 'warning')}; up to {EXAMPLES} of each kind."
+    numbers = f"{counted(findings, 'error')} and {counted(findings, 'warning')}"
+    return f"The checks found {numbers}; up to {EXAMPLES} of each kind are listed."
 
 
 def _table(findings: Sequence[Finding]) -> page.Table:
