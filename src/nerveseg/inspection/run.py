@@ -158,7 +158,7 @@ def _opened(uri: str) -> Iterator[tuple[Archive, str]]:
             download(source, copy)
         except TransientError as error:
             raise TransientError(
-                f"{error} But inspect removes its copy and starts over: download a large zip first, and inspect the file."
+                f"{error} But inspect keeps no part and starts over: download a large zip first, and inspect that."
             ) from None
         with Archive(copy) as archive:
             yield archive, source.uri
