@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 # COMPOSE="python -m stack.native" controls a stack started by `make stack-native`.
 COMPOSE ?= docker compose
 # Those that need more than a checkout come last: a model (`make run`), a GPU, and a delivered champion.
-BENCHMARKS ?= startup download evaluation augmentation training quality peers predictor prediction flow \
+BENCHMARKS ?= startup download inspection split evaluation augmentation training quality peers predictor prediction flow \
 	$(if $(wildcard /dev/nvidia0),gpu) delivery
 BACKUP ?= backups/$(shell date -u +%Y%m%d-%H%M%S)
 stack-backup stack-restore: override export BACKUP := $(abspath $(BACKUP))

@@ -1,7 +1,7 @@
 """The script in the report's page."""
 
+from data.make_chart_script import script
 from nerveseg.report.charts import SCRIPT
-from tests.data.make_chart_script import script
 
 
 def test_the_script_is_of_the_version_that_draws_the_charts() -> None:

@@ -1,6 +1,7 @@
 """Clusters of near-duplicate frames."""
 
 import time
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -66,3 +67,23 @@ def test_as_many_frames_as_in_the_kaggle_dataset_take_seconds() -> None:
     begun = time.perf_counter()
     assert len(set(clusters.near_identical(hashes, 6).tolist())) == 5635
     assert time.perf_counter() - begun < 20
+
+
+def test_thousands_of_equal_frames_are_one_cluster_in_little_memory() -> None:
+    tracemalloc.start()
+    try:
+        assert set(clusters.near_identical([difference_hash(frame(0))] * 5000, 6)) == {0}
+        assert tracemalloc.get_traced_memory()[1] < 10e6, "25 million pairs would take a hundred times as much"
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [(17, 18), (32, 34), (160, 170), (210, 290), (420, 580), (33, 700)])
+def test_hashes_are_those_of_frames_that_opencv_makes_smaller(size: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, size).astype(np.uint8)
+    ramp = (np.add.outer(np.arange(size[0]), np.arange(size[1])) // 3 % 256).astype(np.uint8)
+    dark = np.where(np.arange(size[0])[:, None] < size[0] // 2, random.integers(0, 3, size), 7).astype(np.uint8)
+    for pixels in (noise, ramp, dark, cv2.GaussianBlur(noise, (0, 0), 9), np.asfortranarray(noise)):
+        small = cv2.resize(pixels, (17, 16), interpolation=cv2.INTER_AREA)
+        assert difference_hash(pixels) == np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nerveseg import legacy
-from nerveseg.arrays import Frame, Ints, Mask
+from nerveseg.arrays import Floats, Frame, Ints, Mask
 from nerveseg.errors import NervesegError
 from nerveseg.files import read_json
 
@@ -44,6 +44,8 @@ SITE = "site"
 SPACING = ("row_mm", "column_mm")
 _OPTIONAL = ((SITE,), SPACING)  # left out where they are known of no frame, the columns of a tuple together
 _HASH_SIDE = 16
+_MOST_SUMMED = 2**23  # pixels whose sum is below 2**31
+_MEAN_ERROR = 0.001  # more than OpenCV's means, a sum in float32, are ever off
 
 
 def pixel_digest(frame: Frame) -> str:
@@ -58,8 +60,34 @@ def difference_hash(frame: Frame) -> str:
     https://www.hackerfactor.com/blog/index.php?/archives/529-Kind-of-Like-That.html). His 64 bits are too few to tell
     near-duplicates from other frames of the same sweep.
     """
+    if frame.size <= _MOST_SUMMED and min(frame.shape) > _HASH_SIDE:  # smaller ones are enlarged
+        means = _means(frame)
+        low, high = np.rint(means - _MEAN_ERROR), np.rint(means + _MEAN_ERROR)
+        brighter = low[:, 1:] > high[:, :-1]
+        if (brighter | (high[:, 1:] <= low[:, :-1])).all():
+            return np.packbits(brighter).tobytes().hex()
     small = cv2.resize(frame, (_HASH_SIDE + 1, _HASH_SIDE), interpolation=cv2.INTER_AREA)
     return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
+
+
+def _means(frame: Frame) -> Floats:
+    """The mean of each area of a frame, float64 (16, 17), from sums of all pixels above and to the left of a point.
+
+    What OpenCV computes in float32 and in several times as long, before it rounds.
+    """
+    height, width = frame.shape
+    sums = cv2.integral(frame)
+    rows, columns = np.linspace(0, height, _HASH_SIDE + 1), np.linspace(0, width, _HASH_SIDE + 2)
+    row, column = np.minimum(rows.astype(int), height - 1), np.minimum(columns.astype(int), width - 1)
+    down, right = (rows - row)[:, None], columns - column
+    upper, lower = (sums[each][:, column] * (1 - right) + sums[each][:, column + 1] * right for each in (row, row + 1))
+    means: Floats = np.diff(np.diff(upper * (1 - down) + lower * down, axis=0)) * (_HASH_SIDE * (_HASH_SIDE + 1))
+    return means / frame.size
+
+
+def hashes(frame: Frame) -> tuple[str, str]:
+    """What the index has of a frame's pixels: `pixel_digest` and `difference_hash`."""
+    return pixel_digest(frame), difference_hash(frame)
 
 
 def counts(index: pd.DataFrame) -> pd.DataFrame:
@@ -95,6 +123,8 @@ class Writer:
         mask: Mask,
         site: str = "",
         spacing_mm: tuple[float, float] | None = None,
+        *,
+        hashed: tuple[str, str] | None = None,
     ) -> None:
         """Adds one frame.
 
@@ -106,13 +136,14 @@ class Writer:
             mask: uint8 0/1 (height, width).
             site: where it was scanned; empty: unknown.
             spacing_mm: distance between rows and between columns, in mm; None: unknown.
+            hashed: its `hashes`, where a thread has computed them already.
         """
         for file, pixels in zip(self._files, (frame, mask), strict=True):
             file.write(np.ascontiguousarray(pixels, dtype=np.uint8).data)
         height, width = frame.shape
-        area, hashes = int(mask.sum()), (pixel_digest(frame), difference_hash(frame))
         spacing = spacing_mm or (None, None)
-        row = (image, subject, site, fold, height, width, *spacing, area, self._pixels, *hashes)
+        area, found = int(np.count_nonzero(mask)), hashed or hashes(frame)
+        row = (image, subject, site, fold, height, width, *spacing, area, self._pixels, *found)
         self._rows.append(dict(zip((name for name in _DTYPES if name not in _ASSIGNED), row, strict=True)))
         self._pixels += frame.size
 

@@ -71,7 +71,7 @@ def read(image: Image.Image, chosen: Sequence[int | str] | None = None) -> tuple
         MaskValuesError: without a choice, the image does not consist of the background and at most one other value;
             with one, it has more than 32 others, or several and is a JPEG.
     """
-    found = _by_index(image) if image.mode == "P" else _by_colour(image.convert("RGBA"))
+    found = _values(image)
     values = tuple(found.classes.values())
     if chosen is None:
         if len(values) > 1 or len(found.background) != 1:
@@ -102,9 +102,16 @@ def choice(value: str) -> str:
     return str(int(grey[1], 16)) if grey else f'"{value}"'
 
 
+def box(mask: Mask) -> tuple[slice, slice]:
+    """The rows and columns of the smallest box around the nerve in a mask, uint8 0/1 (H, W)."""
+    left, top, width, height = cv2.boundingRect(np.ascontiguousarray(mask))
+    return slice(top, top + height), slice(left, left + width)
+
+
 def pieces(mask: Mask) -> int:
     """The number of connected pieces of a mask, uint8 0/1 (H, W); pixels that touch at a corner are connected."""
-    return cv2.connectedComponents(np.ascontiguousarray(mask), connectivity=8)[0] - 1
+    found = np.ascontiguousarray(mask[box(mask)])  # the rest would cost most of the time
+    return cv2.connectedComponents(found, connectivity=8)[0] - 1 if found.size else 0
 
 
 def _by_index(image: Image.Image) -> _Values:
@@ -118,6 +125,23 @@ def _by_index(image: Image.Image) -> _Values:
     if not clear.isdisjoint(names):
         raise _unclear(found)
     return found
+
+
+def _values(image: Image.Image) -> _Values:
+    if image.mode == "P":
+        return _by_index(image)
+    if image.mode in ("1", "L") and not image.has_transparency_data:
+        return _by_grey(image.convert("L"))
+    return _by_colour(image.convert("RGBA"))
+
+
+def _by_grey(image: Image.Image) -> _Values:
+    """As `_by_colour`, in a fraction of its time: most masks are grey."""
+    counts = image.histogram()
+    used = sorted((grey for grey in range(256) if counts[grey]), key=lambda grey: (-counts[grey], -grey))
+    names = {grey: _colour(grey, grey, grey) for grey in used}
+    background = (names.pop(0),) if 0 in names else ()
+    return _Values(np.asarray(image), names, background)
 
 
 def _by_colour(image: Image.Image) -> _Values:

@@ -11,6 +11,8 @@ from nerveseg.params import whole_name
 
 # What params.yaml ships as data.subject, and how versions before that parameter read every name.
 FIRST_PART = "(?P<subject>[^_]+)_.+"
+# And as data.mask_suffixes.
+MASK_SUFFIXES = ("_mask", "_seg", "_segmentation", "_label", "_gt")
 
 
 def matched(names: Sequence[str], pattern: str) -> list[dict[str, str]]:

@@ -1,0 +1,207 @@
+"""`nerveseg dataset inspect`: looks at a dataset, says how it is read, and draws its contact sheet."""
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from rich.text import Text
+
+from nerveseg import params, paths
+from nerveseg.arrays import Frame, Mask
+from nerveseg.console import console
+from nerveseg.data import findings, subjects
+from nerveseg.data.archive import Archive, Folder
+from nerveseg.data.layouts import detect
+from nerveseg.data.layouts.dataset import Choices, Dataset, Layout, inventory
+from nerveseg.data.names import FIRST_PART, MASK_SUFFIXES
+from nerveseg.data.sources import open_source
+from nerveseg.data.transfer import download
+from nerveseg.errors import NervesegError, TransientError
+from nerveseg.inspection import nearest, reading
+from nerveseg.settings import settings
+
+_TITLE = "Contact sheet"
+_HEAD = 1000  # bytes of a page in which its title stands
+_REMOTE = ("s3://", "https://", "http://")
+
+
+def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out: Path) -> None:
+    """Prints how a dataset is read and what the checks find, draws `out`, and writes an overlay to standard output.
+
+    Args:
+        uri: a zip or a folder, or the s3:// or https:// address of a zip.
+        layout: the name of a layout, or "auto".
+        subject: as `data.subject`; None: that of params.yaml here, or as it is shipped.
+        classes: values for `data.classes`, with commas between them, or "null"; None: those of params.yaml here.
+        out: the contact sheet; replaced if it is one.
+
+    Raises:
+        NervesegError: it cannot be read, has no layout or several, or has errors, which the split stage would refuse;
+            or `out` is something else.
+    """
+    _require_free(out)
+    rule, choices = _choices(subject, classes)
+    with _opened(uri) as (archive, address):
+        _say("Dataset", f"{address}, {len(archive.names)} files: {inventory(archive.names)}")
+        found, reason = _layout(archive, address, layout, choices)
+        because = f"{found.NAME}, because {reason}"
+        _say("Layout", f"{because}.")
+        dataset = subjects.assign(found.read(archive, choices), rule, required=True)
+        facts = reading.facts(dataset, choices.classes)
+        _say_all(facts)
+        errors = _check_and_draw(archive, dataset, facts, f"{address} has the layout {because}.", out)
+    if reading.is_ambiguous(dataset, choices.classes):
+        _say("Classes", _choose_classes(dataset))
+    sys.stdout.write(reading.as_yaml(reading.sections(address, dataset, rule, choices)))
+    sys.stdout.flush()
+    if errors:
+        raise NervesegError(
+            f"{address} has {errors}: the split stage would refuse it. Change what a finding names, or mend the "
+            "dataset, and inspect it again."
+        )
+
+
+def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], lead: str, out: Path) -> str:
+    """Prints what the checks find and draws the contact sheet; returns the number of errors, such as "1 error"."""
+    from nerveseg.data import checks  # the first answer does not wait for pandas and matplotlib
+    from nerveseg.report import contact_sheet
+
+    kept = _Kept()
+    report = checks.pack(archive, dataset, kept, keep_empty=True, set_aside=False)
+    found = report["findings"]
+    checked = {
+        "masks": f"{report['frames_with_mask']} of {report['frames']} frames have a nerve",
+        "sizes": reading.sizes(kept.sizes.values()),
+    }
+    _say_all(checked)
+    findings.show(found, None)
+    if not found:
+        _say("Findings", "none")
+    shown = contact_sheet.choose(dataset.records, kept.areas, found)
+    contact_sheet.write(out, archive, f"{_TITLE} of {archive.path.name}", lead, {**facts, **checked}, found, shown)
+    _say(_TITLE, f"{out} has {len(shown)} of the frames, with the outlines of their masks.")
+    return findings.counted(found, "error") if report["errors"] else ""
+
+
+def _choose_classes(dataset: Dataset) -> str:
+    first = max(dataset.classes, key=lambda name: dataset.classes[name])
+    return (
+        f"say which are nerve, such as `classes: [{first}]` in params.yaml, or --classes {first} here. Until then, the "
+        "masks of all classes are taken together."
+    )
+
+
+def _require_free(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as file:
+            if f"<title>{_TITLE} ".encode() in file.read(_HEAD):
+                return
+    if path.exists() or path.is_symlink():
+        raise NervesegError(f"{path} would be replaced, and is no contact sheet: name another file by --out.")
+
+
+class _Kept:
+    """Keeps of each frame the area of its mask and its size in pixels, by its name."""
+
+    def __init__(self) -> None:
+        self.areas: dict[str, int] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
+
+    def append(
+        self,
+        image: str,
+        subject: str,
+        fold: int | None,
+        frame: Frame,
+        mask: Mask,
+        site: str = "",
+        spacing_mm: tuple[float, float] | None = None,
+        *,
+        hashed: tuple[str, str],
+    ) -> None:
+        self.areas[image] = int(mask.sum())
+        self.sizes[image] = frame.shape
+
+
+def _choices(subject: str | None, classes: str | None) -> tuple[str, Choices]:
+    """`data.subject`, and how a layout is read: as given, or of params.yaml here, or as params.yaml is shipped."""
+    rule, choices = FIRST_PART, Choices(mask_suffixes=MASK_SUFFIXES)
+    if paths.PARAMS.exists():
+        here = params.load().data
+        rule, choices = here.subject, Choices(here.classes, here.mask_suffixes)
+    if subject is not None:
+        try:
+            rule = params.subject_rule(subject)
+        except ValueError as error:
+            raise NervesegError(f"--subject: {error}.") from None
+    if classes is not None:
+        names = [name.strip() for name in classes.split(",")]
+        chosen = None if names == ["null"] else [int(name) if name.isdecimal() else name for name in names]
+        choices = replace(choices, classes=chosen)
+    return rule, choices
+
+
+@contextmanager
+def _opened(uri: str) -> Iterator[tuple[Archive, str]]:
+    """The dataset, and its address without credentials and query."""
+    if not uri.startswith(_REMOTE):
+        path = Path(uri)
+        if not path.exists():
+            raise NervesegError(f"{uri} is missing (looked in {Path.cwd()}): name a zip, a folder or an address.")
+        with Folder(path) if path.is_dir() else Archive(path) as archive:
+            yield archive, uri
+        return
+    source = open_source(uri, anonymous=settings().s3_anonymous)
+    with tempfile.TemporaryDirectory(prefix="nerveseg-") as folder:
+        copy = Path(folder) / (PurePosixPath(source.uri).name or "dataset.zip")
+        try:
+            download(source, copy)
+        except TransientError as error:
+            raise TransientError(
+                f"{error} But inspect keeps no part and starts over: download a large zip first, and inspect that."
+            ) from None
+        with Archive(copy) as archive:
+            yield archive, source.uri
+
+
+def _layout(archive: Archive, address: str, name: str, choices: Choices) -> tuple[Layout, str]:
+    """The layout that is named, or the one that fits, and why.
+
+    Raises:
+        NervesegError: there is no such layout; or none or several fit.
+    """
+    names = [layout.NAME for layout in detect.LAYOUTS]
+    if name not in ("auto", *names):
+        raise NervesegError(f"--layout {name}: there is no such layout; the layouts are {', '.join(names)}.")
+    fitting = detect.recognised(archive, choices)
+    named = [each for each in fitting if name in ("auto", each[0].NAME)]
+    reasons = [f"  {layout.NAME}, because {reason}" for layout, reason in fitting]
+    if len(named) > 1:
+        options = " and ".join(f"--layout {layout.NAME}" for layout, _ in named)
+        advice = (
+            f"Inspect it with {options}, and set data.layout to the one whose contact sheet shows the masks to train "
+            "on; or leave out what does not belong to the dataset."
+        )
+        raise NervesegError("\n".join([f"{address} fits several layouts:", *reasons, advice]))
+    if named:
+        return named[0]
+    expected = [f"  {layout.NAME}: {layout.EXPECTED}" for layout in detect.LAYOUTS if name in ("auto", layout.NAME)]
+    missing = "has none of the layouts" if name == "auto" else f"does not have the layout {name}"
+    rest = ["It fits:", *reasons] if fitting else [nearest.sentence(archive), "Ways out:", *_numbered(nearest.WAYS_OUT)]
+    raise NervesegError("\n".join([f"{address} {missing}. Expected:", *expected, *rest]))
+
+
+def _numbered(ways: Sequence[str]) -> list[str]:
+    return [f"  {number}. {way}" for number, way in enumerate(ways, start=1)]
+
+
+def _say_all(facts: dict[str, str]) -> None:
+    for name, fact in facts.items():
+        _say(name.capitalize(), fact)
+
+
+def _say(name: str, text: str) -> None:
+    console.print(Text.assemble((name, "bold"), f": {text}"), soft_wrap=True)
