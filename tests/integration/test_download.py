@@ -288,7 +288,7 @@ def test_a_killed_process_is_continued_by_the_next(s3: Bucket, proxy: Wire, tmp_
     assert proxy.ranges == [None, f"bytes={here}-"]
     assert proxy.log[1].sent == len(CONTENT) - here
     assert (folder / "data/raw/dataset.zip").read_bytes() == CONTENT
-    assert left(folder / "data/raw/dataset.zip") == ["dataset.zip", "source.json"]
+    assert left(folder / "data/raw/dataset.zip") == ["dataset.zip", "manifest.csv", "source.json"]
 
 
 def test_a_complete_partial_file_asks_for_one_byte(s3: Bucket, proxy: Wire, target: Path) -> None:
@@ -598,7 +598,7 @@ def test_a_path_is_copied(tmp_path: Path) -> None:
     assert outcome.returncode == 0, outcome.stderr
     target = tmp_path / "data/raw/dataset.zip"
     assert target.read_bytes() == CONTENT
-    assert left(target) == ["dataset.zip", "source.json"]
+    assert left(target) == ["dataset.zip", "manifest.csv", "source.json"]
     record = json.loads((tmp_path / "data/raw/source.json").read_text())
     assert (record["uri"], record["etag"], record["version_id"]) == ("nerves.zip", None, None)
     assert (record["size"], record["sha256"]) == (len(CONTENT), digest(CONTENT))
