@@ -16,8 +16,10 @@ params_app = typer.Typer(
     no_args_is_help=True, help="Check and show params.yaml, which has everything that changes a result."
 )
 profile_app = typer.Typer(no_args_is_help=True, help="Overlays of params.yaml.")
+dataset_app = typer.Typer(no_args_is_help=True, help="Datasets, before the pipeline uses them.")
 app.add_typer(params_app, name="params")
 app.add_typer(profile_app, name="profile")
+app.add_typer(dataset_app, name="dataset")
 
 ParamsFile = Annotated[Path, typer.Argument(help="A params file.")]
 
@@ -59,6 +61,31 @@ def apply(
         for name, (former, new) in changes.items():
             typer.echo(f"{name}: {json.dumps(former)} -> {json.dumps(new)}")
         console.print("Run `dvc repro`." if changes else "params.yaml already has the values of the profile.")
+
+
+@dataset_app.command()
+def inspect(
+    uri: Annotated[
+        str, typer.Argument(metavar="PATH|URI", help="A zip or a folder, or the s3:// or https:// address of a zip.")
+    ],
+    layout: Annotated[str, typer.Option(help="Read it by this layout, where several fit.")] = "auto",
+    subject: Annotated[
+        str | None, typer.Option(help="As data.subject; default: that of params.yaml here, or the shipped one.")
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="As data.classes: nerve, or 1,2, or null; default: that of params.yaml here, or null."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The contact sheet, an HTML file.")] = Path("inspect.html"),
+) -> None:
+    """Say how a dataset is read and what the checks find, and draw frames with outlines on a contact sheet.
+
+    Standard output has what params.yaml needs to use the dataset, as `nerveseg profile apply` takes it.
+    """
+    from nerveseg.inspection.run import inspect as run  # it imports pandas
+
+    with readable_errors():
+        run(uri, layout, subject, classes, out)
 
 
 @app.command()

@@ -82,6 +82,29 @@ def whole_name(pattern: str) -> str:
     return f"^(?s:{pattern})$"
 
 
+def subject_rule(subject: str) -> str:
+    """`subject`, if it can be `data.subject`: "column", "none" or a pattern. Raises ValueError if not."""
+    if subject in ("column", "none"):
+        return subject
+    import pyarrow as pa  # a tenth of a second, which no command needs that reads no parameters
+    from pyarrow.compute import extract_regex
+
+    try:  # RE2 takes linear time whatever the pattern, so no pattern can hang the stage
+        for pattern in (subject, whole_name(subject)):  # alone, it may not close a group that it did not open
+            groups = [field.name for field in extract_regex(pa.array([], pa.string()), pattern).type]
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"not a pattern in the syntax of RE2 ({str(error).removeprefix('Invalid regular expression: ')}); use "
+            "column, none or a pattern such as (?P<subject>[^_]+)_.+, with (?:...) for groups without a name"
+        ) from None
+    if groups.count("subject") != 1 or not set(groups) <= {"subject", "site"} or groups.count("site") > 1:
+        raise ValueError(
+            f"a pattern has one group (?P<subject>...), may have one group (?P<site>...), and has no others, but "
+            f"this one has {', '.join(groups) or 'none'}; use such a pattern, column or none"
+        )
+    return subject
+
+
 class Section(BaseModel):
     """A section of params.yaml: frozen, strictly typed, without unknown keys."""
 
@@ -109,7 +132,7 @@ class DataParams(Section):
         description="how the dataset is laid out; auto: detected"
     )
     frames: Literal["nonempty", "all"] = Field(description="only frames with a mask, or all frames")
-    subject: str = Field(
+    subject: Annotated[str, AfterValidator(subject_rule)] = Field(
         description="a pattern of file names with the group subject and optionally site; column: only from the table; "
         "none: unknown, each frame is its own"
     )
@@ -137,29 +160,6 @@ class DataParams(Section):
         if scheme == "s3" and separator and not (bucket and slash):
             raise ValueError("an S3 URI needs a bucket and a key or prefix: s3://bucket/key, s3://bucket/prefix/")
         return uri
-
-    @field_validator("subject")
-    @classmethod
-    def _pattern_names_a_subject(cls, subject: str) -> str:
-        if subject in ("column", "none"):
-            return subject
-        import pyarrow as pa  # a tenth of a second, which no command needs that reads no parameters
-        from pyarrow.compute import extract_regex
-
-        try:  # RE2 takes linear time whatever the pattern, so no pattern can hang the stage
-            for pattern in (subject, whole_name(subject)):  # alone, it may not close a group that it did not open
-                groups = [field.name for field in extract_regex(pa.array([], pa.string()), pattern).type]
-        except pa.ArrowInvalid as error:
-            raise ValueError(
-                f"not a pattern in the syntax of RE2 ({str(error).removeprefix('Invalid regular expression: ')}); use "
-                "column, none or a pattern such as (?P<subject>[^_]+)_.+, with (?:...) for groups without a name"
-            ) from None
-        if groups.count("subject") != 1 or not set(groups) <= {"subject", "site"} or groups.count("site") > 1:
-            raise ValueError(
-                f"a pattern has one group (?P<subject>...), may have one group (?P<site>...), and has no others, but "
-                f"this one has {', '.join(groups) or 'none'}; use such a pattern, column or none"
-            )
-        return subject
 
     @model_validator(mode="after")
     def _version_needs_s3(self) -> Self:

@@ -1,6 +1,7 @@
-"""Reads an untrusted dataset zip, member by member into memory: nothing is extracted to disk or unpickled."""
+"""Reads an untrusted dataset, file by file into memory: nothing is extracted to disk or unpickled."""
 
 import io
+import os
 import stat
 import unicodedata
 import zipfile
@@ -8,7 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -118,6 +119,84 @@ class Archive:
         self._zip.close()
 
 
+class Folder(Archive):
+    """A folder that is read in place as if it were a zip of its files.
+
+    Attributes:
+        path: the folder.
+        names: its files, as those of a zip; their paths within the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Lists the files; none is opened.
+
+        Raises:
+            NervesegError: it is missing, cannot be listed or has no files; or a file is larger than 256 MiB, is a link
+                that leads out of the folder or to another folder, is none that can be read to its end, or has a name
+                that is not printable, is longer than 1024 characters, or is that of another file in NFC.
+        """
+        self.path = path
+        self._files: dict[str, Path] = {}
+        root = path.resolve()
+        try:
+            for entry in _entries(path):
+                name = unicodedata.normalize("NFC", Path(entry.path).relative_to(path).as_posix())
+                reason = "is there twice" if name in self._files else _reason_to_leave_out(name, entry, root)
+                if reason:
+                    raise NervesegError(f"{path} is rejected: {name[:MAX_NAME]!r} {reason}.")
+                self._files[name] = Path(entry.path)
+        except OSError as error:
+            raise NervesegError(f"{error.filename} cannot be read ({error.strerror}).") from None
+        self.names = sorted(self._files)
+        if not self.names:
+            raise NervesegError(f"{path} is rejected: it contains no files.")
+
+    def read(self, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
+        try:
+            with self._files[name].open("rb") as file:
+                content = file.read(limit + 1)
+        except OSError as error:
+            raise ValueError(f"unreadable: {error.strerror}") from None
+        if len(content) > limit:
+            raise ValueError(f"too large: the limit is {limit} bytes")
+        return content
+
+    def stamp(self, name: str) -> str:
+        """Changes with the content of a file: the time of its last change in nanoseconds and its size in bytes."""
+        state = self._files[name].stat()
+        return f"{state.st_mtime_ns}-{state.st_size}"
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Nothing is open."""
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What lies in a folder and the folders below it, but for these folders and what is hidden."""
+    waiting = [str(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as found:
+            for entry in found:
+                if _is_hidden(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                else:
+                    yield entry
+
+
+def _reason_to_leave_out(name: str, entry: os.DirEntry[str], root: Path) -> str | None:
+    if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
+        return "is a link that leads out of the folder; put the file itself there"
+    if entry.is_dir():
+        return "is a link to a folder; put the folder itself there"
+    if not entry.is_file():
+        return "is neither a file nor a folder"
+    size = entry.stat().st_size
+    if size > MAX_MEMBER_BYTES:
+        return f"has {size} bytes; the limit is {MAX_MEMBER_BYTES}"
+    return _reason_by_name(name)
+
+
 def _name(info: zipfile.ZipInfo) -> str:
     """A member's name: with slashes for the backslashes of Windows, and NFC for the NFD of macOS."""
     name = info.filename
@@ -128,17 +207,14 @@ def _name(info: zipfile.ZipInfo) -> str:
 
 
 def _is_hidden(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts)
+    return any(part == "__MACOSX" or (part[:1] == "." and part not in (".", "..")) for part in name.split("/"))
 
 
 def _reason_to_refuse(name: str, info: zipfile.ZipInfo) -> str | None:
-    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+    if name.startswith("/") or ".." in name.split("/"):
         return "has a path that leads out of the zip"
-    if not name or not name.isprintable():
-        return "is empty or has control characters"
-    if len(name) > MAX_NAME:
-        return f"is longer than {MAX_NAME} characters"
+    if reason := _reason_by_name(name):
+        return reason
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted; zip the dataset without a password"
     if stat.S_ISLNK(info.external_attr >> 16):
@@ -150,6 +226,12 @@ def _reason_to_refuse(name: str, info: zipfile.ZipInfo) -> str | None:
     if info.file_size > max(FREE_RATIO_BYTES, MAX_RATIO * info.compress_size):
         return f"unpacks to more than {MAX_RATIO} times its compressed size, like a zip bomb"
     return None
+
+
+def _reason_by_name(name: str) -> str | None:
+    if not name or not name.isprintable():
+        return "is empty or has control characters"
+    return f"is longer than {MAX_NAME} characters" if len(name) > MAX_NAME else None
 
 
 @contextmanager

@@ -6,14 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from nerveseg.arrays import Frame, Mask
 from nerveseg.console import progress
 from nerveseg.data import masks, subjects
 from nerveseg.data.archive import Archive, UnfitImageError
 from nerveseg.data.findings import Finding, count
-from nerveseg.data.frame_store import Writer, pixel_digest
+from nerveseg.data.frame_store import pixel_digest
 from nerveseg.data.layouts.dataset import Dataset, Record
 
 MIN_SIDE = 32  # pixels; anything smaller is a thumbnail or not an ultrasound frame
@@ -42,7 +42,14 @@ class _Pair:
         self.findings.append(Finding("warning", kind, self.record.image, detail))
 
 
-def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -> dict[str, Any]:
+class Store(Protocol):
+    """What the frames go into: `frame_store.Writer`, or one that keeps less of them."""
+
+    def append(self, image: str, subject: str, fold: int | None, frame: Frame, mask: Mask, site: str = "") -> None:
+        """As that of `frame_store.Writer`."""
+
+
+def pack(archive: Archive, dataset: Dataset, writer: Store, keep_empty: bool) -> dict[str, Any]:
     """Checks all frames of a dataset and appends the valid ones, in the order of the records.
 
     Args:
@@ -91,7 +98,7 @@ def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -
 
 def _decoded(archive: Archive, records: Sequence[Record]) -> Iterator[_Pair]:
     with progress("frames") as bar, ThreadPoolExecutor(_THREADS) as pool:
-        task = bar.add_task("Checking and storing", total=len(records))
+        task = bar.add_task("Checking", total=len(records))
         ahead: deque[Future[_Pair]] = deque()
         left = iter(records)
         while True:

@@ -1,6 +1,6 @@
 """Findings of the dataset checks."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from nerveseg.console import console
 
-_EXAMPLES = 3  # of each kind
+EXAMPLES = 3  # of each kind
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,32 @@ def counted(findings: Sequence[Finding], severity: str) -> str:
     return f"{number} {severity}{'' if number == 1 else 's'}"
 
 
-def show(findings: Sequence[Finding], everything_in: Path) -> None:
-    """Prints a table of the kinds of findings, errors first, then by frequency: each with its count and examples."""
+def by_kind(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """The findings of each kind, errors first, then by frequency."""
+    kinds = defaultdict(list)
+    for finding in findings:
+        kinds[finding.severity, finding.kind].append(finding)
+    return [kinds[key] for key in sorted(kinds, key=lambda key: (key[0], -len(kinds[key]), key[1]))]  # error < warning
+
+
+def show(findings: Sequence[Finding], everything_in: Path | None) -> None:
+    """Prints a table of the kinds of findings, as `by_kind` orders them: each with its count and examples.
+
+    Args:
+        everything_in: the file that lists all of them; None: there is none.
+    """
     if not findings:
         return
-    kinds = Counter((finding.severity, finding.kind) for finding in findings)
     table = Table(
         title=f"The dataset has {counted(findings, 'error')} and {counted(findings, 'warning')}",
-        caption=f"full list: {everything_in}",
+        caption=f"full list: {everything_in}" if everything_in else None,
         title_justify="left",
         caption_justify="left",
     )
     for column in ("severity", "kind", "count", "image", "detail"):
         table.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
-    for severity, kind in sorted(kinds, key=lambda each: (each[0], -kinds[each], each[1])):  # "error" < "warning"
-        same = [finding for finding in findings if (finding.severity, finding.kind) == (severity, kind)]
-        for number, finding in enumerate(same[:_EXAMPLES]):
-            head = (severity, kind, str(len(same))) if number == 0 else ("", "", "")
+    for same in by_kind(findings):
+        for number, finding in enumerate(same[:EXAMPLES]):
+            head = (finding.severity, finding.kind, str(len(same))) if number == 0 else ("", "", "")
             table.add_row(*head, finding.image, finding.detail)
     console.print(table)

@@ -121,6 +121,7 @@ def _chosen(
     """
     masks = Counter({label: 0 for label, _ in rows})
     masks.update(label for label, text in rows if text is not None)
+    dataset.classes.update({label: number for label, number in masks.items() if label is not None})
     shown = [
         f"{label[:40]} ({number} masks)" for label, number in masks.most_common(_CLASSES_SHOWN) if label is not None
     ]

@@ -1,0 +1,1 @@
+"""`nerveseg dataset inspect`: how a dataset is read, before the pipeline uses it."""

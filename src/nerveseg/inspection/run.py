@@ -1,0 +1,161 @@
+"""`nerveseg dataset inspect`: looks at a dataset, says how it is read, and draws its contact sheet."""
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rich.text import Text
+
+from nerveseg import params, paths
+from nerveseg.arrays import Frame, Mask
+from nerveseg.console import console
+from nerveseg.data import checks, findings, subjects
+from nerveseg.data.archive import Archive, Folder
+from nerveseg.data.layouts import detect
+from nerveseg.data.layouts.dataset import Choices, Layout, inventory
+from nerveseg.data.names import FIRST_PART
+from nerveseg.data.sources import open_source
+from nerveseg.data.transfer import download
+from nerveseg.errors import NervesegError
+from nerveseg.inspection import nearest, reading
+from nerveseg.report import contact_sheet
+from nerveseg.settings import settings
+
+_REMOTE = ("s3://", "https://", "http://")
+
+
+def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out: Path) -> None:
+    """Prints how a dataset is read and what the checks find, draws `out`, and writes an overlay to standard output.
+
+    Args:
+        uri: a zip or a folder, or the s3:// or https:// address of a zip.
+        layout: the name of a layout, or "auto".
+        subject: as `data.subject`; None: that of params.yaml here, or as it is shipped.
+        classes: values for `data.classes`, with commas between them, or "null"; None: those of params.yaml here.
+        out: the contact sheet; replaced if it is one.
+
+    Raises:
+        NervesegError: it cannot be read, has no layout or several, or has errors, which the split stage would refuse;
+            or `out` is something else.
+    """
+    contact_sheet.require_free(out)
+    rule, chosen = _choices(subject, classes)
+    with _opened(uri) as (archive, address):
+        _say("Dataset", f"{address}, {len(archive.names)} files: {inventory(archive.names)}")
+        found, reason = _layout(archive, address, layout)
+        _say("Layout", f"{found.NAME}, because {reason}.")
+        dataset = subjects.assign(found.read(archive, Choices(chosen)), rule, required=True)
+        facts = reading.facts(dataset, chosen)
+        for name, fact in facts.items():
+            _say(name.capitalize(), fact)
+        kept = _Kept()
+        report = checks.pack(archive, dataset, kept, keep_empty=True)
+        facts["masks"] = f"{report['frames_with_mask']} of {report['frames']} frames have a nerve"
+        facts["sizes"] = reading.sizes(kept.sizes.values())
+        for name in ("masks", "sizes"):
+            _say(name.capitalize(), facts[name])
+        findings.show(report["findings"], None)
+        if not report["findings"]:
+            _say("Findings", "none")
+        shown = contact_sheet.choose(dataset.records, kept.areas, report["findings"])
+        lead = f"{address} has the layout {found.NAME}, because {reason}."
+        contact_sheet.write(out, archive, lead, facts, report["findings"], shown)
+    _say("Contact sheet", f"{out} has {len(shown)} of the frames, with the outlines of their masks.")
+    if reading.is_ambiguous(dataset, chosen):
+        first = max(dataset.classes, key=lambda name: dataset.classes[name])
+        _say(
+            "Classes",
+            f"say which are nerve, such as `classes: [{first}]` in params.yaml, or --classes {first} here. Until then, "
+            "the masks of all classes are taken together.",
+        )
+    sys.stdout.write(reading.as_yaml(reading.sections(address, dataset, rule, chosen)))
+    sys.stdout.flush()
+    if report["errors"]:
+        raise NervesegError(
+            f"{address} has {findings.counted(report['findings'], 'error')}: the split stage would refuse it. Change "
+            "what a finding names, or mend the dataset, and inspect it again."
+        )
+
+
+class _Kept:
+    """Keeps of each frame the area of its mask and its size in pixels, by its name."""
+
+    def __init__(self) -> None:
+        self.areas: dict[str, int] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
+
+    def append(self, image: str, subject: str, fold: int | None, frame: Frame, mask: Mask, site: str = "") -> None:
+        self.areas[image] = int(mask.sum())
+        self.sizes[image] = frame.shape
+
+
+def _choices(subject: str | None, classes: str | None) -> tuple[str, list[int | str] | None]:
+    """`data.subject` and `data.classes`: as given, or of params.yaml here, or as params.yaml is shipped."""
+    data: dict[str, Any] = {"subject": FIRST_PART, "classes": None}
+    if paths.PARAMS.exists():
+        data |= params.load().data.model_dump(include={"subject", "classes"})
+    if subject is not None:
+        try:
+            data["subject"] = params.subject_rule(subject)
+        except ValueError as error:
+            raise NervesegError(f"--subject: {error}.") from None
+    if classes is not None:
+        names = [name.strip() for name in classes.split(",")]
+        data["classes"] = None if names == ["null"] else [int(name) if name.isdecimal() else name for name in names]
+    return data["subject"], data["classes"]
+
+
+@contextmanager
+def _opened(uri: str) -> Iterator[tuple[Archive, str]]:
+    """The dataset, and its address without credentials and query."""
+    if not uri.startswith(_REMOTE):
+        path = Path(uri)
+        if not path.exists():
+            raise NervesegError(f"{uri} is missing (looked in {Path.cwd()}): name a zip, a folder or an address.")
+        with Folder(path) if path.is_dir() else Archive(path) as archive:
+            yield archive, uri
+        return
+    source = open_source(uri, anonymous=settings().s3_anonymous)
+    with tempfile.TemporaryDirectory(prefix="nerveseg-") as folder:
+        copy = Path(folder) / (PurePosixPath(source.uri).name or "dataset.zip")
+        download(source, copy)
+        with Archive(copy) as archive:
+            yield archive, source.uri
+
+
+def _layout(archive: Archive, address: str, name: str) -> tuple[Layout, str]:
+    """The layout that is named, or the one that fits, and why.
+
+    Raises:
+        NervesegError: there is no such layout; or none or several fit.
+    """
+    names = [layout.NAME for layout in detect.LAYOUTS]
+    if name not in ("auto", *names):
+        raise NervesegError(f"--layout {name}: there is no such layout; the layouts are {', '.join(names)}.")
+    fitting = detect.recognised(archive)
+    named = [each for each in fitting if name in ("auto", each[0].NAME)]
+    reasons = [f"  {layout.NAME}, because {reason}" for layout, reason in fitting]
+    if len(named) > 1:
+        options = " and ".join(f"--layout {layout.NAME}" for layout, _ in named)
+        advice = (
+            f"Inspect it with {options}, and set data.layout to the one whose contact sheet shows the masks to train "
+            "on; or leave out what does not belong to the dataset."
+        )
+        raise NervesegError("\n".join([f"{address} fits several layouts:", *reasons, advice]))
+    if named:
+        return named[0]
+    expected = [f"  {layout.NAME}: {layout.EXPECTED}" for layout in detect.LAYOUTS if name in ("auto", layout.NAME)]
+    missing = "has none of the layouts" if name == "auto" else f"does not have the layout {name}"
+    rest = ["It fits:", *reasons] if fitting else [nearest.sentence(archive), "Ways out:", *_numbered(nearest.WAYS_OUT)]
+    raise NervesegError("\n".join([f"{address} {missing}. Expected:", *expected, *rest]))
+
+
+def _numbered(ways: Sequence[str]) -> list[str]:
+    return [f"  {number}. {way}" for number, way in enumerate(ways, start=1)]
+
+
+def _say(name: str, text: str) -> None:
+    console.print(Text.assemble((name, "bold"), f": {text}"), soft_wrap=True)
