@@ -88,6 +88,20 @@ def inspect(
         run(uri, layout, subject, classes, out)
 
 
+@dataset_app.command()
+def build(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A dataset in any of the layouts.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.zip", help="The zip to write; a former one is replaced.")],
+    layout: Annotated[str, typer.Option(help="Read it by this layout, where several fit.")] = "auto",
+    subject: Annotated[str | None, typer.Option(help="As data.subject; default: that of params.yaml here.")] = None,
+) -> None:
+    """Make a dataset zip of a folder: its frames as 8-bit PNGs, upright, and their masks as run lengths in a table."""
+    from nerveseg.data.build import build as run  # it imports pyarrow and OpenCV
+
+    with readable_errors():
+        run(folder, out, layout, subject)
+
+
 @app.command()
 def reproduce(
     version: Annotated[str, typer.Argument(help="Version number of nerve-segmentation.")],

@@ -7,7 +7,6 @@ import csv
 import io
 import os
 import shutil
-import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
@@ -15,14 +14,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256 as hashed
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, Protocol
+from typing import Any, BinaryIO, Protocol
 from zipfile import ZipFile
 
 from rich.progress import Progress
 
 from nerveseg import s3
 from nerveseg.console import progress
-from nerveseg.data import transfer, zips
+from nerveseg.data import transfer, walk, zips
 from nerveseg.data.sources import UNSIGNED
 from nerveseg.errors import ChangedError, NervesegError, TransientError
 
@@ -221,13 +220,12 @@ class LocalFolder:
             )
         if not self.root.is_dir():
             raise NervesegError(f"{self.uri} is a file, not a folder: leave out the slash at its end.")
-        paths, hidden = [], 0
-        for folder, below, files in os.walk(self.root, onerror=_unreadable):
-            here, number = Path(folder), len(below) + len(files)
-            below[:], files[:] = ([name for name in names if not name.startswith(".")] for names in (below, files))
-            hidden += number - len(below) - len(files)
-            paths += [here / name for name in files] + [here / name for name in below if (here / name).is_symlink()]
-        items = [self._item(path) for path in paths]
+        entries, hidden = walk.entries(self.root)
+        items = []
+        for entry in entries:
+            if reason := walk.reason_to_refuse(entry, self.root):
+                raise NervesegError(f"{entry.path} {reason}.")
+            items.append(_described(Path(entry.path).relative_to(self.root).as_posix(), entry.stat()))
         return Listing(sorted(items, key=lambda item: item.name), hidden)
 
     def contents(self, items: Sequence[Item], kept: Path, bar: Progress) -> Generator[tuple[Item, BinaryIO]]:
@@ -235,34 +233,16 @@ class LocalFolder:
             try:
                 file = (self.root / item.name).open("rb")
             except OSError as error:
-                _unreadable(error)
+                raise NervesegError(f"{error.filename} cannot be read ({error.strerror}).") from None
             with file:
                 yield item, file
                 if _described(item.name, os.fstat(file.fileno())) != item:
                     raise ChangedError.of(f"{self.uri}: {item.name}")
 
-    def _item(self, path: Path) -> Item:
-        try:
-            if path.is_symlink() and not path.resolve(strict=True).is_relative_to(self.root):
-                raise NervesegError(f"{path} is a link that leads out of {self.uri}: replace it by what it points to.")
-            state = path.stat()
-        except OSError as error:
-            _unreadable(error)
-        if not stat.S_ISREG(state.st_mode):
-            kind = "a link to a folder" if stat.S_ISDIR(state.st_mode) else "neither a file nor a folder"
-            raise NervesegError(f"{path} is {kind}: leave it out of {self.uri}.")
-        return _described(path.relative_to(self.root).as_posix(), state)
-
 
 def _described(name: str, state: os.stat_result) -> Item:
     modified = datetime.fromtimestamp(state.st_mtime_ns / 1e9, UTC).isoformat()
     return Item(name, state.st_size, last_modified=modified)
-
-
-def _unreadable(error: OSError) -> NoReturn:
-    raise NervesegError(
-        f"{error.filename} cannot be read ({error.strerror}): make it readable, or leave it out."
-    ) from None
 
 
 class Prefix:
@@ -285,7 +265,7 @@ class Prefix:
             for listed in found
             if not listed.key.endswith("/")  # it stands for a folder
         ]
-        shown = [item for item in items if not any(part.startswith(".") for part in item.name.split("/"))]
+        shown = [item for item in items if not any(map(walk.is_hidden, item.name.split("/")))]
         return Listing(sorted(shown, key=lambda item: item.name), hidden=len(items) - len(shown))
 
     def contents(self, items: Sequence[Item], kept: Path, bar: Progress) -> Generator[tuple[Item, BinaryIO]]:
