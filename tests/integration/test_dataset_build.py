@@ -137,7 +137,9 @@ def test_subjects_and_classes_are_read_as_params_yaml_here_says() -> None:
     assert found["subject"].tolist() == ["1", "1", "2", "2", "3", "3"]
     assert found["site"].tolist() == ["1", "2"] * 3
     assert found["rle_mask"].tolist() == [rle.encode(foreign_zips.nerve(seed)) for seed in range(6)]
-    assert "--subject: a pattern has one group" in said(build({}, "--layout", "hydrogen-torch", subject="(?P<person>.)"))
+    assert "--subject: a pattern has one group" in said(
+        build({}, "--layout", "hydrogen-torch", subject="(?P<person>.)")
+    )
 
 
 def test_a_dataset_with_errors_is_refused_with_a_table_and_nothing_is_written() -> None:

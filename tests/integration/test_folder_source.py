@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from nerveseg.data.sources import open_source
 from nerveseg.errors import ChangedError, NervesegError
 from nerveseg.profiles import override
 from nerveseg.stages import download as stage
+from nerveseg.workspace import clones
 from wire import Answer, Wire, forward_to, serving
 from workspace import Workspace
 
@@ -151,6 +153,16 @@ def test_a_checksum_is_that_of_the_zip(here: Path) -> None:
     assert f"The zip of a/ has SHA-256 {hashlib.sha256(run('a/')).hexdigest()}" in refusal_after("a/", sha256="0" * 64)
     digest = hashlib.sha256(run("a/", sha256=None)).hexdigest()
     assert run("a/", sha256=digest)
+
+
+def test_a_clone_reads_the_folder_of_its_origin(here: Path) -> None:
+    first, clone = run(str(write(here / "nerves"))), here / "clone"
+    clone.mkdir()
+    override({"data.uri": "nerves/"}, paths.PARAMS)
+    shutil.copy(paths.PARAMS, clone)
+    clones.link_dataset(here, clone)
+    with chdir(clone):
+        assert run("nerves/") == first
 
 
 def refusal_after(uri: str, **data: Any) -> str:
