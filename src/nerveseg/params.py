@@ -463,8 +463,17 @@ def validate(kind: type[Checked], content: Any, name: str, known: Iterable[str])
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(detail, known) for detail in error.errors()]
+        lines = _lines(error, known)
         raise NervesegError(f"{name} is invalid:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def faults(content: dict[str, Any]) -> list[str]:
+    """What is wrong with the content of a params file, a line for each wrong key; empty: nothing."""
+    try:
+        Params.model_validate(content)
+    except ValidationError as error:
+        return _lines(error, known_names())
+    return []
 
 
 def digest(given: Params) -> str:
@@ -503,6 +512,10 @@ def schemas() -> dict[str, dict[str, Any]]:
     return {
         f"{name}.{key}": value for name, section in sections.items() for key, value in section["properties"].items()
     }
+
+
+def _lines(error: ValidationError, known: Iterable[str]) -> list[str]:
+    return [_explain(detail, known) for detail in error.errors()]
 
 
 def _explain(detail: ErrorDetails, known: Iterable[str]) -> str:

@@ -344,7 +344,7 @@ def test_run_lengths_along_rows_are_an_error() -> None:
     along_rows = rle.encode(disc().T)
     refusal(hydrogen_torch(rle_mask=[along_rows] + [rle.encode(disc())] * 5))
     assert found() == [("error", "run lengths", "1_1.png")]
-    assert "down the columns, as they are read, but 1 along the rows" in details()[0]
+    assert "down the columns, as they must be, but 1 along the rows" in details()[0]
 
 
 def test_run_lengths_of_half_the_frame_of_many_pieces_and_of_endless_text() -> None:
@@ -510,7 +510,7 @@ def test_a_planted_leak_that_the_check_cannot_see_is_doubted(names: list[str]) -
 def test_one_prefix_for_all_frames_stops_the_stage_and_says_how_subjects_were_read() -> None:
     text = refusal(named(ONE_PREFIX), subject=shipped())
     assert (
-        f"Subjects were read from the file names by data.subject, {shipped()}. Read so: IMG from IMG_0000.png" in text
+        f"Subjects were read from the file names by data.subject, {shipped()}. For example: IMG from IMG_0000.png" in text
     )
 
 

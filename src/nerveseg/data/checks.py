@@ -155,8 +155,8 @@ def _turned(record: Record, turned: int, mask_turned: int | None) -> str:
             "the turned frame; if it was drawn on the pixels as stored, save the frame without the orientation"
         )
     return (
-        f"{record.frame.member} has the orientation {turned}, its mask {mask_turned}; each was turned as its own says. "
-        "If they do not fit, save both without one"
+        f"{record.frame.member} has the orientation {turned}, its mask {mask_turned}; each was turned by its own. "
+        "If the two no longer match, save both without an orientation"
     )
 
 
@@ -170,7 +170,7 @@ def _check_mask(pair: _Pair, mask: Mask) -> None:
         )
     number = masks.pieces(mask)
     if number > MANY_PIECES:
-        pair.warn("many pieces", f"the mask consists of {number} pieces; check that it is no noise")
+        pair.warn("many pieces", f"the mask consists of {number} pieces; check that it is not noise")
 
 
 def _several_values(values: Mapping[str, list[str]]) -> list[Finding]:

@@ -117,7 +117,7 @@ class RunLengths:
         length = sum(map(len, self.texts))
         if length > MAX_RUNS_TEXT:
             raise UnfitImageError(
-                "run lengths", f"have {length} characters; the limit is {MAX_RUNS_TEXT}: this is no nerve"
+                "run lengths", f"have {length} characters; the limit is {MAX_RUNS_TEXT}, and no nerve needs as many"
             )
         try:
             mask = rle.union(self.texts, *frame.shape)
@@ -135,8 +135,8 @@ class RunLengths:
         if 2 * along_rows <= number:
             raise UnfitImageError(
                 "run lengths",
-                f"give {number} pieces down the columns, as they are read, but {along_rows} along the rows; write them "
-                "down the columns",
+                f"give {number} pieces when read down the columns, as they must be, but {along_rows} along the rows; "
+                "write them down the columns",
             )
 
 

@@ -57,14 +57,15 @@ def rows(archive: Archive, table: str, wanted: Sequence[str]) -> Iterator[tuple[
     names = columns(archive, table)
     with _readable(archive, table):
         if len(names) > len(set(names)):
-            raise ValueError("it has a column twice")
+            raise ValueError("two of its columns have the same name")
         content, present = archive.read(table), [name for name in wanted if name in names]
         spent = 0
         for batch in _parquet(content, present) if _is_parquet(table) else _csv(content, present):
             spent += sum(_cost(column) for column in batch.columns)
             if spent > MAX_TEXT_BYTES:
                 raise ValueError(
-                    f"its columns {', '.join(present)} unpack to more than {MAX_TEXT_BYTES} bytes; divide the dataset"
+                    f"its columns {', '.join(present)} unpack to more than {MAX_TEXT_BYTES} bytes; split the dataset "
+                    "into several"
                 )
             cells = {name: _texts(batch.column(name)) for name in present}
             blank = [None] * batch.num_rows
