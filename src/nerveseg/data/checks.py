@@ -1,5 +1,6 @@
 """Checks every frame with its mask and stores it; each file is decoded once."""
 
+import hashlib
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,12 +9,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
+import joblib
+import numpy as np
+
 from nerveseg.arrays import Frame, Mask
 from nerveseg.console import progress
 from nerveseg.data import masks, subjects
 from nerveseg.data.archive import Archive, UnfitImageError
 from nerveseg.data.findings import Finding, count
-from nerveseg.data.frame_store import pixel_digest
+from nerveseg.data.frame_store import hashes
 from nerveseg.data.layouts.dataset import Dataset, Record
 
 MIN_SIDE = 32  # pixels; anything smaller is a thumbnail or not an ultrasound frame
@@ -21,18 +25,20 @@ MIN_SIDE = 32  # pixels; anything smaller is a thumbnail or not an ultrasound fr
 MAX_AREA = 0.5  # share of a frame; a brachial plexus covers at most 7 %, an inverted mask usually 95 %
 MANY_PIECES = 20  # of a mask; a nerve is one piece, a plexus or the fascicles of a nerve are a few
 
-_THREADS = 4  # each takes up to 0.4 GB for a frame of the largest size
-_AHEAD = 8  # frames decoded ahead of writing, up to 32 MB each with their mask
+_AHEAD = 2  # frames for each thread that are decoded ahead of writing, up to 32 MB each with their mask
 
 
 @dataclass
 class _Pair:
-    """A decoded frame and its mask, None where it could not be decoded."""
+    """A decoded frame and its mask, None where it could not be decoded, and what is computed of both."""
 
     record: Record
     frame: Frame | None = None
     mask: Mask | None = None
     mask_value: str | None = None  # that means nerve in the mask's file
+    hashes: tuple[str, str] = ("", "")  # of the frame
+    mask_digest: bytes = b""
+    area: int = 0  # of the mask in pixels
     findings: list[Finding] = field(default_factory=list)
 
     def error(self, kind: str, detail: str) -> None:
@@ -45,7 +51,17 @@ class _Pair:
 class Store(Protocol):
     """What the frames go into: `frame_store.Writer`, or one that keeps less of them."""
 
-    def append(self, image: str, subject: str, fold: int | None, frame: Frame, mask: Mask, site: str = "") -> None:
+    def append(
+        self,
+        image: str,
+        subject: str,
+        fold: int | None,
+        frame: Frame,
+        mask: Mask,
+        site: str = "",
+        *,
+        hashed: tuple[str, str],
+    ) -> None:
         """As that of `frame_store.Writer`."""
 
 
@@ -73,12 +89,14 @@ def pack(archive: Archive, dataset: Dataset, writer: Store, keep_empty: bool) ->
             continue
         if pair.mask_value is not None:
             values[pair.mask_value].append(pair.record.image)
-        findings += duplicates.compare(pair.record, pair.frame, pair.mask)
-        has_mask = bool(pair.mask.any())
+        findings += duplicates.compare(pair)
+        has_mask = pair.area > 0
         with_mask += has_mask
         if has_mask or keep_empty:
             record = pair.record
-            writer.append(record.image, record.group, record.fold, pair.frame, pair.mask, record.site)
+            writer.append(
+                record.image, record.group, record.fold, pair.frame, pair.mask, record.site, hashed=pair.hashes
+            )
             used += 1
     findings += _several_values(values)
     return {
@@ -97,12 +115,14 @@ def pack(archive: Archive, dataset: Dataset, writer: Store, keep_empty: bool) ->
 
 
 def _decoded(archive: Archive, records: Sequence[Record]) -> Iterator[_Pair]:
-    with progress("frames") as bar, ThreadPoolExecutor(_THREADS) as pool:
+    # Whatever takes time is done in the threads, each of which takes up to 0.4 GB for a frame of the largest size.
+    threads = joblib.cpu_count()
+    with progress("frames") as bar, ThreadPoolExecutor(threads) as pool:
         task = bar.add_task("Checking", total=len(records))
         ahead: deque[Future[_Pair]] = deque()
         left = iter(records)
         while True:
-            ahead += [pool.submit(_decode, archive, record) for record in islice(left, _AHEAD - len(ahead))]
+            ahead += [pool.submit(_decode, archive, record) for record in islice(left, _AHEAD * threads - len(ahead))]
             if not ahead:
                 return
             yield ahead.popleft().result()
@@ -129,7 +149,9 @@ def _decode(archive: Archive, record: Record) -> _Pair:
             pair.mask = None
             sizes = f"the frame is {_size(pair.frame)}, its mask {_size(mask.pixels)} (width x height)"
             raise UnfitImageError("size mismatch", sizes)
+        pair.area = int(np.count_nonzero(mask.pixels))
         _check_mask(pair, mask.pixels)
+        pair.hashes, pair.mask_digest = hashes(pair.frame), _digest(mask.pixels)
     return pair
 
 
@@ -161,7 +183,7 @@ def _turned(record: Record, turned: int, mask_turned: int | None) -> str:
 
 
 def _check_mask(pair: _Pair, mask: Mask) -> None:
-    share = mask.mean()
+    share = pair.area / mask.size
     if share > MAX_AREA:
         pair.error(
             "mask over half the frame",
@@ -189,11 +211,11 @@ class _Duplicates:
     """Finds frames with the same pixels: they leak between splits, or their masks contradict each other."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, dict[str, tuple[str, str]]] = {}  # pixels -> subject -> first image, its mask
+        self._seen: dict[str, dict[str, tuple[str, bytes]]] = {}  # pixels -> subject -> first image, its mask
 
-    def compare(self, record: Record, frame: Frame, mask: Mask) -> list[Finding]:
-        earlier = self._seen.setdefault(pixel_digest(frame), {})
-        mask_digest = pixel_digest(mask)
+    def compare(self, pair: _Pair) -> list[Finding]:
+        record, mask_digest = pair.record, pair.mask_digest
+        earlier = self._seen.setdefault(pair.hashes[0], {})
         kind = detail = None
         if record.subject in earlier:
             image, other_mask = earlier[record.subject]
@@ -205,6 +227,11 @@ class _Duplicates:
             detail = f"has the same pixels as {image} of {f'subject {subject}' if subject else 'an unknown subject'}"
         earlier.setdefault(record.subject, (record.image, mask_digest))
         return [Finding("warning", kind, record.image, detail)] if kind and detail else []
+
+
+def _digest(mask: Mask) -> bytes:
+    """16 bytes that differ between masks of one size."""
+    return hashlib.blake2b(np.packbits(mask).data, digest_size=16).digest()
 
 
 def _size(pixels: Frame) -> str:

@@ -24,10 +24,23 @@ def near_identical(hashes: Sequence[str], bits: int) -> Ints:
     if not len(hashes):
         return np.zeros(0, np.int64)
     codes = _codes(hashes)
-    with_contrast = np.flatnonzero(codes.any(axis=1))
-    pairs = [(row, other) for row in with_contrast for other in _near(codes[row], codes, with_contrast, bits)]
-    first, second = np.array(pairs, np.int64).reshape(-1, 2).T
-    return connected(first, second, len(codes))
+    folded = np.bitwise_xor.reduce(codes, axis=1)
+    left: Bools = np.asarray(codes.any(axis=1))  # frames with contrast that are in no cluster yet
+    clusters = np.full(len(codes), -1, np.int64)
+    number = 0
+    for first in range(len(codes)):
+        if clusters[first] >= 0:
+            continue
+        reached = [first]
+        while reached:  # each frame once, so that many near-duplicates take no more time or memory than few
+            row = reached.pop()
+            clusters[row] = number
+            if left[row] or row != first:
+                near = _near(row, codes, folded, left, bits)
+                left[near] = False
+                reached += near[near != row].tolist()
+        number += 1
+    return clusters
 
 
 def connected(first: Ints, second: Ints, number: int) -> Ints:
@@ -49,7 +62,12 @@ def _codes(hashes: Sequence[str]) -> npt.NDArray[np.uint64]:
     return np.array([list(bytes.fromhex(each)) for each in hashes], np.uint8).view(np.uint64)
 
 
-def _near(code: npt.NDArray[np.uint64], codes: npt.NDArray[np.uint64], rows: Ints, bits: int) -> Ints:
-    """Those of `rows` whose codes differ from `code` by at most `bits`."""
-    near: Bools = np.bitwise_count(codes[rows] ^ code).sum(axis=1) <= bits
-    return rows[near]
+def _near(row: int, codes: npt.NDArray[np.uint64], folded: npt.NDArray[np.uint64], left: Bools, bits: int) -> Ints:
+    """The rows of those that are `left` whose codes differ from that of `row` by at most `bits`.
+
+    Where codes differ in so many bits, the exclusive or of their four words, `folded`, differs in no more; so one word
+    rules most of them out.
+    """
+    rows = np.flatnonzero((np.bitwise_count(folded ^ folded[row]) <= bits) & left)
+    near: Ints = rows[np.bitwise_count(codes[rows] ^ codes[row]).sum(axis=1) <= bits]
+    return near

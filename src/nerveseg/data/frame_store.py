@@ -58,6 +58,11 @@ def difference_hash(frame: Frame) -> str:
     return np.packbits(small[:, 1:] > small[:, :-1]).tobytes().hex()
 
 
+def hashes(frame: Frame) -> tuple[str, str]:
+    """What the index has of a frame's pixels: `pixel_digest` and `difference_hash`."""
+    return pixel_digest(frame), difference_hash(frame)
+
+
 def counts(index: pd.DataFrame) -> pd.DataFrame:
     """Per split (the index): the columns frames, subjects, with_mask (frames) and distinct (clusters)."""
     return index.groupby("split", sort=False).agg(
@@ -82,7 +87,17 @@ class Writer:
         self._write_headers()
         return self
 
-    def append(self, image: str, subject: str, fold: int | None, frame: Frame, mask: Mask, site: str = "") -> None:
+    def append(
+        self,
+        image: str,
+        subject: str,
+        fold: int | None,
+        frame: Frame,
+        mask: Mask,
+        site: str = "",
+        *,
+        hashed: tuple[str, str] | None = None,
+    ) -> None:
         """Adds one frame.
 
         Args:
@@ -92,12 +107,13 @@ class Writer:
             frame: uint8 (height, width).
             mask: uint8 0/1 (height, width).
             site: where it was scanned; empty: unknown.
+            hashed: its `hashes`, where a thread has computed them already.
         """
         for file, pixels in zip(self._files, (frame, mask), strict=True):
             file.write(np.ascontiguousarray(pixels, dtype=np.uint8).data)
         height, width = frame.shape
-        area, hashes = int(mask.sum()), (pixel_digest(frame), difference_hash(frame))
-        row = (image, subject, site, fold, height, width, area, self._pixels, *hashes)
+        found = hashed or hashes(frame)
+        row = (image, subject, site, fold, height, width, int(np.count_nonzero(mask)), self._pixels, *found)
         self._rows.append(dict(zip((name for name in _DTYPES if name not in _ASSIGNED), row, strict=True)))
         self._pixels += frame.size
 

@@ -44,14 +44,21 @@ def decode(text: str, height: int, width: int) -> Mask:
 
 
 def union(texts: Sequence[str], height: int, width: int) -> Mask:
-    """The union of several masks of one frame, in one pass over its pixels. As `decode`; texts may overlap."""
-    steps = np.zeros(height * width + 1, np.min_scalar_type(-len(texts) - 1))
-    for text in texts:
-        starts, ends = _runs(text, height, width)
-        np.add.at(steps, starts - 1, 1)
-        np.subtract.at(steps, ends - 1, 1)
-    mask = (np.cumsum(steps[:-1], dtype=steps.dtype) > 0).astype(np.uint8)
-    return np.ascontiguousarray(mask.reshape(width, height).T)
+    """The union of several masks of one frame. As `decode`; texts may overlap."""
+    mask = np.zeros((height, width), np.uint8)
+    runs = [each for text in texts if len((each := _runs(text, height, width))[0])]
+    if not runs:
+        return mask
+    # A nerve lies in few columns: the others need no more than zeros.
+    first = (min(starts[0] for starts, _ in runs) - 1) // height
+    after = max(-(-(ends[-1] - 1) // height) for _, ends in runs)
+    columns = np.zeros((after - first, height), np.uint8)
+    pixels, before = columns.reshape(-1), first * height + 1
+    for starts, ends in runs:
+        for start, end in zip((starts - before).tolist(), (ends - before).tolist(), strict=True):
+            pixels[start:end] = 1
+    mask[:, first:after] = columns.T
+    return mask
 
 
 def _runs(text: str, height: int, width: int) -> tuple[Ints, Ints]:

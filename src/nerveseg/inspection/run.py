@@ -87,7 +87,17 @@ class _Kept:
         self.areas: dict[str, int] = {}
         self.sizes: dict[str, tuple[int, int]] = {}
 
-    def append(self, image: str, subject: str, fold: int | None, frame: Frame, mask: Mask, site: str = "") -> None:
+    def append(
+        self,
+        image: str,
+        subject: str,
+        fold: int | None,
+        frame: Frame,
+        mask: Mask,
+        site: str = "",
+        *,
+        hashed: tuple[str, str],
+    ) -> None:
         self.areas[image] = int(mask.sum())
         self.sizes[image] = frame.shape
 
