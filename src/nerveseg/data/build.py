@@ -7,6 +7,7 @@ table, so that nobody writes them by hand.
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile, is_zipfile
 
 import cv2
@@ -67,7 +68,10 @@ class _Frames:
         self._subjects = {record.image: record.subject or None for record in records}
         self._rows: list[tuple[str, str, int | None, str | None, str | None]] = []
 
-    def append(self, image: str, subject: str, fold: int | None, frame: Frame, mask: Mask, site: str = "") -> None:
+    def append(
+        self, image: str, subject: str, fold: int | None, frame: Frame, mask: Mask, site: str = "", *_: Any, **__: Any
+    ) -> None:
+        """As that of `frame_store.Writer`; what else that takes is not written."""
         name = self._names[image]
         zips.store(self._zip, f"images/{name}", cv2.imencode(".png", frame)[1].tobytes())
         self._rows.append((name, rle.encode(mask), fold, self._subjects[image], site or None))

@@ -103,7 +103,9 @@ class S3Source:
             raise
         except s3.AccessError as error:
             raise NervesegError(f"{error} {UNSIGNED if self._anonymous else _PUBLIC}{self._copy}") from None
-        except (FileNotFoundError, NervesegError) as error:
+        except FileNotFoundError as error:
+            raise NervesegError(f"{error} The address of a prefix ends with a slash.{self._copy}") from None
+        except NervesegError as error:
             raise NervesegError(f"{error}{self._copy}") from None
         identity = Identity(self.uri, found.etag, found.version_id, found.size, found.last_modified)
         return Reply(identity, found.offset, found.chunks)
