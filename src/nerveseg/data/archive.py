@@ -232,7 +232,9 @@ def open_image(content: bytes) -> Iterator[tuple[Image.Image, int]]:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             _refuse_unfit(image, content)
             turned = _orientation(image)
-            ImageOps.exif_transpose(image, in_place=True)
+            image.load()  # Pillow turns a TIFF here, and forgets its orientation
+            if turned != 1:
+                ImageOps.exif_transpose(image, in_place=True)
             yield image, turned
     except UnfitImageError:
         raise
@@ -260,7 +262,7 @@ def grey(image: Image.Image) -> tuple[Frame, bool]:
         channel is ignored.
     """
     if image.mode in ("1", "L", "LA"):
-        return np.asarray(image.convert("L")), False
+        return np.asarray(image if image.mode == "L" else image.convert("L")), False
     colours = image.convert("RGB")
     red, green, blue = (np.asarray(channel) for channel in colours.split())
     is_coloured = not (np.array_equal(red, green) and np.array_equal(green, blue))
@@ -268,9 +270,11 @@ def grey(image: Image.Image) -> tuple[Frame, bool]:
 
 
 def _orientation(image: Image.Image) -> int:
-    if not isinstance(image, TiffImageFile):
-        image.load()  # a PNG may have it after the pixels; Pillow turns a TIFF while loading, and forgets it
-    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if isinstance(image, TiffImageFile):
+        value = image.tag_v2.get(ExifTags.Base.Orientation, 1)
+    else:
+        image.load()  # a PNG may have it after the pixels
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
     return value if value in range(1, 9) else 1
 
 

@@ -231,7 +231,8 @@ class _Duplicates:
 
 def _digest(mask: Mask) -> bytes:
     """16 bytes that differ between masks of one size."""
-    return hashlib.blake2b(np.packbits(mask).data, digest_size=16).digest()
+    where = masks.box(mask)
+    return hashlib.blake2b(f"{where}".encode() + np.packbits(mask[where]).tobytes(), digest_size=16).digest()
 
 
 def _size(pixels: Frame) -> str:

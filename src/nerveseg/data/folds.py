@@ -240,8 +240,9 @@ def check_leaks(index: pd.DataFrame, on_purpose: bool = False, subjects_known: b
         for frame in same[same["split"] != first["split"]].itertuples():
             detail = f"is in {frame.split}, but has the same pixels as {first['image']} in {first['split']}"
             findings.append(Finding("warning", "same pixels on two sides", str(frame.image), detail))
-    for _, alike in index.groupby("cluster") if subjects_known else ():
-        if alike["subject"].nunique() > 1 and alike["sha256"].nunique() > 1:  # otherwise the checks have reported it
+    shared = index["cluster"].map(index.groupby("cluster")["subject"].nunique() > 1)
+    for _, alike in index[shared].groupby("cluster") if subjects_known else ():
+        if alike["sha256"].nunique() > 1:  # otherwise the checks have reported it
             where = ", ".join(name for name in SPLITS if name in set(alike["split"]))
             people = ", ".join(sorted(alike["subject"].unique(), key=natural_key))
             detail = f"{len(alike)} frames of the subjects {people} are near-duplicates; they are in {where}"

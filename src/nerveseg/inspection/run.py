@@ -12,7 +12,7 @@ from rich.text import Text
 from nerveseg import params, paths
 from nerveseg.arrays import Frame, Mask
 from nerveseg.console import console
-from nerveseg.data import checks, findings, subjects
+from nerveseg.data import findings, subjects
 from nerveseg.data.archive import Archive, Folder
 from nerveseg.data.layouts import detect
 from nerveseg.data.layouts.dataset import Choices, Layout, inventory
@@ -21,9 +21,10 @@ from nerveseg.data.sources import open_source
 from nerveseg.data.transfer import download
 from nerveseg.errors import NervesegError
 from nerveseg.inspection import nearest, reading
-from nerveseg.report import contact_sheet
 from nerveseg.settings import settings
 
+_TITLE = "Contact sheet"
+_HEAD = 1000  # bytes of a page in which its title stands
 _REMOTE = ("s3://", "https://", "http://")
 
 
@@ -41,12 +42,15 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
         NervesegError: it cannot be read, has no layout or several, or has errors, which the split stage would refuse;
             or `out` is something else.
     """
-    contact_sheet.require_free(out)
+    _require_free(out)
     rule, chosen = _choices(subject, classes)
     with _opened(uri) as (archive, address):
         _say("Dataset", f"{address}, {len(archive.names)} files: {inventory(archive.names)}")
         found, reason = _layout(archive, address, layout)
         _say("Layout", f"{found.NAME}, because {reason}.")
+        from nerveseg.data import checks  # the first answer does not wait for pandas and matplotlib
+        from nerveseg.report import contact_sheet
+
         dataset = subjects.assign(found.read(archive, Choices(chosen)), rule, required=True)
         facts = reading.facts(dataset, chosen)
         for name, fact in facts.items():
@@ -62,7 +66,7 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
             _say("Findings", "none")
         shown = contact_sheet.choose(dataset.records, kept.areas, report["findings"])
         lead = f"{address} has the layout {found.NAME}, because {reason}."
-        contact_sheet.write(out, archive, lead, facts, report["findings"], shown)
+        contact_sheet.write(out, archive, f"{_TITLE} of {archive.path.name}", lead, facts, report["findings"], shown)
     _say("Contact sheet", f"{out} has {len(shown)} of the frames, with the outlines of their masks.")
     if reading.is_ambiguous(dataset, chosen):
         first = max(dataset.classes, key=lambda name: dataset.classes[name])
@@ -78,6 +82,15 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
             f"{address} has {findings.counted(report['findings'], 'error')}: the split stage would refuse it. Change "
             "what a finding names, or mend the dataset, and inspect it again."
         )
+
+
+def _require_free(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as file:
+            if f"<title>{_TITLE} ".encode() in file.read(_HEAD):
+                return
+    if path.exists() or path.is_symlink():
+        raise NervesegError(f"{path} would be replaced, and is no contact sheet: name another file by --out.")
 
 
 class _Kept:

@@ -9,7 +9,6 @@ from typing import TypeVar
 from nerveseg.data.archive import Archive
 from nerveseg.data.findings import EXAMPLES, Finding, by_kind, counted
 from nerveseg.data.layouts.dataset import Record
-from nerveseg.errors import NervesegError
 from nerveseg.files import replacing
 from nerveseg.report import page
 
@@ -17,8 +16,6 @@ MOST = 60  # frames, or up to as many more as there are subjects, so that all ha
 _MOST_OF_A_REASON = 12  # of frames with findings, and of empty masks
 _COLUMNS = 4
 _Item = TypeVar("_Item")
-_TITLE = "Contact sheet"
-_HEAD = 1000  # bytes of a page in which its title stands
 
 
 @dataclass(frozen=True)
@@ -28,16 +25,6 @@ class Shown:
     record: Record
     is_empty: bool
     kinds: tuple[str, ...] = ()
-
-
-def require_free(path: Path) -> None:
-    """Raises NervesegError if `path` is there and is no contact sheet."""
-    if path.is_file():
-        with path.open("rb") as file:
-            if f"<title>{_TITLE} ".encode() in file.read(_HEAD):
-                return
-    if path.exists() or path.is_symlink():
-        raise NervesegError(f"{path} would be replaced, and is no contact sheet: name another file by --out.")
 
 
 def choose(records: Sequence[Record], areas: Mapping[str, int], findings: Sequence[Finding]) -> list[Shown]:
@@ -67,6 +54,7 @@ def choose(records: Sequence[Record], areas: Mapping[str, int], findings: Sequen
 def write(
     path: Path,
     archive: Archive,
+    title: str,
     lead: str,
     facts: Mapping[str, str],
     findings: Sequence[Finding],
@@ -75,6 +63,7 @@ def write(
     """Writes the page, whole or not at all.
 
     Args:
+        title: of the page.
         lead: which layout the dataset has and why.
         facts: how it is read.
         findings: all of them; the page has some of each kind.
@@ -100,7 +89,7 @@ def write(
         page.Section("Findings", _summary(findings), [_table(findings)] if findings else []),
         page.Section("Frames", text, pictures),
     ]
-    rendered = page.render(f"{_TITLE} of {archive.path.name}", lead, sections)
+    rendered = page.render(title, lead, sections)
     with replacing(path) as beside:
         beside.write_text(rendered.html, encoding="utf-8")
 
