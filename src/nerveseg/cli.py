@@ -83,7 +83,11 @@ def import_(
 @dataset_app.command()
 def inspect(
     uri: Annotated[
-        str, typer.Argument(metavar="PATH|URI", help="A zip or a folder, or the s3:// or https:// address of a zip.")
+        str,
+        typer.Argument(
+            metavar="PATH|URI",
+            help="A zip or a folder, the s3:// or https:// address of a zip, or s3://bucket/prefix/.",
+        ),
     ],
     layout: Annotated[str, typer.Option(help="Read it by this layout, where several fit.")] = "auto",
     subject: Annotated[

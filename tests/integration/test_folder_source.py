@@ -18,10 +18,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from dvc.repo import Repo
+from typer.testing import CliRunner
 
 from conftest import Bucket
 from dataset_zips import kaggle
 from nerveseg import params, paths
+from nerveseg.cli import app
 from nerveseg.data import transfer
 from nerveseg.data.folders import is_folder
 from nerveseg.data.sources import open_source
@@ -224,6 +226,14 @@ def test_a_prefix_gives_the_zip_that_its_files_would(s3: Bucket, prefix: str, he
     assert found["size"].to_dict() == {name: len(content) for name, content in FILES.items()}
     assert (record()["uri"], record()["objects"], record()["etag"]) == (s3.uri(prefix), len(FILES), None)
     assert left() == ["dataset.zip", "manifest.csv", "source.json"]
+
+
+def test_a_prefix_can_be_inspected(s3: Bucket, prefix: str, here: Path) -> None:
+    put(s3, prefix)
+    result = CliRunner().invoke(app, ["dataset", "inspect", s3.uri(prefix)])
+    assert result.exit_code == 0, result.stderr
+    assert f"Dataset: {s3.uri(prefix)}, 13 files" in result.stderr
+    assert f"uri: {s3.uri(prefix)}" in result.stdout
 
 
 def test_a_killed_download_fetches_only_what_is_missing(

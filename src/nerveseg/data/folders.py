@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256 as hashed
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol
 from zipfile import ZipFile
 
@@ -22,7 +22,7 @@ from rich.progress import Progress
 from nerveseg import s3
 from nerveseg.console import progress
 from nerveseg.data import transfer, walk, zips
-from nerveseg.data.sources import UNSIGNED
+from nerveseg.data.sources import UNSIGNED, open_source
 from nerveseg.errors import ChangedError, NervesegError, TransientError
 
 THREADS = 8  # that fetch objects
@@ -110,6 +110,32 @@ def open_folder(uri: str, *, anonymous: bool = False) -> Folder:
     return Prefix(uri, anonymous=anonymous) if uri.startswith("s3://") else LocalFolder(uri)
 
 
+def fetch(
+    uri: str, target: Path, *, version_id: str | None = None, sha256: str | None = None, anonymous: bool = False
+) -> tuple[dict[str, Any], list[Item]]:
+    """Brings the dataset at `uri` here as the zip `target`: a zip as it is, or one of all files of a folder.
+
+    Args:
+        uri: as `data.uri`.
+        target: the zip to write.
+        version_id: of an S3 object; None: the latest.
+        sha256: of the only zip to accept; None: any.
+        anonymous: do not sign S3 requests, for public buckets.
+
+    Returns:
+        What is recorded of it, as by `transfer.download` or `download`; and the objects that it was made of, of which a
+        zip is one.
+
+    Raises:
+        NervesegError: as by these.
+    """
+    if is_folder(uri):
+        return download(open_folder(uri, anonymous=anonymous), target, sha256)
+    record = transfer.download(open_source(uri, version_id, anonymous=anonymous), target, sha256)
+    name = PurePosixPath(record["uri"]).name
+    return record, [Item(name, record["size"], record["etag"], record["version_id"], record["last_modified"])]
+
+
 def download(folder: Folder, target: Path, sha256: str | None = None) -> tuple[dict[str, Any], list[Item]]:
     """Makes the zip `target` of all files of a folder; it appears only when complete.
 
@@ -136,7 +162,7 @@ def download(folder: Folder, target: Path, sha256: str | None = None) -> tuple[d
         raise NervesegError(f"{folder.uri} holds {target}, which the download writes: point data.uri elsewhere.")
     with transfer.alone(part):
         transfer.discard_identity(part)  # of another download, whose bytes are overwritten
-        items = make_zip(folder, part, kept)
+        items = _zip(folder, part, kept)
         digest, size = transfer.finish(part, target, f"The zip of {folder.uri}", sha256)
     shutil.rmtree(kept, ignore_errors=True)
     record = {
@@ -162,15 +188,8 @@ def manifest(items: Sequence[Item]) -> str:
     return text.getvalue()
 
 
-def make_zip(folder: Folder, path: Path, kept: Path) -> list[Item]:
-    """Writes a zip of all files of a folder, which are sorted by name, and returns them. It is empty after an error.
-
-    Args:
-        kept: as for `Folder.contents`.
-
-    Raises:
-        ChangedError, NervesegError: as by `download`.
-    """
+def _zip(folder: Folder, path: Path, kept: Path) -> list[Item]:
+    """Writes a zip of all files of a folder, sorted by name, and returns them. It is empty after an error."""
     listing = _listed(folder)
     done = []
     try:

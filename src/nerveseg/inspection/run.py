@@ -12,13 +12,11 @@ from rich.text import Text
 from nerveseg import params, paths
 from nerveseg.arrays import Frame, Mask
 from nerveseg.console import console
-from nerveseg.data import findings, subjects
+from nerveseg.data import findings, folders, subjects
 from nerveseg.data.archive import Archive, Folder
 from nerveseg.data.layouts import detect
 from nerveseg.data.layouts.dataset import Choices, Layout, inventory
 from nerveseg.data.names import FIRST_PART
-from nerveseg.data.sources import open_source
-from nerveseg.data.transfer import download
 from nerveseg.errors import NervesegError
 from nerveseg.inspection import nearest, reading
 from nerveseg.settings import settings
@@ -32,7 +30,7 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
     """Prints how a dataset is read and what the checks find, draws `out`, and writes an overlay to standard output.
 
     Args:
-        uri: a zip or a folder, or the s3:// or https:// address of a zip.
+        uri: a zip or a folder, the s3:// or https:// address of a zip, or s3://bucket/prefix/.
         layout: the name of a layout, or "auto".
         subject: as `data.subject`; None: that of params.yaml here, or as it is shipped.
         classes: values for `data.classes`, with commas between them, or "null"; None: those of params.yaml here.
@@ -141,12 +139,12 @@ def _opened(uri: str) -> Iterator[tuple[Archive, str]]:
         with Folder(path) if path.is_dir() else Archive(path) as archive:
             yield archive, uri
         return
-    source = open_source(uri, anonymous=settings().s3_anonymous)
     with tempfile.TemporaryDirectory(prefix="nerveseg-") as folder:
-        copy = Path(folder) / (PurePosixPath(source.uri).name or "dataset.zip")
-        download(source, copy)
+        path = uri.partition("://")[2].partition("/")[2].partition("?")[0]  # secrets are before and after it
+        copy = Path(folder) / (PurePosixPath(path).name or "dataset.zip")
+        record, _ = folders.fetch(uri, copy, anonymous=settings().s3_anonymous)
         with Archive(copy) as archive:
-            yield archive, source.uri
+            yield archive, record["uri"]
 
 
 def _layout(archive: Archive, address: str, name: str) -> tuple[Layout, str]:
