@@ -140,8 +140,8 @@ def _opened(uri: str) -> Iterator[tuple[Archive, str]]:
             yield archive, uri
         return
     with tempfile.TemporaryDirectory(prefix="nerveseg-") as folder:
-        path = uri.partition("://")[2].partition("/")[2].partition("?")[0]  # secrets are before and after it
-        copy = Path(folder) / (PurePosixPath(path).name or "dataset.zip")
+        place = uri.partition("://")[2].partition("/")[2].partition("?")[0]  # secrets are before and after it
+        copy = Path(folder) / (PurePosixPath(place).name or "dataset.zip")
         record, _ = folders.fetch(uri, copy, anonymous=settings().s3_anonymous)
         with Archive(copy) as archive:
             yield archive, record["uri"]
