@@ -80,19 +80,27 @@ def import_(
         run(file, out)
 
 
+Subject = Annotated[
+    str | None, typer.Option(help="As data.subject; default: that of params.yaml here, or the shipped one.")
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="As data.classes: nerve, or 1,2, or null; default: that of params.yaml here, or null."),
+]
+
+
 @dataset_app.command()
 def inspect(
     uri: Annotated[
-        str, typer.Argument(metavar="PATH|URI", help="A zip or a folder, or the s3:// or https:// address of a zip.")
+        str,
+        typer.Argument(
+            metavar="PATH|URI",
+            help="A zip or a folder, the s3:// or https:// address of a zip, or s3://bucket/prefix/.",
+        ),
     ],
     layout: Annotated[str, typer.Option(help="Read it by this layout, where several fit.")] = "auto",
-    subject: Annotated[
-        str | None, typer.Option(help="As data.subject; default: that of params.yaml here, or the shipped one.")
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(help="As data.classes: nerve, or 1,2, or null; default: that of params.yaml here, or null."),
-    ] = None,
+    subject: Subject = None,
+    classes: Classes = None,
     out: Annotated[Path, typer.Option(help="The contact sheet, an HTML file.")] = Path("inspect.html"),
 ) -> None:
     """Say how a dataset is read and what the checks find, and draw frames with outlines on a contact sheet.
@@ -103,6 +111,21 @@ def inspect(
 
     with readable_errors():
         run(uri, layout, subject, classes, out)
+
+
+@dataset_app.command()
+def build(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A dataset in any of the layouts.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.zip", help="The zip to write; a former one is replaced.")],
+    layout: Annotated[str, typer.Option(help="Read it by this layout, where several fit.")] = "auto",
+    subject: Subject = None,
+    classes: Classes = None,
+) -> None:
+    """Make a dataset zip of a folder: its frames as 8-bit PNGs, upright, and their masks as run lengths in a table."""
+    from nerveseg.data.build import build as run  # it imports pyarrow and OpenCV
+
+    with readable_errors():
+        run(folder, out, layout, subject, classes)
 
 
 @app.command()

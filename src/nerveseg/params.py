@@ -131,7 +131,10 @@ class PhantomParams(Section):
 
 
 class DataParams(Section):
-    uri: str = Field(min_length=1, description="s3://bucket/key, https://host/path or a path of a dataset zip")
+    uri: str = Field(
+        min_length=1,
+        description="s3://bucket/key, https://host/path or a path of a dataset zip; s3://bucket/prefix/ or a folder",
+    )
     version_id: str | None = Field(description="pins one version of an S3 object")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(description="rejects any other content")
     layout: Literal["auto", "hydrogen-torch", "pairs", "nnunet", "coco", "label-studio"] = Field(
@@ -168,14 +171,20 @@ class DataParams(Section):
         scheme, separator, rest = uri.partition("://")
         if separator and scheme not in ("s3", "https", "http"):
             raise ValueError(f"cannot read {scheme}://; use s3://bucket/key, https://host/path or a path")
-        if scheme == "s3" and separator and not all(rest.partition("/")[::2]):
-            raise ValueError("an S3 URI needs a bucket and a key: s3://bucket/key")
+        bucket, slash, _ = rest.partition("/")
+        if scheme == "s3" and separator and not (bucket and slash):
+            raise ValueError("an S3 URI needs a bucket and a key or prefix: s3://bucket/key, s3://bucket/prefix/")
         return uri
 
     @model_validator(mode="after")
     def _version_needs_s3(self) -> Self:
         if self.version_id is not None and not self.uri.startswith("s3://"):
             raise ValueError("version_id pins a version of an S3 object, but uri is not s3://; set it to null")
+        if self.version_id is not None and self.uri.endswith("/"):
+            raise ValueError(
+                "version_id pins a version of one S3 object, but uri is a prefix; set it to null, and pin the zip of "
+                "its objects by sha256"
+            )
         return self
 
 

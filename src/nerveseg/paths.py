@@ -16,6 +16,7 @@ CHECKED = Path("data/checked")
 PHANTOM_ZIP = Path("data/phantom.zip")
 DATASET_ZIP = Path("data/raw/dataset.zip")
 SOURCE_JSON = Path("data/raw/source.json")
+MANIFEST = Path("data/raw/manifest.csv")  # the objects that the dataset zip was made of
 PACKED = Path("data/packed")
 FINDINGS_JSON = Path("data/findings.json")  # only while errors stop the split stage
 

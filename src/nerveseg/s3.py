@@ -37,6 +37,22 @@ class Object:
     chunks: Iterator[bytes]
 
 
+@dataclass(frozen=True)
+class Listed:
+    """An object as a listing gives it.
+
+    Attributes:
+        etag: without its quotes.
+        size: bytes.
+        last_modified: ISO 8601.
+    """
+
+    key: str
+    etag: str
+    size: int
+    last_modified: str
+
+
 class Bucket:
     """One bucket. Objects are named by their keys.
 
@@ -94,12 +110,17 @@ class Bucket:
                 self._client.create_bucket(Bucket=self.name, **place)
             self._client.put_bucket_versioning(Bucket=self.name, VersioningConfiguration={"Status": "Enabled"})
 
-    def etags(self, prefix: str = "") -> Iterator[tuple[str, str]]:
-        """Key and ETag, without its quotes, of every object whose key begins with `prefix`."""
+    def listing(self, prefix: str = "") -> Iterator[Listed]:
+        """Every object whose key begins with `prefix`."""
         with self._errors(self.uri(prefix)):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
                 for item in page.get("Contents", []):
-                    yield item["Key"], web.bare_etag(item["ETag"])
+                    etag, modified = web.bare_etag(item["ETag"]), item["LastModified"].isoformat()
+                    yield Listed(item["Key"], etag, item["Size"], modified)
+
+    def etags(self, prefix: str = "") -> Iterator[tuple[str, str]]:
+        """Key and ETag, without its quotes, of every object whose key begins with `prefix`."""
+        return ((found.key, found.etag) for found in self.listing(prefix))
 
     def get(self, key: str, *, offset: int = 0, etag: str | None = None, version_id: str | None = None) -> Object:
         """Requests an object, or its bytes from `offset` on.

@@ -2,26 +2,21 @@
 
 import datetime
 import hashlib
-import http.client
-import http.server
 import ipaddress
 import json
 import os
 import re
 import shlex
 import signal
-import socket
 import ssl
-import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from ruamel.yaml import YAML
@@ -31,6 +26,7 @@ from nerveseg.data import published, transfer
 from nerveseg.data.sources import open_source
 from nerveseg.data.transfer import download
 from nerveseg.errors import NervesegError
+from wire import Answer, Wire, forward_to, serving
 
 MIB = 2**20
 CONTENT = os.urandom(5 * MIB + 12_345)
@@ -38,106 +34,12 @@ OTHER = os.urandom(5 * MIB + 12_345)  # of equal size: a mix would not show in t
 STAGE = [sys.executable, "-m", "nerveseg.stages.download"]
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
-Answer = tuple[int, dict[str, str], bytes]
-
-
-@dataclass
-class Exchange:
-    """A request as it came over the wire, and how many bytes of body went back."""
-
-    headers: Mapping[str, str]
-    status: int
-    sent: int
-
-
-@dataclass
-class Wire:
-    """A web server whose bodies can be cut or held back, and which remembers every request."""
-
-    answer: Callable[[str, Mapping[str, str]], Answer]
-    cuts: list[int] = field(default_factory=list)  # bytes after which each next body is cut
-    at_cut: Callable[[], object] = lambda: None
-    resets: bool = False  # a cut is a reset (RST), once the client has taken what was sent
-    stall_at: int | None = None  # bytes after which a body hangs until `release` is set
-    release: threading.Event = field(default_factory=threading.Event)
-    log: list[Exchange] = field(default_factory=list)
-    url: str = ""
-
-    @property
-    def sent(self) -> int:
-        return sum(exchange.sent for exchange in self.log)
-
-    @property
-    def ranges(self) -> list[str | None]:
-        return [exchange.headers.get("Range") for exchange in self.log]
-
-
-def handler(wire: Wire) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, headers, body = wire.answer(self.path, self.headers)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            end = wire.cuts.pop(0) if wire.cuts and status < 300 else len(body)
-            exchange = Exchange(self.headers, status, len(body[:end]))
-            wire.log.append(exchange)
-            if wire.stall_at is not None:
-                exchange.sent = wire.stall_at
-                self.wfile.write(body[: wire.stall_at])
-                self.wfile.flush()
-                wire.release.wait(60)
-                return
-            self.wfile.write(body[:end])
-            if end < len(body):
-                wire.at_cut()
-                if wire.resets:
-                    time.sleep(0.1)
-                    self.wfile.flush()
-                    linger = struct.pack("ii", 1, 0)
-                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                    self.connection.close()
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    return Handler
-
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Wire]]:
     """Starts web servers; `serve(answer)` returns a Wire whose `url` is its address."""
-    running: list[tuple[http.server.ThreadingHTTPServer, Wire]] = []
-
-    def start(answer: Callable[[str, Mapping[str, str]], Answer], tls: ssl.SSLContext | None = None) -> Wire:
-        wire = Wire(answer)
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(wire))
-        server.daemon_threads = True
-        if tls is not None:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        wire.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        running.append((server, wire))
-        return wire
-
-    yield start
-    for server, wire in running:
-        wire.release.set()
-        server.shutdown()
-        server.server_close()
-
-
-def forward_to(endpoint: str) -> Callable[[str, Mapping[str, str]], Answer]:
-    def answer(path: str, headers: Mapping[str, str]) -> Answer:
-        connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=30)
-        connection.request("GET", path, headers=dict(headers))
-        reply = connection.getresponse()
-        body = reply.read()
-        connection.close()
-        return reply.status, {k: v for k, v in reply.getheaders() if k.lower() not in ("connection", "date")}, body
-
-    return answer
+    with ExitStack() as running:
+        yield lambda *arguments, **options: running.enter_context(serving(*arguments, **options))
 
 
 @dataclass
@@ -288,7 +190,7 @@ def test_a_killed_process_is_continued_by_the_next(s3: Bucket, proxy: Wire, tmp_
     assert proxy.ranges == [None, f"bytes={here}-"]
     assert proxy.log[1].sent == len(CONTENT) - here
     assert (folder / "data/raw/dataset.zip").read_bytes() == CONTENT
-    assert left(folder / "data/raw/dataset.zip") == ["dataset.zip", "source.json"]
+    assert left(folder / "data/raw/dataset.zip") == ["dataset.zip", "manifest.csv", "source.json"]
 
 
 def test_a_complete_partial_file_asks_for_one_byte(s3: Bucket, proxy: Wire, target: Path) -> None:
@@ -598,7 +500,7 @@ def test_a_path_is_copied(tmp_path: Path) -> None:
     assert outcome.returncode == 0, outcome.stderr
     target = tmp_path / "data/raw/dataset.zip"
     assert target.read_bytes() == CONTENT
-    assert left(target) == ["dataset.zip", "source.json"]
+    assert left(target) == ["dataset.zip", "manifest.csv", "source.json"]
     record = json.loads((tmp_path / "data/raw/source.json").read_text())
     assert (record["uri"], record["etag"], record["version_id"]) == ("nerves.zip", None, None)
     assert (record["size"], record["sha256"]) == (len(CONTENT), digest(CONTENT))

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from nerveseg.arrays import Frame
+from nerveseg.data import walk
 from nerveseg.errors import NervesegError
 
 MAX_MEMBER_BYTES = 256 * 2**20
@@ -149,7 +150,7 @@ class Folder(Archive):
         self._files: dict[str, Path] = {}
         root = path.resolve()
         try:
-            for entry in _entries(path):
+            for entry in walk.entries(path)[0]:
                 name = unicodedata.normalize("NFC", Path(entry.path).relative_to(path).as_posix())
                 reason = "is there twice" if name in self._files else _reason_to_leave_out(name, entry, root)
                 if reason:
@@ -180,27 +181,9 @@ class Folder(Archive):
         """Nothing is open."""
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What lies in a folder and the folders below it, but for these folders and what is hidden."""
-    waiting = [str(folder)]
-    while waiting:
-        with os.scandir(waiting.pop()) as found:
-            for entry in found:
-                if _is_hidden(entry.name):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                else:
-                    yield entry
-
-
 def _reason_to_leave_out(name: str, entry: os.DirEntry[str], root: Path) -> str | None:
-    if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
-        return "is a link that leads out of the folder; put the file itself there"
-    if entry.is_dir():
-        return "is a link to a folder; put the folder itself there"
-    if not entry.is_file():
-        return "is neither a file nor a folder"
+    if reason := walk.reason_to_refuse(entry, root):
+        return reason
     size = entry.stat().st_size
     if size > MAX_MEMBER_BYTES:
         return f"has {size} bytes; the limit is {MAX_MEMBER_BYTES}"
@@ -217,7 +200,7 @@ def _name(info: zipfile.ZipInfo) -> str:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part == "__MACOSX" or (part[:1] == "." and part not in (".", "..")) for part in name.split("/"))
+    return any(map(walk.is_hidden, name.split("/")))
 
 
 def _reason_to_refuse(name: str, info: zipfile.ZipInfo) -> str | None:

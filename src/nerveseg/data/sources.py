@@ -17,8 +17,8 @@ from nerveseg.errors import ChangedError, NervesegError, TransientError
 
 _PUBLIC = "For a public bucket, set NERVESEG_S3_ANONYMOUS=true, or use its https address, which DVC reads unsigned too."
 _COPY = f"This is the private address on the card of the published run; its public copy is {published.COPY}."
+UNSIGNED = "The request was not signed: unset NERVESEG_S3_ANONYMOUS, unless the bucket is public."
 _ERROR_BYTES = 4096  # of an error's body, in which its code is looked for
-_UNSIGNED = "The request was not signed: unset NERVESEG_S3_ANONYMOUS, unless the bucket is public."
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,10 @@ class S3Source:
         except TransientError:
             raise
         except s3.AccessError as error:
-            raise NervesegError(f"{error} {_UNSIGNED if self._anonymous else _PUBLIC}{self._copy}") from None
-        except (FileNotFoundError, NervesegError) as error:
+            raise NervesegError(f"{error} {UNSIGNED if self._anonymous else _PUBLIC}{self._copy}") from None
+        except FileNotFoundError as error:
+            raise NervesegError(f"{error} The address of a prefix ends with a slash.{self._copy}") from None
+        except NervesegError as error:
             raise NervesegError(f"{error}{self._copy}") from None
         identity = Identity(self.uri, found.etag, found.version_id, found.size, found.last_modified)
         return Reply(identity, found.offset, found.chunks)

@@ -3,11 +3,11 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from filelock import lock_descriptor
 from rich.filesize import decimal
@@ -20,6 +20,7 @@ from nerveseg.errors import ChangedError, NervesegError, TransientError
 
 TRIES = 5  # in a row without getting any further
 FIRST_PAUSE = 0.5  # seconds before the second try; doubles with every further one
+Result = TypeVar("Result")
 
 
 def download(source: Source, target: Path, sha256: str | None = None) -> dict[str, Any]:
@@ -42,30 +43,12 @@ def download(source: Source, target: Path, sha256: str | None = None) -> dict[st
         NervesegError: the source cannot be read, is empty, is the target itself or has another checksum; the disk
             is full or not writable; or another download into `target` is running.
     """
-    part = target.with_name(f"{target.name}.part")
+    part = partial_file(target)
     if isinstance(source, FileSource) and source.path.resolve() in (target.resolve(), part.resolve()):
         raise NervesegError(f"{source.uri} is the file that the download writes: point data.uri elsewhere.")
-    try:
-        with _locked(part) as file:
-            belongs = part.with_name(f"{part.name}.json")
-            partial = _Partial(source, file, belongs)
-            identity = partial.complete(must_know_size=sha256 is None)
-            digest = files.sha256(part)
-            if sha256 not in (None, digest):
-                partial.remove()
-                raise NervesegError(
-                    f"{source.uri} has SHA-256 {digest}, but data.sha256 expects {sha256}. The file was discarded: "
-                    "correct data.sha256, or find out who changed the file."
-                )
-            size = part.stat().st_size
-            part.replace(target)
-            belongs.unlink(missing_ok=True)  # not `part`: the next download may already own that name
-    except OSError as error:
-        kept = "what was downloaded is kept"
-        said = files.disk_error(error, part, kept)
-        raise NervesegError(
-            said or f"{part} cannot be written ({error.strerror}): fix that and run again; {kept}."
-        ) from None
+    with alone(part) as file:
+        identity = _Partial(source, file).complete(must_know_size=sha256 is None)
+        digest, size = finish(part, target, source.uri, sha256)
     return {
         "uri": identity.uri,
         "etag": identity.etag,
@@ -76,36 +59,44 @@ def download(source: Source, target: Path, sha256: str | None = None) -> dict[st
     }
 
 
+def persistently(step: Callable[[], Result], size: Callable[[], int], outlook: Callable[[], str]) -> Result:
+    """Calls `step` until it succeeds, at most TRIES times in a row without getting any further, with growing pauses.
+
+    Args:
+        step: may raise TransientError, after which it is called again, or ChangedError, after which it is not.
+        size: bytes that there are.
+        outlook: what is said when it is given up: what is kept, and what to do.
+    """
+    furthest = failures = 0
+    while True:
+        try:
+            return step()
+        except ChangedError:
+            raise
+        except TransientError as error:
+            if (here := size()) > furthest:
+                furthest, failures = here, 0
+            failures += 1
+            if failures == TRIES:
+                raise TransientError(f"{error} Gave up after {TRIES} tries; {outlook()}") from None
+            pause = FIRST_PAUSE * 2 ** (failures - 1)
+            say(f"{error} Trying again in {pause:g} s.")
+            time.sleep(pause)
+
+
 class _Partial:
     """The partial file of one download, with the identity it belongs to in a file beside it."""
 
-    def __init__(self, source: Source, file: BinaryIO, belongs: Path) -> None:
+    def __init__(self, source: Source, file: BinaryIO) -> None:
         self._source = source
         self._file = file
-        self._belongs = belongs
+        self._belongs = _identity_file(Path(file.name))
 
     def complete(self, *, must_know_size: bool) -> Identity:
         """Downloads the rest, with retries; returns the identity of the whole."""
-        furthest = failures = 0
         with progress("bytes") as bar:
             task = bar.add_task(Path(self._source.uri).name, total=None)
-            while True:
-                try:
-                    return self._read_on(bar, task, must_know_size)
-                except TransientError as error:
-                    if self._size > furthest:
-                        furthest, failures = self._size, 0
-                    failures += 1
-                    if failures == TRIES:
-                        raise TransientError(f"{error} Gave up after {TRIES} tries; {self._progress()}") from None
-                    pause = FIRST_PAUSE * 2 ** (failures - 1)
-                    _say(f"{error} Trying again in {pause:g} s.")
-                    time.sleep(pause)
-
-    def remove(self) -> None:
-        """Removes the partial file, which cannot be completed, and its identity."""
-        Path(self._file.name).unlink(missing_ok=True)
-        self._belongs.unlink(missing_ok=True)
+            return persistently(lambda: self._read_on(bar, task, must_know_size), lambda: self._size, self._progress)
 
     def _read_on(self, bar: Progress, task: TaskID, must_know_size: bool) -> Identity:
         reply = self._open()
@@ -128,7 +119,7 @@ class _Partial:
         if size is not None and self._size < size:
             raise TransientError(f"{reply.identity.uri}: the connection ended early.")
         if size is not None and self._size > size:
-            self.remove()
+            discard(Path(self._file.name))
             raise NervesegError(
                 f"{reply.identity.uri} grew from {size} bytes while it was read: run again once it is complete."
             )
@@ -146,12 +137,12 @@ class _Partial:
         except ChangedError:
             reply = None
         if reply is not None and reply.identity == kept and reply.offset == offset:
-            _say(f"{kept.uri}: continues at {decimal(offset)} of {decimal(kept.size)}.")
+            say(f"{kept.uri}: continues at {decimal(offset)} of {decimal(kept.size)}.")
             return reply
         why = (
             "the server has no byte ranges" if reply is not None and reply.identity == kept else "it has been replaced"
         )
-        _say(f"{kept.uri}: {why}, so the {decimal(self._size)} downloaded so far are discarded.")
+        say(f"{kept.uri}: {why}, so the {decimal(self._size)} downloaded so far are discarded.")
         return self._source.open()
 
     def _kept(self) -> Identity | None:
@@ -163,7 +154,7 @@ class _Partial:
         except (FileNotFoundError, ValueError, TypeError):
             kept = None
         if kept is None or kept.uri != self._source.uri or not kept.resumable:
-            _say(f"{self._file.name} cannot be continued from {self._source.uri} and is discarded.")
+            say(f"{self._file.name} cannot be continued from {self._source.uri} and is discarded.")
             return None
         return kept
 
@@ -177,6 +168,64 @@ class _Partial:
         if kept is None or kept.size is None:
             return "run again to start over."
         return f"{decimal(self._size)} of {decimal(kept.size)} are kept, run again to continue."
+
+
+def partial_file(target: Path) -> Path:
+    """Where a download writes until `target` is complete."""
+    return target.with_name(f"{target.name}.part")
+
+
+def _identity_file(part: Path) -> Path:
+    """Says which object the bytes in a partial file belong to."""
+    return part.with_name(f"{part.name}.json")
+
+
+def discard(part: Path) -> None:
+    """Removes a partial file that cannot be completed, and its identity."""
+    part.unlink(missing_ok=True)
+    discard_identity(part)
+
+
+def discard_identity(part: Path) -> None:
+    """Removes what is said of the bytes in a partial file."""
+    _identity_file(part).unlink(missing_ok=True)
+
+
+def finish(part: Path, target: Path, uri: str, sha256: str | None) -> tuple[str, int]:
+    """Gives a complete partial file its name; returns its SHA-256 and its size in bytes.
+
+    Raises:
+        NervesegError: it is not the content that `sha256` expects, and was discarded.
+    """
+    digest = files.sha256(part)
+    if sha256 not in (None, digest):
+        discard(part)
+        raise NervesegError(
+            f"{uri} has SHA-256 {digest}, but data.sha256 expects {sha256}. The file was discarded: "
+            "correct data.sha256, or find out who changed the file."
+        )
+    size = part.stat().st_size
+    part.replace(target)
+    discard_identity(part)  # not `part`: the next download may already own that name
+    return digest, size
+
+
+@contextmanager
+def alone(part: Path) -> Iterator[BinaryIO]:
+    """Opens a partial file for appending, which no other download has open then.
+
+    Raises:
+        NervesegError: another has, or the disk is full or not writable.
+    """
+    try:
+        with _locked(part) as file:
+            yield file
+    except OSError as error:
+        kept = "what was downloaded is kept"
+        said = files.disk_error(error, part, kept)
+        raise NervesegError(
+            said or f"{part} cannot be written ({error.strerror}): fix that and run again; {kept}."
+        ) from None
 
 
 @contextmanager
@@ -199,5 +248,5 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
                 path.unlink(missing_ok=True)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     console.print(text, soft_wrap=True)

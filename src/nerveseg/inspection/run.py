@@ -4,21 +4,16 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from rich.text import Text
 
-from nerveseg import params, paths
 from nerveseg.arrays import Frame, Mask
 from nerveseg.console import console
-from nerveseg.data import findings, subjects
+from nerveseg.data import findings, folders, subjects
 from nerveseg.data.archive import Archive, Folder
-from nerveseg.data.layouts import detect
+from nerveseg.data.layouts import detect, options
 from nerveseg.data.layouts.dataset import Choices, Dataset, Layout, inventory
-from nerveseg.data.names import FIRST_PART, MASK_SUFFIXES
-from nerveseg.data.sources import open_source
-from nerveseg.data.transfer import download
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.inspection import nearest, reading
 from nerveseg.settings import settings
@@ -32,7 +27,7 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
     """Prints how a dataset is read and what the checks find, draws `out`, and writes an overlay to standard output.
 
     Args:
-        uri: a zip or a folder, or the s3:// or https:// address of a zip.
+        uri: a zip or a folder, the s3:// or https:// address of a zip, or s3://bucket/prefix/.
         layout: the name of a layout, or "auto".
         subject: as `data.subject`; None: that of params.yaml here, or as it is shipped.
         classes: values for `data.classes`, with commas between them, or "null"; None: those of params.yaml here.
@@ -43,7 +38,7 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
             or `out` is something else.
     """
     _require_free(out)
-    rule, choices = _choices(subject, classes)
+    rule, choices = options.read(subject, classes)
     with _opened(uri) as (archive, address):
         _say("Dataset", f"{address}, {len(archive.names)} files: {inventory(archive.names)}")
         found, reason = _layout(archive, address, layout, choices)
@@ -126,24 +121,6 @@ class _Kept:
         self.sizes[image] = frame.shape
 
 
-def _choices(subject: str | None, classes: str | None) -> tuple[str, Choices]:
-    """`data.subject`, and how a layout is read: as given, or of params.yaml here, or as params.yaml is shipped."""
-    rule, choices = FIRST_PART, Choices(mask_suffixes=MASK_SUFFIXES)
-    if paths.PARAMS.exists():
-        here = params.load().data
-        rule, choices = here.subject, Choices(here.classes, here.mask_suffixes)
-    if subject is not None:
-        try:
-            rule = params.subject_rule(subject)
-        except ValueError as error:
-            raise NervesegError(f"--subject: {error}.") from None
-    if classes is not None:
-        names = [name.strip() for name in classes.split(",")]
-        chosen = None if names == ["null"] else [int(name) if name.isdecimal() else name for name in names]
-        choices = replace(choices, classes=chosen)
-    return rule, choices
-
-
 @contextmanager
 def _opened(uri: str) -> Iterator[tuple[Archive, str]]:
     """The dataset, and its address without credentials and query."""
@@ -154,17 +131,17 @@ def _opened(uri: str) -> Iterator[tuple[Archive, str]]:
         with Folder(path) if path.is_dir() else Archive(path) as archive:
             yield archive, uri
         return
-    source = open_source(uri, anonymous=settings().s3_anonymous)
     with tempfile.TemporaryDirectory(prefix="nerveseg-") as folder:
-        copy = Path(folder) / (PurePosixPath(source.uri).name or "dataset.zip")
+        place = uri.partition("://")[2].partition("/")[2].partition("?")[0]  # secrets are before and after it
+        copy = Path(folder) / (PurePosixPath(place).name or "dataset.zip")
         try:
-            download(source, copy)
+            record, _ = folders.fetch(uri, copy, anonymous=settings().s3_anonymous)
         except TransientError as error:
             raise TransientError(
                 f"{error} But inspect keeps no part and starts over: download a large zip first, and inspect that."
             ) from None
         with Archive(copy) as archive:
-            yield archive, source.uri
+            yield archive, record["uri"]
 
 
 def _layout(archive: Archive, address: str, name: str, choices: Choices) -> tuple[Layout, str]:

@@ -450,7 +450,7 @@ def _front_matter(card: Card) -> str:
             task_type="image-segmentation",
             task_name="Nerve segmentation",
             dataset_type="custom",  # not on the hub
-            dataset_name=card.dataset.rpartition("/")[2],
+            dataset_name=card.dataset.rstrip("/").rpartition("/")[2],
             dataset_split=card.scored.split,
             metric_type=one.key.removeprefix("test.").replace(".", "_"),
             metric_name=one.name,

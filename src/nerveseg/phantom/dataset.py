@@ -10,12 +10,12 @@ import pandas as pd
 from nerveseg.arrays import Frame
 from nerveseg.console import progress
 from nerveseg.data import rle
+from nerveseg.data.zips import store
 from nerveseg.files import replacing
 from nerveseg.params import PhantomParams
 from nerveseg.phantom.sweep import sweep
 
 FOLDS = 5
-ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that the bytes are reproducible
 
 
 def write(path: Path, params: PhantomParams) -> None:
@@ -31,20 +31,16 @@ def write(path: Path, params: PhantomParams) -> None:
             for number, (frame, mask) in enumerate(sweep(subject, params), start=1):
                 name = f"{subject}_{number}"
                 if params.layout == "kaggle":
-                    _store(archive, f"train/{name}.tif", _encode(".tif", frame))
-                    _store(archive, f"train/{name}_mask.tif", _encode(".tif", mask * 255))
+                    store(archive, f"train/{name}.tif", _encode(".tif", frame))
+                    store(archive, f"train/{name}_mask.tif", _encode(".tif", mask * 255))
                 else:
-                    _store(archive, f"images/{name}.png", _encode(".png", frame))
+                    store(archive, f"images/{name}.png", _encode(".png", frame))
                     rows.append((f"{name}.png", "nerve", rle.encode(mask), subject % FOLDS))
         if params.layout == "hydrogen-torch":
             table = io.BytesIO()
             pd.DataFrame(rows, columns=["image", "class_id", "rle_mask", "fold"]).to_parquet(table, index=False)
-            _store(archive, "train.pq", table.getvalue())
+            store(archive, "train.pq", table.getvalue())
 
 
 def _encode(extension: str, image: Frame) -> bytes:
     return cv2.imencode(extension, image)[1].tobytes()
-
-
-def _store(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    archive.writestr(zipfile.ZipInfo(name, ZIP_TIME), content)

@@ -1,17 +1,24 @@
-"""Brings the dataset zip here and records exactly which object it was."""
+"""Brings the dataset zip here and records exactly which objects it was made of."""
 
 from nerveseg import paths
-from nerveseg.data.sources import open_source
-from nerveseg.data.transfer import download
-from nerveseg.files import write_json
+from nerveseg.data import folders
+from nerveseg.files import replacing, write_json
 from nerveseg.params import Params
 from nerveseg.settings import settings
 from nerveseg.stages import main
 
 
 def run(params: Params) -> None:
-    source = open_source(params.data.uri, params.data.version_id, anonymous=settings().s3_anonymous)
-    write_json(paths.SOURCE_JSON, download(source, paths.DATASET_ZIP, params.data.sha256))
+    record, items = folders.fetch(
+        params.data.uri,
+        paths.DATASET_ZIP,
+        version_id=params.data.version_id,
+        sha256=params.data.sha256,
+        anonymous=settings().s3_anonymous,
+    )
+    write_json(paths.SOURCE_JSON, record)
+    with replacing(paths.MANIFEST) as beside:
+        beside.write_text(folders.manifest(items), encoding="utf-8")
 
 
 if __name__ == "__main__":

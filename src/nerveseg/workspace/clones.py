@@ -155,9 +155,9 @@ def bring_state(source: Path, clone: Path) -> None:
 
 
 def link_dataset(source: Path, clone: Path) -> None:
-    """Links a dataset that is a file in the source, outside git and DVC, into a clone."""
+    """Links a dataset that is a file or a folder in the source, outside git and DVC, into a clone."""
     uri = params.read_yaml(clone / paths.PARAMS)["data"]["uri"]  # of an older version, it may lack newer parameters
     file, link = source / uri, clone / uri
-    if "://" not in uri and Path(uri) != paths.PHANTOM_ZIP and file.is_file() and not link.exists():
+    if "://" not in uri and Path(uri) != paths.PHANTOM_ZIP and file.exists() and not link.exists():
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file)

@@ -254,10 +254,14 @@ def _fetch_outputs(root: Path, stages: list[str], whose: str, push: str) -> None
 
 
 def _restore_local_dataset(root: Path) -> None:
-    """Puts a dataset that was a file in the original folder, outside git and DVC, back from its downloaded copy."""
+    """Puts a dataset that was a file in the original folder, outside git and DVC, back from its downloaded copy.
+
+    Of one that was a folder, download keeps the zip that was made of it.
+    """
     uri = _dataset_uri(root)
     path = root / uri
-    if "://" not in uri and not Path(uri).is_absolute() and not path.exists():
+    was_folder = "objects" in read_json(root / paths.SOURCE_JSON)
+    if not was_folder and "://" not in uri and not Path(uri).is_absolute() and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / paths.DATASET_ZIP, path)
 
@@ -277,9 +281,8 @@ def _source_moved(root: Path) -> bool:
         changes = json.loads(commands.dvc(root, "status", "--json", "download")).get("download")
     except NervesegError:
         return True
-    return changes is not None and [list(change.get("changed deps", {})) for change in changes] == [
-        [_dataset_uri(root)]
-    ]
+    changed = [[dep.rstrip("/") for dep in change.get("changed deps", {})] for change in changes or []]
+    return changed == [[_dataset_uri(root).rstrip("/")]]
 
 
 def _dataset_uri(root: Path) -> str:

@@ -22,8 +22,10 @@ def find(archive: Archive, name: str, choices: Choices) -> Dataset:
         choices: how to read it.
 
     Raises:
-        NervesegError: it does not have the layout, has none or several; or as by the layout's `read`.
+        NervesegError: it does not have the layout, has none or several, or there is no such layout; or as by the
+            layout's `read`.
     """
+    _require_known(name)
     if name != "auto":
         layout = next(layout for layout in LAYOUTS if name == layout.NAME)
         if not layout.evidence(archive, choices):
@@ -54,3 +56,9 @@ def _found(archive: Archive) -> str:
     columns = {name: tables.columns(archive, name) for name in archive.names if tables.is_table(name)}
     described = [f"{name} with the columns {', '.join(names[:20])}" for name, names in columns.items()]
     return "; ".join([inventory(archive.names), *described])
+
+
+def _require_known(name: str) -> None:
+    names = ["auto", *(layout.NAME for layout in LAYOUTS)]
+    if name not in names:
+        raise NervesegError(f"There is no layout {name}: use {', '.join(names)}.")
