@@ -102,6 +102,28 @@ def test_sites_are_in_the_index_where_any_is_known(tmp_path: Path, sites: list[s
     assert list(index.get("site", sites)) == sites
 
 
+@pytest.mark.parametrize("known", [{}, {1: (0.1, 0.05), 3: (0.2, 0.2)}])
+def test_spacings_are_in_the_index_where_any_is_known(tmp_path: Path, known: dict[int, tuple[float, float]]) -> None:
+    """A store without spacings is as those of versions that knew none, and keeps their digest."""
+    with Writer(tmp_path) as writer:
+        for number, (frame, mask) in enumerate(frames_and_masks()):
+            writer.append(f"{number}_1.png", "1", None, frame, mask, spacing_mm=known.get(number))
+        written = writer.write_index(pd.Series(SPLITS), np.arange(len(SPLITS)))
+    index = FrameStore.open(tmp_path).index
+    pd.testing.assert_frame_equal(index, written)
+    stored = {name: list(index[name].dropna().items()) for name in ("row_mm", "column_mm") if name in index}
+    expected = [[(number, spacing[axis]) for number, spacing in known.items()] for axis in (0, 1)]
+    assert stored == (dict(zip(("row_mm", "column_mm"), expected, strict=True)) if known else {})
+
+
+def test_one_of_the_spacings_alone_is_a_clear_error(folder: Path) -> None:
+    index = pd.read_parquet(folder / "index.parquet")
+    index.insert(index.columns.get_loc("mask_area"), "row_mm", 0.1)
+    index.to_parquet(folder / "index.parquet", index=False)
+    with pytest.raises(NervesegError, match=r"inconsistent: index.parquet has the columns"):
+        FrameStore.open(folder)
+
+
 @pytest.mark.parametrize(("content", "known"), [({}, True), ({"subjects_known": False}, False)])
 def test_subjects_are_known_unless_the_findings_deny_it(folder: Path, content: dict[str, bool], known: bool) -> None:
     (folder / "findings.json").write_text(json.dumps(content))

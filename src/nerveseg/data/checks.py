@@ -71,7 +71,9 @@ def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -
         with_mask += has_mask
         if has_mask or keep_empty:
             record = pair.record
-            writer.append(record.image, record.group, record.fold, pair.frame, pair.mask, record.site)
+            writer.append(
+                record.image, record.group, record.fold, pair.frame, pair.mask, record.site, record.spacing_mm
+            )
             used += 1
     findings += _several_values(values)
     return {

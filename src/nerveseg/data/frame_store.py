@@ -31,6 +31,8 @@ _DTYPES = {
     "fold": "Int64",
     "height": "int64",
     "width": "int64",
+    "row_mm": "float64",
+    "column_mm": "float64",
     "mask_area": "int64",
     "offset": "int64",
     "sha256": "str",
@@ -38,7 +40,9 @@ _DTYPES = {
     "cluster": "int64",
 }
 _ASSIGNED = ("split", "cluster")  # known only once all frames are there
-SITE = "site"  # the column is left out where no site is known
+SITE = "site"
+SPACING = ("row_mm", "column_mm")
+_OPTIONAL = ((SITE,), SPACING)  # left out where they are known of no frame, the columns of a tuple together
 _HASH_SIDE = 16
 
 
@@ -82,7 +86,16 @@ class Writer:
         self._write_headers()
         return self
 
-    def append(self, image: str, subject: str, fold: int | None, frame: Frame, mask: Mask, site: str = "") -> None:
+    def append(
+        self,
+        image: str,
+        subject: str,
+        fold: int | None,
+        frame: Frame,
+        mask: Mask,
+        site: str = "",
+        spacing_mm: tuple[float, float] | None = None,
+    ) -> None:
         """Adds one frame.
 
         Args:
@@ -92,12 +105,14 @@ class Writer:
             frame: uint8 (height, width).
             mask: uint8 0/1 (height, width).
             site: where it was scanned; empty: unknown.
+            spacing_mm: distance between rows and between columns, in mm; None: unknown.
         """
         for file, pixels in zip(self._files, (frame, mask), strict=True):
             file.write(np.ascontiguousarray(pixels, dtype=np.uint8).data)
         height, width = frame.shape
         area, hashes = int(mask.sum()), (pixel_digest(frame), difference_hash(frame))
-        row = (image, subject, site, fold, height, width, area, self._pixels, *hashes)
+        spacing = spacing_mm or (None, None)
+        row = (image, subject, site, fold, height, width, *spacing, area, self._pixels, *hashes)
         self._rows.append(dict(zip((name for name in _DTYPES if name not in _ASSIGNED), row, strict=True)))
         self._pixels += frame.size
 
@@ -116,6 +131,8 @@ class Writer:
         index = self.frames().assign(split=split, cluster=cluster)[list(_DTYPES)].astype(_DTYPES)
         if (index[SITE] == "").all():
             index = index.drop(columns=SITE)
+        if index[[*SPACING]].isna().all(axis=None):
+            index = index.drop(columns=[*SPACING])
         index.to_parquet(self._folder / _INDEX, index=False)
         return index
 
@@ -138,8 +155,9 @@ class FrameStore:
     Attributes:
         index: one row per frame, RangeIndex, with the columns image (file name), subject, split ("train", "validation",
             "test"), fold (nullable Int64), height, width, mask_area (pixels), offset (into both arrays), sha256 (of the
-            frame's pixels), dhash (`difference_hash`), cluster (the same number for near-duplicate frames); and site,
-            empty where unknown, after subject, unless no site is known.
+            frame's pixels), dhash (`difference_hash`), cluster (the same number for near-duplicate frames). Also site,
+            after subject, empty where unknown; and row_mm and column_mm, after width, the distance between rows and
+            between columns in mm, float64, NaN where unknown. They are left out where they are known of no frame.
     """
 
     index: pd.DataFrame
@@ -214,7 +232,8 @@ class FrameStore:
 
 
 def _inconsistency(index: pd.DataFrame, frames: Frame, masks: Mask) -> str | None:
-    if list(index.columns) not in (list(_DTYPES), [name for name in _DTYPES if name != SITE]):
+    absent = {name for names in _OPTIONAL if not set(names) & set(index.columns) for name in names}
+    if list(index.columns) != [name for name in _DTYPES if name not in absent]:
         return f"{_INDEX} has the columns {', '.join(index.columns)}"
     sizes = (index["height"] * index["width"]).to_numpy()
     if not np.array_equal(index["offset"], np.cumsum(sizes) - sizes):

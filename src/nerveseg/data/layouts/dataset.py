@@ -37,6 +37,7 @@ class Record:
         mask: where its mask lies; None: there should be one, and a finding says that there is none.
         fold: the dataset's own fold.
         site: where it was scanned; empty: unknown.
+        spacing_mm: distance between rows and between columns, in mm; None: unknown.
     """
 
     image: str
@@ -45,6 +46,7 @@ class Record:
     mask: MaskSource | None = None
     fold: int | None = None
     site: str = ""
+    spacing_mm: tuple[float, float] | None = None
 
     @property
     def group(self) -> str:
