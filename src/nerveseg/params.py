@@ -102,7 +102,7 @@ class DataParams(Section):
     uri: str = Field(min_length=1, description="s3://bucket/key, https://host/path or a path of a dataset zip")
     version_id: str | None = Field(description="pins one version of an S3 object")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(description="rejects any other content")
-    layout: Literal["auto", "hydrogen-torch", "kaggle"] = Field(
+    layout: Literal["auto", "dicom", "hydrogen-torch", "kaggle"] = Field(
         description="how the dataset is laid out; auto: detected"
     )
     frames: Literal["nonempty", "all"] = Field(description="only frames with a mask, or all frames")

@@ -5,12 +5,14 @@ import stat
 import unicodedata
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -26,6 +28,13 @@ MAX_PIXELS = 2**24  # 4096 x 4096
 MAX_IMAGE_BYTES = 5 * MAX_PIXELS  # the largest image, uncompressed, with 4 channels, and its metadata
 MAX_NAME = 1024  # characters
 
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_DICOM, _DICOM_AT = b"DICM", 128  # what each DICOM file has there
+_DICOM_TRIED = 16
+_NOT_DICOM = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".gz", ".nrrd", ".csv", ".pq", ".parquet"),
+    *(".json", ".yaml", ".yml", ".txt", ".md", ".html", ".pdf"),
+)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the ones that zipfile unpacks in bounded chunks
 _ENCRYPTED = 0x1
 _UTF8 = 0x800
@@ -84,11 +93,11 @@ class Archive:
             return "it contains no files"
         twice = next((name for name in self.names if counts[name] > 1), None)
         if twice:
-            return f"it contains {twice} twice"
+            return f"it contains {self.shown(twice)} twice"
         for name, info in self._members.items():
             reason = _reason_to_refuse(name, info)
             if reason:
-                return f"{name[:MAX_NAME]!r} {reason}"
+                return f"{self.shown(name)[:MAX_NAME]!r} {reason}"
         return None
 
     def read(self, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
@@ -100,11 +109,53 @@ class Archive:
         info = self._members[name]
         if info.file_size > limit:
             raise ValueError(f"too large: it unpacks to {info.file_size} bytes; the limit is {limit}")
+        with self.open(name) as file:
+            return file.read(info.file_size + 1)  # one byte more, so that the end is reached and the CRC checked
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """A member, to be read from its beginning: what is not read costs nothing.
+
+        Raises:
+            ValueError: it is damaged.
+        """
         try:
-            with self._zip.open(info) as file:
-                return file.read(info.file_size + 1)  # one byte more, so that the end is reached and the CRC checked
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
-            raise ValueError(f"damaged in the zip: {error}") from None
+            with self._zip.open(self._members[name]) as file:
+                yield cast(BinaryIO, file)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError):  # their texts have its name
+            raise ValueError("damaged in the zip") from None
+
+    def is_dicom(self, name: str) -> bool:
+        """Whether a member is a DICOM file, by its first bytes; not where it is damaged."""
+        try:
+            with self.open(name) as file:
+                return file.read(_DICOM_AT + len(_DICOM))[_DICOM_AT:] == _DICOM
+        except ValueError:
+            return False
+
+    @cached_property
+    def has_dicom(self) -> bool:
+        """Whether there are DICOM files among the members, by the first bytes of a few of them."""
+        likely = [name for name in self.maybe_dicom if has_dicom_suffix(name)] or self.maybe_dicom
+        return any(map(self.is_dicom, likely[:: len(likely) // _DICOM_TRIED + 1]))
+
+    @cached_property
+    def maybe_dicom(self) -> list[str]:
+        """The members that can be DICOM files: they have any name, but none that says that they are something else."""
+        return [
+            name
+            for name in self.names
+            if not name.lower().endswith(_NOT_DICOM) and _reason_to_refuse(name, self._members[name]) is None
+        ]
+
+    @cached_property
+    def hides_names(self) -> bool:
+        """Whether the names of members may be people's: there are DICOM files."""
+        return any(map(has_dicom_suffix, self.names)) or self.has_dicom
+
+    def shown(self, name: str) -> str:
+        """How a message names a member: by its place in `names` if `hides_names`."""
+        return f"file {bisect_left(self.names, name) + 1} of {len(self.names)}" if self.hides_names else name
 
     def stamp(self, name: str) -> str:
         """Changes with the content of a member: its CRC-32 and its size in bytes."""
@@ -125,6 +176,11 @@ def _name(info: zipfile.ZipInfo) -> str:
         with suppress(UnicodeError):
             name = name.encode("cp437").decode()
     return unicodedata.normalize("NFC", name.replace("\\", "/"))
+
+
+def has_dicom_suffix(name: str) -> bool:
+    """Whether the name of a file ends as those of DICOM files often do; many have none."""
+    return name.lower().endswith(DICOM_SUFFIXES)
 
 
 def _is_hidden(name: str) -> bool:

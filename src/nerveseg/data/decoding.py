@@ -54,7 +54,7 @@ class FrameSource(Protocol):
 
     @property
     def member(self) -> str:
-        """The file, by its name in the zip."""
+        """The file, by its name in the zip, unless that may be the name of a person."""
 
     def read(self, archive: Archive) -> DecodedFrame:
         """Decodes the frame. Thread-safe.
@@ -97,12 +97,17 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask that is an image file of the background and one other value."""
+    """A mask that is an image file of the background and one other value.
+
+    Attributes:
+        shown: what messages call the file, where its name may be that of a person.
+    """
 
     member: str
+    shown: str = ""
 
     def read(self, archive: Archive, frame: Frame) -> DecodedMask:
-        with opened(archive, self.member) as (image, turned):
+        with opened(archive, self.member, self.shown) as (image, turned):
             pixels, value = masks.read(image)
         return DecodedMask(pixels, turned, value)
 
@@ -141,14 +146,15 @@ class RunLengths:
 
 
 @contextmanager
-def opened(archive: Archive, member: str) -> Iterator[tuple[Image.Image, int]]:
-    """An image file of the zip, as `archive.open_image`; what is unfit says which file it is."""
+def opened(archive: Archive, member: str, shown: str = "") -> Iterator[tuple[Image.Image, int]]:
+    """An image file of the zip, as `archive.open_image`; what is unfit says which file it is: `shown`, or its name."""
+    shown = shown or member
     try:
         content = archive.read(member, MAX_IMAGE_BYTES)
     except ValueError as error:
-        raise UnfitImageError("unreadable", f"{member} is {error}") from None
+        raise UnfitImageError("unreadable", f"{shown} is {error}") from None
     try:
         with open_image(content) as found:
             yield found
     except UnfitImageError as error:
-        raise UnfitImageError(error.kind, f"{member} {error}") from None
+        raise UnfitImageError(error.kind, f"{shown} {error}") from None

@@ -6,11 +6,11 @@ To add a layout, write a module with what `dataset.Layout` asks for and its test
 
 from nerveseg.data import tables
 from nerveseg.data.archive import Archive
-from nerveseg.data.layouts import hydrogen_torch, kaggle
+from nerveseg.data.layouts import dicom, hydrogen_torch, kaggle
 from nerveseg.data.layouts.dataset import Choices, Dataset, Layout, inventory
 from nerveseg.errors import NervesegError
 
-LAYOUTS: tuple[Layout, ...] = (hydrogen_torch, kaggle)
+LAYOUTS: tuple[Layout, ...] = (dicom, hydrogen_torch, kaggle)
 
 
 def find(archive: Archive, name: str, choices: Choices) -> Dataset:
@@ -34,7 +34,10 @@ def find(archive: Archive, name: str, choices: Choices) -> Dataset:
         return layout.read(archive, choices)
     fitting = recognised(archive)
     if len(fitting) > 1:
-        reasons = "; ".join(f"{layout.NAME}, because {reason}" for layout, reason in fitting)
+        if archive.hides_names:  # which the reasons may have
+            reasons = " and ".join(layout.NAME for layout, _ in fitting)
+        else:
+            reasons = "; ".join(f"{layout.NAME}, because {reason}" for layout, reason in fitting)
         raise NervesegError(
             f"{archive.path} fits several layouts: {reasons}. Choose one by data.layout, or leave out what does not "
             "belong to the dataset."
@@ -51,6 +54,8 @@ def recognised(archive: Archive) -> list[tuple[Layout, str]]:
 
 
 def _found(archive: Archive) -> str:
+    if archive.hides_names:
+        return f"{len(archive.names)} files, some of them DICOM, so that their names are not shown"
     columns = {name: tables.columns(archive, name) for name in archive.names if tables.is_table(name)}
     described = [f"{name} with the columns {', '.join(names[:20])}" for name, names in columns.items()]
     return "; ".join([inventory(archive.names), *described])
