@@ -3,15 +3,18 @@
 import io
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import gdcm
 import numpy as np
 from highdicom.seg import Segmentation, SegmentDescription
 from highdicom.sr.coding import CodedConcept
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import get_encoder
 from pydicom.uid import (
     UID,
@@ -155,6 +158,28 @@ def by_pydicom(syntax: UID, **options: Any) -> Callable[[np.ndarray], bytes]:
             number_of_frames=1,
             **options,
         )
+
+    return encode
+
+
+def by_gdcm(syntax: UID) -> Callable[[np.ndarray], bytes]:
+    """Compresses a frame by GDCM, which does it with files."""
+
+    def encode(pixels: np.ndarray) -> bytes:
+        with TemporaryDirectory() as folder:
+            before, after = (str(Path(folder, name)) for name in ("before.dcm", "after.dcm"))
+            Path(before).write_bytes(ultrasound(pixels))
+            reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+            reader.SetFileName(before)
+            assert reader.Read()
+            change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(str(syntax))))
+            change.SetInput(reader.GetImage())
+            assert change.Change()
+            writer.SetFileName(after)
+            writer.SetFile(reader.GetFile())
+            writer.SetImage(change.GetOutput())
+            assert writer.Write()
+            return next(generate_frames(dcmread(after).PixelData, number_of_frames=1))
 
     return encode
 

@@ -14,17 +14,25 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import config
-from pydicom.dataset import Dataset
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    RLELossless,
+)
 
 from nerveseg.arrays import Frame
 from nerveseg.data.archive import MAX_PIXELS, Archive, UnfitImageError, grey
@@ -47,14 +55,16 @@ _OF_SEGMENTATIONS = (
     *("SegmentationType", "MaximumFractionalValue", "SegmentSequence", "ReferencedSeriesSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
-_READ = [Tag(name) for name in (*_OF_FRAMES, *_OF_SEGMENTATIONS)]
+_IDENTIFIERS = frozenset(map(Tag, IDENTIFIERS))
+_READ: list[BaseTag | int] = [Tag(name) for name in (*_OF_FRAMES, *_OF_SEGMENTATIONS)]
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _PALETTE = "PALETTE COLOR"
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _TWO_DIMENSIONAL = 1  # RegionSpatialFormat
 _CENTIMETRES = 3  # PhysicalUnitsXDirection
-_FILE_META = 2  # group of the elements before the dataset
+_AFTER_FILE_META = 0x00030000  # the first tag that is not of group 2
+_PIXELS = 0x7FE00000  # the first tag of their group
 _DAMAGED = "is a damaged DICOM file"
 
 config.settings.reading_validation_mode = config.IGNORE
@@ -92,7 +102,7 @@ class Header:
         institution: InstitutionName; empty: unknown.
         device: manufacturer and model; empty: unknown.
         burned_in: BurnedInAnnotation, in upper case; empty: not said.
-        identifiers: the elements of `IDENTIFIERS` that are not empty.
+        identifiers: keywords of the elements of `IDENTIFIERS` that are not empty.
     """
 
     uid: str
@@ -150,7 +160,7 @@ class Header:
             institution=text(dataset, "InstitutionName"),
             device=" ".join(filter(None, (text(dataset, "Manufacturer"), text(dataset, "ManufacturerModelName")))),
             burned_in=text(dataset, "BurnedInAnnotation").upper(),
-            identifiers=tuple(name for name in IDENTIFIERS if text(dataset, name)),
+            identifiers=tuple(keyword_for_tag(tag) for tag in _IDENTIFIERS & dataset.keys() if dataset[tag].value),
         )
 
 
@@ -160,7 +170,7 @@ def read_header(archive: Archive, member: str) -> Dataset:
     Raises:
         UnfitImageError: it is damaged.
     """
-    return _read(archive, member, stop_before_pixels=True, specific_tags=_READ)
+    return _read(archive, member, _PIXELS, _READ)
 
 
 def text(dataset: Dataset, name: str) -> str:
@@ -265,15 +275,24 @@ class Pixels:
             raise ValueError
 
 
-def _read(archive: Archive, member: str, **options: Any) -> Dataset:
+def _read(archive: Archive, member: str, stop_before: int = 1 << 32, only: list[BaseTag | int] | None = None) -> Dataset:
+    """The elements of a file before one, or those of `only` among them. Not by `dcmread`, which inflates any size."""
     try:
         with archive.open(member) as file:
             read_preamble(file, force=False)
-            meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >> 16 != _FILE_META)
-            if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:  # pydicom would inflate without limit
+            meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >= _AFTER_FILE_META)
+            syntax = UID(meta.TransferSyntaxUID)
+            if syntax == DeflatedExplicitVRLittleEndian:
                 raise UnfitImageError("transfer syntax", "is deflated as a whole; save it without, such as by dcmconv")
-            file.seek(0)
-            return pydicom.dcmread(file, **options)
+            dataset = read_dataset(
+                file,
+                syntax == ImplicitVRLittleEndian,
+                syntax != ExplicitVRBigEndian,
+                stop_when=lambda tag, *_: tag >= stop_before,
+                specific_tags=only,
+            )
+            dataset.file_meta = FileMetaDataset(meta)
+            return dataset
     except UnfitImageError:
         raise
     except Exception:  # pydicom raises many kinds of errors on bad bytes
