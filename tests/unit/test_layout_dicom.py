@@ -309,6 +309,6 @@ def test_beside_other_layouts_it_is_chosen_by_name(tmp_path: Path) -> None:
     assert "fits several layouts: dicom and kaggle" in refusal(tmp_path, members)
     assert len(masks(tmp_path, members, layout="dicom")) == 1
     text = refusal(tmp_path, members, layout="hydrogen-torch")
-    assert "2 files, some of them DICOM" in text
+    assert "2 files, whose names are not shown" in text
     with pytest.raises(NervesegError, match="does not have the layout dicom"):
         find(tmp_path, {"1.png": PNG}, layout="dicom")

@@ -55,8 +55,9 @@ _OF_SEGMENTATIONS = (
     *("SegmentationType", "MaximumFractionalValue", "SegmentSequence", "ReferencedSeriesSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
+_Tags = list[BaseTag | int]
 _IDENTIFIERS = frozenset(map(Tag, IDENTIFIERS))
-_READ: list[BaseTag | int] = [Tag(name) for name in (*_OF_FRAMES, *_OF_SEGMENTATIONS)]
+_READ: _Tags = [Tag(name) for name in (*_OF_FRAMES, *_OF_SEGMENTATIONS)]
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _PALETTE = "PALETTE COLOR"
@@ -275,7 +276,7 @@ class Pixels:
             raise ValueError
 
 
-def _read(archive: Archive, member: str, stop_before: int = 1 << 32, only: list[BaseTag | int] | None = None) -> Dataset:
+def _read(archive: Archive, member: str, stop_before: int = 1 << 32, only: _Tags | None = None) -> Dataset:
     """The elements of a file before one, or those of `only` among them. Not by `dcmread`, which inflates any size."""
     try:
         with archive.open(member) as file:

@@ -55,7 +55,7 @@ def recognised(archive: Archive) -> list[tuple[Layout, str]]:
 
 def _found(archive: Archive) -> str:
     if archive.hides_names:
-        return f"{len(archive.names)} files, some of them DICOM, so that their names are not shown"
+        return f"{len(archive.names)} files, whose names are not shown, because those of DICOM files may be people's"
     columns = {name: tables.columns(archive, name) for name in archive.names if tables.is_table(name)}
     described = [f"{name} with the columns {', '.join(names[:20])}" for name, names in columns.items()]
     return "; ".join([inventory(archive.names), *described])
