@@ -8,7 +8,8 @@ import logging
 import math
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -66,11 +67,21 @@ _TWO_DIMENSIONAL = 1  # RegionSpatialFormat
 _CENTIMETRES = 3  # PhysicalUnitsXDirection
 _AFTER_FILE_META = 0x00030000  # the first tag that is not of group 2
 _PIXELS = 0x7FE00000  # the first tag of their group
-_DAMAGED = "is a damaged DICOM file"
 
 config.settings.reading_validation_mode = config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", module="pydicom")
+
+
+@contextmanager
+def damage_is_unfit(what: str) -> Iterator[None]:
+    """Makes one error of the many kinds that libraries raise on bad bytes, without their texts, which quote values."""
+    try:
+        yield
+    except UnfitImageError:
+        raise
+    except Exception:
+        raise UnfitImageError("unreadable", what) from None
 
 
 @dataclass(frozen=True)
@@ -126,13 +137,9 @@ class Header:
         Raises:
             UnfitImageError: its frames cannot be used, or its header is damaged.
         """
-        try:
+        with damage_is_unfit("is a damaged DICOM file"):
             _refuse_unfit(dataset)
             return cls._of(dataset)
-        except UnfitImageError:
-            raise
-        except Exception:  # values of any kind, and what pydicom makes of them
-            raise UnfitImageError("unreadable", _DAMAGED) from None
 
     @classmethod
     def _of(cls, dataset: Dataset) -> "Header":
@@ -171,7 +178,8 @@ def read_header(archive: Archive, member: str) -> Dataset:
     Raises:
         UnfitImageError: it is damaged.
     """
-    return _read(archive, member, _PIXELS, _READ)
+    with damage_is_unfit("is a damaged DICOM file"):
+        return _read(archive, member, _PIXELS, _READ)
 
 
 def text(dataset: Dataset, name: str) -> str:
@@ -221,11 +229,8 @@ class Pixels:
         Raises:
             UnfitImageError: it is damaged.
         """
-        dataset = _read(archive, member)
-        try:
-            return cls(dataset)
-        except Exception:
-            raise UnfitImageError("unreadable", _DAMAGED) from None
+        with damage_is_unfit("is a damaged DICOM file"):
+            return cls(_read(archive, member))
 
     def values(self, index: int) -> NDArray[Any]:
         """A frame as it is stored: of the type that it has, (height, width) or (height, width, 3), then in RGB.
@@ -233,10 +238,8 @@ class Pixels:
         Raises:
             UnfitImageError: it is damaged.
         """
-        try:
+        with damage_is_unfit(f"has a damaged frame {index + 1}"):
             return self._values(index)
-        except Exception:  # decoders raise many kinds of errors on bad bytes
-            raise UnfitImageError("unreadable", f"has a damaged frame {index + 1}") from None
 
     def _values(self, index: int) -> NDArray[Any]:
         content, frames = self._content, self._frames
@@ -278,26 +281,21 @@ class Pixels:
 
 def _read(archive: Archive, member: str, stop_before: int = 1 << 32, only: _Tags | None = None) -> Dataset:
     """The elements of a file before one, or those of `only` among them. Not by `dcmread`, which inflates any size."""
-    try:
-        with archive.open(member) as file:
-            read_preamble(file, force=False)
-            meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >= _AFTER_FILE_META)
-            syntax = UID(meta.TransferSyntaxUID)
-            if syntax == DeflatedExplicitVRLittleEndian:
-                raise UnfitImageError("transfer syntax", "is deflated as a whole; save it without, such as by dcmconv")
-            dataset = read_dataset(
-                file,
-                syntax == ImplicitVRLittleEndian,
-                syntax != ExplicitVRBigEndian,
-                stop_when=lambda tag, *_: tag >= stop_before,
-                specific_tags=only,
-            )
-            dataset.file_meta = FileMetaDataset(meta)
-            return dataset
-    except UnfitImageError:
-        raise
-    except Exception:  # pydicom raises many kinds of errors on bad bytes
-        raise UnfitImageError("unreadable", _DAMAGED) from None
+    with archive.open(member) as file:
+        read_preamble(file, force=False)
+        meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag >= _AFTER_FILE_META)
+        syntax = UID(meta.TransferSyntaxUID)
+        if syntax == DeflatedExplicitVRLittleEndian:
+            raise UnfitImageError("transfer syntax", "is deflated as a whole; save it without, such as by dcmconv")
+        dataset = read_dataset(
+            file,
+            syntax == ImplicitVRLittleEndian,
+            syntax != ExplicitVRBigEndian,
+            stop_when=lambda tag, *_: tag >= stop_before,
+            specific_tags=only,
+        )
+    dataset.file_meta = FileMetaDataset(meta)
+    return dataset
 
 
 def _refuse_unfit(dataset: Dataset) -> None:

@@ -11,12 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from pydicom.dataset import Dataset as Elements
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from nerveseg.data.archive import DICOM_SUFFIXES, Archive, UnfitImageError
 from nerveseg.data.decoding import MaskFile, MaskSource
-from nerveseg.data.dicom.files import Header, read_header, text
+from nerveseg.data.dicom.files import Header, damage_is_unfit, read_header
 from nerveseg.data.dicom.identity import Identity
 from nerveseg.data.dicom.segmentations import SEGMENTATIONS, Segmentation
 from nerveseg.data.dicom.sources import Cropped, DicomFrame, Files, SegmentMask, ShownSegment, VolumeMask
@@ -120,18 +119,24 @@ class _Listing:
             if not self._archive.is_dicom(member):
                 self._ignored.append(member)
                 continue
-            shown = self._archive.shown(member)
             try:
-                elements = read_header(self._archive, member)
-                kind = elements.get("SOPClassUID")
-                if kind in SEGMENTATIONS:
-                    self.segmentations[member] = Segmentation.of(elements)
-                elif "Rows" in elements:
-                    self._add(_Image(member, shown, self._name(elements), Header.of(elements)))
-                elif kind != MediaStorageDirectoryStorage:
-                    self._ignored.append(member)
+                self._read_file(member)
             except UnfitImageError as error:
+                shown = self._archive.shown(member)
                 self._dataset.error(error.kind, shown, f"{shown} {error}")
+
+    def _read_file(self, member: str) -> None:
+        elements = read_header(self._archive, member)
+        with damage_is_unfit("is a damaged DICOM file"):
+            kind = elements.get("SOPClassUID")
+        if kind in SEGMENTATIONS:
+            self.segmentations[member] = Segmentation.of(elements)
+        elif "Rows" in elements:
+            header = Header.of(elements)
+            name = f"{self._identity.subject(header.patient) or 'unknown'}_{self._identity.file(header.uid)}"
+            self._add(_Image(member, self._archive.shown(member), name, header))
+        elif kind != MediaStorageDirectoryStorage:
+            self._ignored.append(member)
 
     def _add(self, image: _Image) -> None:
         uid = image.header.uid
@@ -143,10 +148,6 @@ class _Listing:
             self._dataset.error("duplicate name", image.name, detail)
         else:
             self.images[uid] = image
-
-    def _name(self, elements: Elements) -> str:
-        subject = self._identity.subject(text(elements, "PatientID")) or "unknown"
-        return f"{subject}_{self._identity.file(text(elements, 'SOPInstanceUID'))}"
 
     def match_files(self) -> None:
         """Gives each image the mask images and label volumes that are named as its file is."""

@@ -13,7 +13,7 @@ from pydicom.uid import UID
 
 from nerveseg.arrays import Mask
 from nerveseg.data.archive import MAX_PIXELS, UnfitImageError
-from nerveseg.data.dicom.files import MAX_FRAMES, text
+from nerveseg.data.dicom.files import MAX_FRAMES, damage_is_unfit, text
 
 SEGMENTATIONS = (UID("1.2.840.10008.5.1.4.1.1.66.4"), UID("1.2.840.10008.5.1.4.1.1.66.7"))  # the second: label maps
 
@@ -59,25 +59,22 @@ class Segmentation:
         Raises:
             UnfitImageError: it is damaged, too large or of an unknown type.
         """
-        try:
+        with damage_is_unfit("is a damaged DICOM SEG"):
             found = cls(
                 (int(dataset.Rows), int(dataset.Columns)),
                 text(dataset, "SegmentationType").upper(),
                 int(dataset.get("MaximumFractionalValue") or 1),
                 {int(segment.SegmentNumber): text(segment, "SegmentLabel") for segment in dataset.SegmentSequence},
             )
+            if found.size[0] * found.size[1] > MAX_PIXELS or int(dataset.get("NumberOfFrames") or 1) > MAX_FRAMES:
+                raise UnfitImageError(
+                    "too large", f"is a DICOM SEG of over {MAX_PIXELS} pixels per frame or over {MAX_FRAMES} frames"
+                )
+            if found.kind not in _TYPES:
+                raise UnfitImageError("unreadable", f"is a DICOM SEG of a type other than {', '.join(_TYPES)}")
             found.labels.pop(0, None)  # the background of a label map
             found._place(dataset)
-        except Exception:  # values of any kind, and what pydicom makes of them
-            raise UnfitImageError("unreadable", "is a damaged DICOM SEG") from None
-        number = int(dataset.get("NumberOfFrames") or 1)
-        if found.size[0] * found.size[1] > MAX_PIXELS or number > MAX_FRAMES:
-            raise UnfitImageError(
-                "too large", f"is a DICOM SEG of over {MAX_PIXELS} pixels a frame or over {MAX_FRAMES} frames"
-            )
-        if found.kind not in _TYPES:
-            raise UnfitImageError("unreadable", f"is a DICOM SEG of a type other than {', '.join(_TYPES)}")
-        return found
+            return found
 
     def _place(self, dataset: Dataset) -> None:
         for series in dataset.get("ReferencedSeriesSequence") or []:

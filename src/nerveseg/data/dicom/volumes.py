@@ -5,6 +5,7 @@ The axes are ITK's: x counts columns, y rows and z frames, whatever directions t
 
 import gzip
 import io
+import logging
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from nerveseg.arrays import Mask
 from nerveseg.data.archive import MAX_MEMBER_BYTES, Archive, UnfitImageError
+from nerveseg.data.dicom.files import damage_is_unfit
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NRRD_SUFFIXES = (".seg.nrrd", ".nrrd")
@@ -25,6 +27,8 @@ SUFFIXES = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES)
 _DETACHED = {"data file", "datafile"}
 _ENCODINGS = ("raw", "gzip", "gz")
 _GZIP = zlib.MAX_WBITS | 16
+
+logging.getLogger("nibabel").setLevel(logging.CRITICAL + 1)  # it quotes headers
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,8 @@ class Volume:
             UnfitImageError: it is damaged, too large or of a kind that is not read.
         """
         read = _nifti if member.lower().endswith(NIFTI_SUFFIXES) else _nrrd
-        try:
+        with damage_is_unfit("is a damaged NIfTI or NRRD file"):
             return read(archive.read(member))
-        except UnfitImageError:
-            raise
-        except Exception:  # the libraries raise many kinds of errors on bad bytes
-            raise UnfitImageError("unreadable", "is a damaged NIfTI or NRRD file") from None
 
     def labels(self) -> set[str]:
         """The names of all labels, those that no pixel has included.
@@ -104,24 +104,14 @@ class Volume:
         return mask, names
 
     def _whole(self, index: int, layer: int) -> NDArray[Any]:
-        try:
+        with damage_is_unfit(f"has a damaged slice {index + 1}"):
             plane = self.plane(index, layer)
-        except Exception:
-            raise UnfitImageError("unreadable", f"has a damaged slice {index + 1}") from None
-        if plane.dtype.kind not in "biuf" or not (np.isfinite(plane) & (plane == np.rint(plane))).all():
+        is_whole = plane.dtype.kind in "biu"
+        if plane.dtype.kind == "f":
+            is_whole = bool((np.isfinite(plane) & (plane == np.rint(plane))).all())
+        if not is_whole:
             raise UnfitImageError("mask values", "has values that are no whole numbers; labels are")
         return plane
-
-
-def names_in(archive: Archive, member: str) -> set[str]:
-    """The names of the labels of a file that names them, by its header; empty: it names none, or is damaged."""
-    if not member.lower().endswith(NRRD_SUFFIXES):
-        return set()
-    try:
-        with archive.open(member) as file:
-            return {label.name for label in _segments(nrrd.read_header(iter(file.readline, b"")))}
-    except Exception:
-        return set()
 
 
 def _values(plane: NDArray[Any]) -> list[int]:
