@@ -150,6 +150,7 @@ def test_a_sound_dataset(run: Callable[[], str]) -> None:
     index = FrameStore.open(paths.PACKED).index
     assert len(index) == 3 * PEOPLE
     assert index["subject"].nunique() == PEOPLE
+    assert sorted(index["mask_area"].unique()) == [0, 30, 40]
     assert index["site"].str.fullmatch("site-[0-9a-f]{12}").all()
     assert index["row_mm"].dropna().round(6).unique().tolist() == [0.2]
     assert index["row_mm"].isna().sum() == PEOPLE

@@ -182,6 +182,14 @@ def test_nifti_volumes_have_a_slice_for_each_frame(tmp_path: Path, suffix: str) 
     np.testing.assert_array_equal(masks(tmp_path, single), MASKS[:1])
 
 
+def test_nifti_of_other_byte_order_and_version_is_read(tmp_path: Path) -> None:
+    big = nibabel.Nifti1Image(MASKS.T.astype(">i2"), np.eye(4), nibabel.Nifti1Header(endianness=">"))
+    second = nibabel.Nifti2Image(MASKS.T, np.eye(4))
+    for image_file in (big, second):
+        members = {"cine.dcm": ultrasound(CINE), "cine.nii": image_file.to_bytes()}
+        np.testing.assert_array_equal(masks(tmp_path, members), MASKS)
+
+
 def test_labels_are_chosen_by_their_values(tmp_path: Path) -> None:
     members = {"cine.dcm": ultrasound(CINE), "cine.nii.gz": nifti(MASKS + 2 * OTHERS)}
     kind, words = unfit(tmp_path, members)
@@ -224,6 +232,7 @@ def test_volumes_of_another_size_or_content_are_errors(tmp_path: Path) -> None:
     assert found(nifti(MASKS * np.float32(0.5), ".nii"))[0] == "mask values"
     assert found(b"no volume")[0] == "unreadable"
     assert found(nifti(MASKS)[:100], ".nii.gz")[0] == "unreadable"
+    assert "labels are few" in found(nifti(np.arange(MASKS.size, dtype=np.int16).reshape(MASKS.shape), ".nii"))[1]
     detached = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 50 40 3\nencoding: raw\ndata file: /etc/passwd\n\n"
     assert "without its data" in found(detached, ".nrrd")[1]
 

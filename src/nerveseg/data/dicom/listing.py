@@ -238,8 +238,7 @@ class _Listing:
             masks = self._masks(image)
             self._dataset.records.extend(self._records(image, masks))
             unlabelled[image.name] = image.header.frames - len(masks)
-            if image.segments or any(isinstance(mask, SegmentMask) for mask in masks.values()):
-                omitted[image.name] = image.header.frames - len(image.segments)
+            omitted[image.name] = sum(isinstance(mask, SegmentMask) and not mask.segments for mask in masks.values())
         self._dataset.records.sort(key=lambda record: natural_key(record.image))
         self._warn_of_frames("unlabelled frames", +unlabelled, "have no mask and are skipped")
         self._warn_of_frames(

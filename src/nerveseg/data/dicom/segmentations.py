@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
@@ -126,5 +127,5 @@ def _sources(group: Dataset) -> Iterator[Place]:
     for derivation in group.get("DerivationImageSequence") or []:
         for source in derivation.get("SourceImageSequence") or []:
             numbers = source.get("ReferencedFrameNumber")
-            for number in [0] if numbers is None else np.atleast_1d(numbers):
+            for number in numbers if isinstance(numbers, MultiValue) else [numbers or 0]:
                 yield Place(str(source.ReferencedSOPInstanceUID), int(number))

@@ -16,6 +16,7 @@ from nerveseg.data.dicom.segmentations import Segmentation
 from nerveseg.data.dicom.volumes import Volume
 
 _KEPT = 2  # files: frames are read in order, so that a few threads are at the end of one and in the next
+_SHOWN = 20  # labels
 
 T = TypeVar("T")
 
@@ -177,7 +178,7 @@ class VolumeMask:
         except UnfitImageError as error:
             raise UnfitImageError(error.kind, f"{shown} {error}") from None
         if self.chosen is None and len(names) > 1:
-            listed = ", ".join(sorted(names))
+            listed = ", ".join(sorted(names)[:_SHOWN])
             detail = f"{shown} has the labels {listed}. Set data.classes to those that are nerve"
             raise UnfitImageError("several classes", detail)
         return DecodedMask(mask, value=f"label {names.pop()}" if self.chosen is None and names else None)

@@ -26,6 +26,8 @@ SUFFIXES = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES)
 
 _DETACHED = {"data file", "datafile"}
 _ENCODINGS = ("raw", "gzip", "gz")
+_MOST_VALUES = 256  # of a frame
+_NIFTI_1 = {(348).to_bytes(4, order) for order in ("little", "big")}  # how such a file begins
 _GZIP = zlib.MAX_WBITS | 16
 
 logging.getLogger("nibabel").setLevel(logging.CRITICAL + 1)  # it quotes headers
@@ -71,7 +73,7 @@ class Volume:
         """The names of all labels, those that no pixel has included.
 
         Raises:
-            UnfitImageError: it has other values than whole numbers.
+            UnfitImageError: it has other values than whole numbers, or too many.
         """
         if self.named:
             return {label.name for label in self.named}
@@ -88,7 +90,7 @@ class Volume:
             uint8 0/1 (height, width), and the names of the labels in it.
 
         Raises:
-            UnfitImageError: it has other values than whole numbers, or a value without a name.
+            UnfitImageError: it has other values than whole numbers, too many, or one without a name.
         """
         mask, names = np.zeros(self.shape[1:], np.uint8), set()
         for layer in range(self.layers):
@@ -115,7 +117,10 @@ class Volume:
 
 
 def _values(plane: NDArray[Any]) -> list[int]:
-    return [int(value) for value in np.unique(plane) if value != 0]
+    values = np.unique(plane)
+    if len(values) > _MOST_VALUES:
+        raise UnfitImageError("mask values", f"has more than {_MOST_VALUES} values, as an image has; labels are few")
+    return [int(value) for value in values if value != 0]
 
 
 def _nifti(content: bytes) -> Volume:
@@ -123,7 +128,7 @@ def _nifti(content: bytes) -> Volume:
         with gzip.open(io.BytesIO(content)) as file:
             content = file.read(MAX_MEMBER_BYTES + 1)
     _refuse_large(len(content))
-    kind = nibabel.Nifti1Image if int.from_bytes(content[:4], "little") in (348, 348 << 24) else nibabel.Nifti2Image
+    kind = nibabel.Nifti1Image if content[:4] in _NIFTI_1 else nibabel.Nifti2Image
     image = kind.from_bytes(content)
     shape = [*image.shape]
     while len(shape) > 3 and shape[-1] == 1:
@@ -149,12 +154,13 @@ def _nrrd(content: bytes) -> Volume:
     _refuse_large(len(data))
     header["encoding"] = "raw"
     pixels = nrrd.read_data(header, io.BytesIO(data))
-    has_layers = len(header["sizes"]) == 4
+    segments = _segments(header)
+    has_layers = bool(segments) and len(header["sizes"]) == 4
     columns, rows, frames = _three(pixels.shape[1:] if has_layers else pixels.shape)
     layered = pixels if has_layers else pixels[np.newaxis]
     layered = layered.reshape(layered.shape[0], columns, rows, frames)
     return Volume(
-        (frames, rows, columns), lambda index, layer: layered[layer, :, :, index].T, layered.shape[0], _segments(header)
+        (frames, rows, columns), lambda index, layer: layered[layer, :, :, index].T, layered.shape[0], segments
     )
 
 
