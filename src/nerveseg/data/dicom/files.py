@@ -377,7 +377,7 @@ def _encoded(dataset: Dataset, number: int) -> list[bytes]:
 
 
 def _shape(encoded: bytes) -> tuple[int, int, int] | None:
-    """Rows, columns and samples of a compressed frame: of JPEG and JPEG-LS by its SOF segment, of JPEG 2000 by its first one."""
+    """Rows, columns and samples of a frame that is compressed as JPEG (its SOF segment), JPEG-LS or JPEG 2000."""
     at = encoded.find(b"\xff\x4f\xff\x51", 0, 4096)  # a few bytes in where it is a JP2 file
     if at >= 0:
         right, bottom, left, top = struct.unpack_from(">4I", encoded, at + 8)
