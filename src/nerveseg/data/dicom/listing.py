@@ -145,7 +145,7 @@ class _Listing:
             self._dataset.error("unreadable", image.shown, detail)
         elif uid in self.images:
             detail = f"{self.images[uid].shown} and {image.shown} have one SOPInstanceUID; keep one of them"
-            self._dataset.error("duplicate name", image.name, detail)
+            self._dataset.error("duplicate name", f"{image.name}.dcm", detail)
         else:
             self.images[uid] = image
 
