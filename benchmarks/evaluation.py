@@ -77,9 +77,7 @@ def evaluate(store: FrameStore) -> dict[str, float]:
             {
                 "row": row,
                 **store.index.loc[row, ["image", "subject", "cluster", "height", "width"]],
-                **scores.of_frame(
-                    each, (each >= 0.5).astype(np.uint8), store.mask(row), priors, training, params.nsd_tolerance
-                ),
+                **scores.of_frame(each, (each >= 0.5).astype(np.uint8), store.mask(row), priors, training, params),
             }
             for row, each in zip(rows, probabilities, strict=True)
         ]
@@ -95,7 +93,7 @@ def evaluate(store: FrameStore) -> dict[str, float]:
         summary = Metrics.model_validate({**scores.summary(scored, sweep, params), "ceiling": ceiling})
     with timed("report", seconds):
         sections = [
-            report.summary(summary, params),
+            report.summary(summary, params, ""),
             report.subjects(scored.table, summary),
             report.subject_table(scored.table, summary),
             report.reliability(scored, summary),

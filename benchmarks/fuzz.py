@@ -9,7 +9,9 @@ process, an input that takes long, a store that cannot be opened, or files left 
 1 if there was any.
 """
 
+import gzip
 import io
+import json
 import multiprocessing
 import os
 import resource
@@ -26,6 +28,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
 import psutil
@@ -55,7 +58,7 @@ ODD_NAMES = (
     *("C:\\x\\1_1.png", "1_1.PNG", "1_1.png/", "\N{LATIN SMALL LETTER E WITH ACUTE}_1.png", "e\u0301_1.png"),
     *("1_\x00.png", "1\n_1.png", "\u202e1_1.png", "\ud800_1.png", "1" * 300 + "_1.png", "1_" + "9" * 5000 + ".png"),
     *("\u0661_\u0662.png", "\u00b2_1.png", "nan", "1_1_mask.png", "_mask.tif", "1_1_mask_mask.tif", "train.csv"),
-    "x.pq",
+    *("x.pq", "masks/1_1.png", "images/1_1.png", "1_1_mask_1.tif", "1_1_mask_nerve.bmp", "d/imagesTr/1_1_0001.png"),
 )
 ODD_CELLS = (
     *(None, "", " ", "nan", "None", "-1", "0", "1", "1 1", "1  2", "1 2 3", "0 5", "-1 -1", "1 -5", "1 0", "5 1 4 3"),
@@ -161,7 +164,7 @@ def read_runs(random: Random, _: Params) -> str:
 
 def read_zip(random: Random, given: Params) -> str:
     """Damages the zip itself, or the names in it."""
-    members = _kaggle(random) if random.random() < 0.5 else _hydrogen_torch(random)
+    members = _sound(random)
     if random.random() < 0.5:
         return _split(random, given, _damaged(random, _zip(members)))
     names = list(members)
@@ -179,8 +182,8 @@ def read_table(random: Random, given: Params) -> str:
 
 def read_images(random: Random, given: Params) -> str:
     """Damages frames and masks, or gives them odd modes."""
-    members = _kaggle(random) if random.random() < 0.5 else _hydrogen_torch(random)
-    images = [name for name in members if not name.startswith("train.")]
+    members = _sound(random)
+    images = [name for name in members if not name.endswith((".csv", ".json"))]
     for name in random.choice(images, size=random.integers(1, 3)):
         content = _odd_image(random, str(random.choice(["PNG", "TIFF", "JPEG", "BMP"])))
         members[str(name)] = _damaged(random, content) if random.random() < 0.7 else content
@@ -282,12 +285,48 @@ def _odd_image(random: Random, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def _kaggle(random: Random) -> Members:
+def _sound(random: Random) -> Members:
+    """A sound dataset in any layout."""
+    layouts = (_pairs, _hydrogen_torch, _nnunet)
+    return layouts[random.integers(len(layouts))](random)
+
+
+def _pairs(random: Random) -> Members:
     members = {}
+    if random.random() < 0.3:
+        for subject in range(SUBJECTS):
+            members[f"images/{subject}_1.png"] = _image(_pixels(random), "PNG")
+            members[f"masks/nerve/{subject}_1.bmp"] = _image(_mask(random), "BMP")
+        return members
     for subject in range(SUBJECTS):
         members[f"train/{subject}_1.tif"] = _image(_pixels(random), "TIFF")
         members[f"train/{subject}_1_mask.tif"] = _image(_mask(random), "TIFF")
     return members
+
+
+def _nnunet(random: Random) -> Members:
+    """Of PNG or NIfTI files; dataset.json may be odd."""
+    ending = str(random.choice([".png", ".nii.gz"]))
+    members = {}
+    for subject in range(SUBJECTS):
+        members[f"d/imagesTr/{subject}_1_0000{ending}"] = _file(_pixels(random), ending)
+        members[f"d/labelsTr/{subject}_1{ending}"] = _file(_mask(random) // 255, ending)
+    described: dict[str, Any] = {
+        "labels": {"background": 0, "nerve": 1},
+        "numTraining": SUBJECTS,
+        "file_ending": ending,
+    }
+    if random.random() < 0.3:
+        odd = (None, -1, 1.5, True, [], {}, "", "1", [0, 1], {"0": "nerve"}, {"nerve": [1, [2]]}, 10**30)
+        described[str(random.choice(list(described)))] = odd[random.integers(len(odd))]
+    content = json.dumps(described).encode()
+    return members | {"d/dataset.json": _damaged(random, content) if random.random() < 0.2 else content}
+
+
+def _file(pixels: np.ndarray, ending: str) -> bytes:
+    if ending == ".png":
+        return _image(pixels, "PNG")
+    return gzip.compress(nibabel.Nifti1Image(pixels.T[..., np.newaxis], np.eye(4)).to_bytes())
 
 
 def _hydrogen_torch(random: Random, table: Members | None = None) -> Members:

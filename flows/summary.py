@@ -53,7 +53,7 @@ def markdown(root: Path, states: dict[str, str], message: str, begun: float) -> 
         "|---|---:|---:|",
         *(
             f"| {metrics.title(figure)} | {figures.number(found.value)} | {figures.interval(found.interval)} |"
-            for figure in figures.shown("flow")
+            for figure in metrics.shown("flow")
             for found in (metrics.measured(figure.key),)
         ),
         "",

@@ -1,9 +1,10 @@
-"""Dataset zips as others make them: seven that look foreign, in one of the two layouts, with frames of noise.
+"""Dataset zips as others make them, with frames of noise.
 
 The nerve of a frame is `nerve(seed)`, where the frame is `dataset_zips.frame(seed)`.
 """
 
 import io
+import json
 
 import numpy as np
 from PIL import Image
@@ -99,6 +100,41 @@ def several_classes() -> dict[str, bytes]:
     twice = [name for name in names for _ in range(2)]
     members["train.pq"] = parquet(image=twice, class_id=["nerve", "artery"] * len(NAMES), rle_mask=masks)
     return members
+
+
+def busi() -> dict[str, bytes]:
+    """BUSI as it is published: a folder for each diagnosis, 1-bit masks, and a second mask of some images."""
+    members = {}
+    for seed in range(len(NAMES)):
+        diagnosis = ("benign", "malignant", "normal")[seed % 3]
+        name = f"Dataset_BUSI_with_GT/{diagnosis}/{diagnosis} ({seed + 1})"
+        truth = nerve(seed).astype(bool)
+        upper = np.arange(HEIGHT)[:, None] < np.flatnonzero(truth.any(axis=1)).mean()
+        members |= {f"{name}.png": image(frame(seed), "png"), f"{name}_mask.png": image(truth & upper, "png")}
+        members[f"{name}_mask_1.png"] = image(truth & ~upper, "png")
+    return members
+
+
+def label_maps() -> dict[str, bytes]:
+    """Two folders; in the masks, a nerve is 1 and an artery elsewhere 2, in grey."""
+    members = {}
+    for seed, name in enumerate(NAMES):
+        artery = nerve(seed + 100) & ~nerve(seed)
+        members[f"export/Images/{name}.jpeg"] = image(frame(seed), "jpeg", quality=100)
+        members[f"export/Labels/{name}.png"] = image(nerve(seed) + 2 * artery, "png")
+    return members
+
+
+def nnunet() -> dict[str, bytes]:
+    """nnU-Net's folders with a nerve and an artery."""
+    members = {}
+    for seed, name in enumerate(NAMES):
+        artery = nerve(seed + 100) & ~nerve(seed)
+        members[f"Dataset070_Nerves/imagesTr/{name}_0000.png"] = image(frame(seed), "png")
+        members[f"Dataset070_Nerves/labelsTr/{name}.png"] = image(nerve(seed) + 2 * artery, "png")
+    labels = {"background": 0, "nerve": 1, "artery": 2}
+    description = {"channel_names": {"0": "us"}, "labels": labels, "numTraining": len(NAMES), "file_ending": ".png"}
+    return members | {"Dataset070_Nerves/dataset.json": json.dumps(description, indent=4).encode()}
 
 
 def _saved(pixels: Image.Image, form: str, **options: object) -> bytes:

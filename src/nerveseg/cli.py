@@ -61,6 +61,23 @@ def apply(
         console.print("Run `dvc repro`." if changes else "params.yaml already has the values of the profile.")
 
 
+@profile_app.command("import")
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Hydrogen Torch's YAML of an experiment, or nnU-Net's plans.json or dataset.json."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="The profile; default: profiles/NAME.yaml of the file.")] = None,
+) -> None:
+    """Make a profile of the settings of another system, and say what has no counterpart."""
+    from nerveseg.importing.run import run
+
+    with readable_errors():
+        run(file, out)
+
+
 @app.command()
 def reproduce(
     version: Annotated[str, typer.Argument(help="Version number of nerve-segmentation.")],

@@ -82,6 +82,15 @@ def whole_name(pattern: str) -> str:
     return f"^(?s:{pattern})$"
 
 
+def _part_of_a_name(suffix: str) -> str:
+    if "/" in suffix or "\\" in suffix or not suffix.strip("_-. "):
+        raise ValueError("use what ends the name of a mask's file before its type, such as _mask, without slashes")
+    return suffix
+
+
+MaskSuffix = Annotated[str, AfterValidator(_part_of_a_name)]
+
+
 class Section(BaseModel):
     """A section of params.yaml: frozen, strictly typed, without unknown keys."""
 
@@ -102,8 +111,11 @@ class DataParams(Section):
     uri: str = Field(min_length=1, description="s3://bucket/key, https://host/path or a path of a dataset zip")
     version_id: str | None = Field(description="pins one version of an S3 object")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(description="rejects any other content")
-    layout: Literal["auto", "dicom", "hydrogen-torch", "kaggle"] = Field(
+    layout: Literal["auto", "dicom", "hydrogen-torch", "pairs", "nnunet"] = Field(
         description="how the dataset is laid out; auto: detected"
+    )
+    mask_suffixes: Annotated[list[MaskSuffix], Field(min_length=1)] = Field(
+        description="what ends the name of a mask's file, after that of its frame, in the layouts pairs and dicom"
     )
     frames: Literal["nonempty", "all"] = Field(description="only frames with a mask, or all frames")
     subject: str = Field(
@@ -111,17 +123,20 @@ class DataParams(Section):
         "none: unknown, each frame is its own"
     )
     classes: Annotated[list[int | str], Field(min_length=1)] | None = Field(
-        description="the values of the table's class_id that are nerve; null: there is only one"
+        description="what is nerve, where a dataset has several classes: values of class_id, names or values of masks"
     )
+
+    quarantine: bool = Field(description="whether frames with errors are set aside instead of rejecting the dataset")
+    quarantine_cap: Share = Field(description="largest share of the frames that may be set aside")
 
     @field_validator("classes", mode="wrap")
     @classmethod
-    def _values_of_class_id(cls, classes: Any, check: ValidatorFunctionWrapHandler) -> list[int | str] | None:
+    def _names_or_numbers(cls, classes: Any, check: ValidatorFunctionWrapHandler) -> list[int | str] | None:
         try:
             checked: list[int | str] | None = check(classes)
             return checked
         except ValidationError:  # it has a line for each alternative of each value
-            raise ValueError("use null, or a list of values of class_id, such as [0]") from None
+            raise ValueError("use null, or a list of names or numbers of classes, such as [0]") from None
 
     @field_validator("uri")
     @classmethod
@@ -313,6 +328,9 @@ class EvaluateParams(Section):
     split: Literal["test", "validation"] = Field(description="which frames are scored")
     empty: EmptyRule = Field(description="rule for scoring empty masks")
     nsd_tolerance: float = Field(ge=0, le=100, description="NSD tolerance: pixels by which an outline may be off")
+    nsd_tolerance_mm: float = Field(
+        ge=0, le=100, description="NSD tolerance in mm, for the frames whose pixel spacing is known"
+    )
     min_frames: int = Field(
         ge=1, description="frames a subject needs to be the worst, and for the means over subjects with enough frames"
     )
@@ -454,8 +472,17 @@ def validate(kind: type[Checked], content: Any, name: str, known: Iterable[str])
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(detail, known) for detail in error.errors()]
+        lines = _lines(error, known)
         raise NervesegError(f"{name} is invalid:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def faults(content: dict[str, Any]) -> list[str]:
+    """What is wrong with the content of a params file, a line for each wrong key; empty: nothing."""
+    try:
+        Params.model_validate(content)
+    except ValidationError as error:
+        return _lines(error, known_names())
+    return []
 
 
 def digest(given: Params) -> str:
@@ -494,6 +521,10 @@ def schemas() -> dict[str, dict[str, Any]]:
     return {
         f"{name}.{key}": value for name, section in sections.items() for key, value in section["properties"].items()
     }
+
+
+def _lines(error: ValidationError, known: Iterable[str]) -> list[str]:
+    return [_explain(detail, known) for detail in error.errors()]
 
 
 def _explain(detail: ErrorDetails, known: Iterable[str]) -> str:

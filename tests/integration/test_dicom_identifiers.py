@@ -191,7 +191,12 @@ def test_a_rejected_zip(run: Callable[[], str], name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "others", [{}, {f"{NAME}_mask.tif": image(mask())}, {f"{NAME}.csv": f"image,rle_mask\n{NAME},1 2\n".encode()}]
+    "others",
+    [
+        {},
+        {f"{NAME}.png": image(frame(1), "png"), f"{NAME}_mask.png": image(mask(), "png")},
+        {f"{NAME}.csv": f"image,rle_mask\n{NAME},1 2\n".encode()},
+    ],
 )
 def test_a_dataset_that_fits_no_layout_or_several(run: Callable[[], str], others: dict[str, bytes]) -> None:
     write_zip(paths.DATASET_ZIP, {f"{NAME}.dcm": planted(ultrasound(frame(1)))} | others)

@@ -370,7 +370,7 @@ def test_an_endpoint_that_does_not_tell_the_size(s3: Bucket, serve: Any, target:
         return status, {name: value for name, value in found.items() if name != "Content-Length"}, body
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", serve(answer).url)
-    with pytest.raises(NervesegError, match=r"does not tell the size.*data\.sha256"):
+    with pytest.raises(NervesegError, match=r"does not say how large.*data\.sha256"):
         download(open_source(s3.uri("nerves.zip")), target)
     record = download(open_source(s3.uri("nerves.zip")), target, digest(CONTENT))
     assert record["size"] == len(CONTENT)

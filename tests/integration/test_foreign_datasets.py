@@ -46,13 +46,13 @@ def say(members: dict[str, bytes], capsys: pytest.CaptureFixture[str], **changes
     return " ".join(cells.split()), accepted
 
 
-def require_exact(turned: bool = False) -> None:
+def require_exact(lossy: bool = False) -> None:
     """Every stored frame and mask is the one of its seed."""
     store = FrameStore.open(paths.PACKED)
     assert len(store) == 6
     for row in range(6):
         np.testing.assert_array_equal(store.mask(row), foreign_zips.nerve(row))
-        if not turned:
+        if not lossy:
             np.testing.assert_array_equal(store.frame(row), frame(row))
 
 
@@ -112,10 +112,44 @@ def test_photographs_are_turned_as_they_say_and_their_run_lengths_are_named(
 ) -> None:
     said, accepted = say(foreign_zips.turned_photographs(), capsys)
     assert accepted, said
-    require_exact(turned=True)  # JPEG is not exact
+    require_exact(lossy=True)
     stored, drawn = FrameStore.open(paths.PACKED).frame(0), frame(0)
     assert np.abs(stored.astype(int) - drawn).max() <= 3
     assert "orientation" in said, "run lengths may be those of the stored pixels"
+
+
+@pytest.mark.parametrize(
+    ("members", "classes", "words"),
+    [
+        pytest.param(foreign_zips.label_maps, [1], ["several mask values", "#010101 in 6 masks"], id="label maps"),
+        pytest.param(foreign_zips.nnunet, ["nerve"], ["several classes", "nerve (1), artery (2)"], id="nnU-Net"),
+    ],
+)
+def test_an_artery_in_a_label_map_does_not_become_nerve(
+    members: Callable[[], dict[str, bytes]],
+    classes: list[int | str],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said, accepted = say(members(), capsys)
+    assert not accepted
+    assert all(each in said for each in [*words, "data.classes"])
+
+    said, accepted = say(members(), capsys, data__classes=classes)
+    assert accepted, said
+    require_exact(lossy=members is foreign_zips.label_maps)
+
+
+def test_busi_is_read_as_published(capsys: pytest.CaptureFixture[str]) -> None:
+    said, accepted = say(foreign_zips.busi(), capsys)
+    assert not accepted
+    assert "does not match data.subject" in said, "its names tell nobody"
+    said, accepted = say(foreign_zips.busi(), capsys, data__subject="none")
+    assert accepted, said
+    index = FrameStore.open(paths.PACKED).index
+    for row, image in enumerate(index["image"]):
+        seed = int(image.partition("(")[2].partition(")")[0]) - 1
+        np.testing.assert_array_equal(FrameStore.open(paths.PACKED).mask(row), foreign_zips.nerve(seed))
 
 
 def test_an_artery_does_not_become_nerve(capsys: pytest.CaptureFixture[str]) -> None:

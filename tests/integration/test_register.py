@@ -107,6 +107,27 @@ def test_without_a_champion_the_absolute_criteria_decide(
     assert all(name in printed for name in ABSOLUTE)
 
 
+def test_frames_that_were_set_aside_are_said_by_all_that_describes_the_model(
+    workspace: Workspace, client: mlflow.MlflowClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    findings, former = Path("data/packed/findings.json"), Path("data/packed/findings.json").read_bytes()
+    aside = [{"image": "1_1.png", "reasons": ["unreadable: it is damaged"]}]
+    rewrite(findings, frames=80, frames_set_aside=1, set_aside=aside)
+    receipt = ask()
+    said = "Frames set aside because of errors: 1 of 80 (data.quarantine)."
+    assert (receipt["gate"]["passed"], receipt["gate"]["set_aside"]) == (True, "1 of 80")
+    assert receipt["gate"]["note"].startswith(said)
+    assert said in " ".join(capsys.readouterr().err.split())
+    version = client.get_model_version(NAME, receipt["version"])
+    assert version.tags["Gate.frames_set_aside"] == "1 of 80"
+    assert said in version.description
+    assert "Frames set aside because of errors in the dataset: 1 of 80." in Path("reports/card.md").read_text()
+    assert verified(client, receipt["version"], tmp_path / "verified")["gate"].passed
+    findings.write_bytes(former)
+    ask()
+    assert "Gate.frames_set_aside" not in client.get_model_version(NAME, receipt["version"]).tags
+
+
 def test_an_equal_model_passes_beside_the_champion(workspace: Workspace, client: mlflow.MlflowClient) -> None:
     client.set_registered_model_alias(NAME, "champion", "1")
     split = client.get_model_version(NAME, "1").tags["dvc_split"]

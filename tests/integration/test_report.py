@@ -281,7 +281,7 @@ def test_unknown_subjects_are_stated_instead_of_a_clean_split(trained: Workspace
     evaluate, unknown = load(trained.root / "params.yaml").evaluate, Metrics.model_validate(metrics)
     findings = store.findings() | {"subjects_known": False, "subjects_read": "Subjects are unknown (data.subject)."}
     sections = [
-        report.summary(unknown, evaluate),
+        report.summary(unknown, evaluate, ""),
         report.dataset(store.index, findings, "test"),
         report.subjects(scored.table, unknown),
         *report.groups(scored, unknown, evaluate),

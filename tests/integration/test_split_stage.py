@@ -76,7 +76,7 @@ def test_packs_kaggle_pairs_exactly() -> None:
     np.testing.assert_array_equal(store.mask(2), mask(30))
     assert store.index["mask_area"].tolist() == [30, 0] * 6
     assert read_json(paths.PACKED / "findings.json") == {
-        "layout": "kaggle",
+        "layout": "pairs",
         "frames": 12,
         "subjects": 6,
         "subjects_known": True,
@@ -340,11 +340,66 @@ def test_masks_that_write_the_nerve_in_several_ways_are_an_error() -> None:
     assert "#ffffff in 2 masks, such as that of 1_1.tif; #020202 in 1 masks, such as that of 3_1.tif" in details()[0]
 
 
+def labelled() -> dict[str, bytes]:
+    """Kaggle pairs whose masks are label maps of a nerve (1) and an artery (2)."""
+    members = kaggle(subjects=3)
+    for subject in (1, 2, 3):
+        members[f"train/{subject}_1_mask.tif"] = image(mask() + 2 * np.roll(mask(), 900))
+    return members
+
+
+def test_masks_of_several_values_need_a_choice() -> None:
+    refusal(labelled())
+    assert found() == [
+        *[("error", "mask values", f"{subject}_1.tif") for subject in (1, 2, 3)],
+        ("error", "several mask values", "1_1.tif"),
+    ]
+    assert "#020202 in 3 masks, such as that of 1_1.tif" in details()[-1]
+    assert "such as data.classes: [2]" in details()[-1]
+    store = run(labelled(), classes=[1])
+    np.testing.assert_array_equal(store.mask(2), mask())
+    assert found() == [("warning", "other classes", "1_1.tif")]
+    assert "#020202 in 3 masks" in details()[0]
+    np.testing.assert_array_equal(run(labelled(), classes=["#010101", 2]).mask(4), mask() | np.roll(mask(), 900))
+    assert found() == []
+
+
+@pytest.mark.parametrize("wrong", [3, "#ff0000", 0])
+def test_a_chosen_value_that_no_mask_has_is_an_error(wrong: int | str) -> None:
+    refusal(labelled(), classes=[1, wrong])
+    assert ("error", "unknown class", "1_1.tif") in found()
+    assert f"data.classes has {wrong}, which no mask has as a value; they have #020202 in 3 masks" in details()[0]
+    refusal({name: image(mask(0)) if "_mask" in name else content for name, content in kaggle().items()}, classes=[1])
+    assert "they have only a background" in details()[0]
+
+
+def test_compressed_masks_are_not_chosen_from() -> None:
+    members = kaggle(subjects=3)
+    members["train/1_1_mask.tif"] = image(np.clip(frame(1), 0, 60))
+    members["train/2_1_mask.jpg"] = image(mask() * 255, "jpg", quality=95)
+    del members["train/2_1_mask.tif"]
+    refusal(members, classes=[255])
+    assert found() == [("error", "mask values", "1_1.tif"), ("error", "mask values", "2_1.tif")]
+    assert "JPEG compression and resampling leave" in details()[0]
+
+
+def test_files_of_one_mask_agree() -> None:
+    members = kaggle(subjects=4)
+    members["train/1_1_mask_1.tif"] = image(np.roll(mask(), 900) * 255)
+    sound = dict(members)
+    members["train/2_1_mask_1.tif"] = image(mask(30, HEIGHT, WIDTH + 1) * 255)
+    members["train/3_1_mask_1.tif"] = image(mask() * 2)
+    refusal(members)
+    assert found() == [("error", "several mask values", "3_1.tif"), ("error", "size mismatch", "2_1.tif")]
+    assert "2_1_mask.tif and train/2_1_mask_1.tif differ in size" in " ".join(details())
+    np.testing.assert_array_equal(run(sound).mask(0), mask() | np.roll(mask(), 900))
+
+
 def test_run_lengths_along_rows_are_an_error() -> None:
     along_rows = rle.encode(disc().T)
     refusal(hydrogen_torch(rle_mask=[along_rows] + [rle.encode(disc())] * 5))
     assert found() == [("error", "run lengths", "1_1.png")]
-    assert "down the columns, as they are read, but 1 along the rows" in details()[0]
+    assert "down the columns, as they must be, but 1 along the rows" in details()[0]
 
 
 def test_run_lengths_of_half_the_frame_of_many_pieces_and_of_endless_text() -> None:
@@ -509,9 +564,8 @@ def test_a_planted_leak_that_the_check_cannot_see_is_doubted(names: list[str]) -
 
 def test_one_prefix_for_all_frames_stops_the_stage_and_says_how_subjects_were_read() -> None:
     text = refusal(named(ONE_PREFIX), subject=shipped())
-    assert (
-        f"Subjects were read from the file names by data.subject, {shipped()}. Read so: IMG from IMG_0000.png" in text
-    )
+    read = f"Subjects were read from the file names by data.subject, {shipped()}"
+    assert f"{read}. For example: IMG from IMG_0000.png" in text
 
 
 def test_a_pattern_or_a_column_puts_each_patient_on_one_side() -> None:

@@ -82,7 +82,14 @@ def metrics(
         }
     )
     evaluate = EvaluateParams(
-        split=split, empty="kaggle", nsd_tolerance=3.0, min_frames=5, resamples=200, overlays=1, seed=1
+        split=split,
+        empty="kaggle",
+        nsd_tolerance=3.0,
+        nsd_tolerance_mm=1.0,
+        min_frames=5,
+        resamples=200,
+        overlays=1,
+        seed=1,
     )
     histograms = np.ones((count, 4, 20))
     sweep = pd.DataFrame({"threshold": [0.5], "dice": [0.7]})
@@ -94,13 +101,15 @@ def made(
     shared_subjects: int = 0,
     sides: Sequence[str] = ("test", "train"),
     stated: CardParams = STATED,
+    set_aside: str = "",
     **more: Any,
 ) -> Card:
     splits = pd.DataFrame(
         {"frames": [40, 60], "subjects": [4, 6], "with_mask": [40, with_mask], "distinct": [38, 60]},
         index=list(sides),
     )
-    return card.record(SPEC, splits, shared_subjects, metrics(**more), "s3://bucket/nerves.zip", ORIGINS, stated)
+    figures = metrics(**more)
+    return card.record(SPEC, splits, shared_subjects, figures, "s3://bucket/nerves.zip", ORIGINS, stated, set_aside)
 
 
 def test_the_record_can_be_written_and_read(tmp_path: Path) -> None:
@@ -234,3 +243,12 @@ def test_a_card_of_a_version_before_unknown_subjects_is_read(tmp_path: Path) -> 
     del content["scored"]["subjects_known"]
     (path := tmp_path / "card.json").write_text(json.dumps(content))
     assert card.read(path) == made()
+
+
+def test_frames_that_were_set_aside_are_a_limit() -> None:
+    limit = (
+        "Frames set aside because of errors in the dataset: 1 of 30. How the model does on frames like them is unknown."
+    )
+    assert f"- {limit}\n" in card.markdown(made(set_aside="1 of 30"))
+    assert limit in card.bundle_metadata(made(set_aside="1 of 30"))["description"]
+    assert not any("set aside" in each for each in made().limits)

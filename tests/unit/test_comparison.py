@@ -11,7 +11,7 @@ from nerveseg.registry.gate import Criterion
 
 REGISTER = RegisterParams(gate="enforce", min_dice=0, prior_margin=0, min_worst_subject=0, champion_margin=0.02)
 EVALUATE = EvaluateParams(
-    split="test", empty="kaggle", nsd_tolerance=3, min_frames=1, resamples=500, overlays=1, seed=70
+    split="test", empty="kaggle", nsd_tolerance=3, nsd_tolerance_mm=1, min_frames=1, resamples=500, overlays=1, seed=70
 )
 
 

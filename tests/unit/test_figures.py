@@ -74,14 +74,14 @@ def test_a_new_figure_of_frames_shows_up_everywhere(monkeypatch: pytest.MonkeyPa
     assert (values[row], intervals[row]) == (f"{mean:.4f}", f"{low:.4f} to {high:.4f}")
     assert "Largest mask" in names
 
-    sections = [report.summary(metrics, PARAMS), report.subjects(found.table, metrics)]
+    sections = [report.summary(metrics, PARAMS, ""), report.subjects(found.table, metrics)]
     html = page.render("", "", [*sections, report.subject_table(found.table, metrics)]).html
     assert "predicted minus true area; lower is better" in html
     assert html.count("Excess area, px") == 3, "in the summary, the distribution and the table of subjects"
     for shown in (f"({low:.1f} to {high:.1f})", f"{by_subject.loc['2', 'excess']:.1f}", "area of the largest"):
         assert shown in html
 
-    record = card.record(SPEC, SPLITS, 0, metrics, "nerves.zip", ORIGINS, STATED)
+    record = card.record(SPEC, SPLITS, 0, metrics, "nerves.zip", ORIGINS, STATED, "")
     assert record.figure("test.excess").value == pytest.approx(mean)
     assert f"| Excess area, px, mean over frames | {mean:.4f} | {low:.4f} to {high:.4f} |" in card.markdown(record)
     assert "| Largest mask | 600.0000 |  |" in card.markdown(record)
@@ -90,8 +90,8 @@ def test_a_new_figure_of_frames_shows_up_everywhere(monkeypatch: pytest.MonkeyPa
 
 def test_what_metrics_json_holds_is_registered_and_what_is_registered_is_there() -> None:
     metrics = measured()
-    spread = {f"{figure.key}_{place}" for figure in figures.of_frames() for place in figures.SPREAD}
-    registered = {figure.key for figure in figures.FIGURES if figure.of or figure.over}
+    spread = {f"{figure.key}_{place}" for figure in figures.of_frames(False) for place in figures.SPREAD}
+    registered = {figure.key for figure in figures.FIGURES if (figure.of or figure.over) and not figure.in_mm}
     sections = {
         "test": metrics.test,
         "test.presence": metrics.test.presence,
@@ -101,6 +101,13 @@ def test_what_metrics_json_holds_is_registered_and_what_is_registered_is_there()
     intervals = {f"{figure.key}_ci" for figure in figures.FIGURES if figure.interval and figure.key in registered}
     assert there == registered | spread | intervals
     assert len({figure.key for figure in figures.FIGURES}) == len(figures.FIGURES)
+
+
+def test_the_summary_leads_to_the_frames_that_were_set_aside() -> None:
+    html = page.render("", "", [report.summary(measured(), PARAMS, "1 of 30")]).html
+    assert "Frames set aside because of errors: 1 of 30." in html
+    assert '<a href="#set-aside">Which ones, and why</a>' in html
+    assert "set aside" not in page.render("", "", [report.summary(measured(), PARAMS, "")]).html
 
 
 def test_metrics_survive_their_file(tmp_path: Path) -> None:
@@ -135,7 +142,7 @@ def test_files_of_older_versions_are_read_by_their_former_names(tmp_path: Path) 
     assert found.measured("test.selective_gain") == metrics.measured("test.selective_gain")
     assert found.measured("ceiling.dice").value is None
 
-    record = card.record(SPEC, SPLITS, 0, metrics, "nerves.zip", ORIGINS, STATED)
+    record = card.record(SPEC, SPLITS, 0, metrics, "nerves.zip", ORIGINS, STATED, "")
     text = record.model_dump_json().replace("test.selective_gain", f"test.{former['selective_gain']}")
     (tmp_path / "card.json").write_text(text)
     assert card.read(tmp_path / "card.json") == record

@@ -297,7 +297,7 @@ def test_too_few_subjects_says_how_they_were_read() -> None:
     for params in (split(), split(folds=3, fold=0)):
         with pytest.raises(NervesegError, match="Too few subjects") as error:
             folds.assign(table(["IMG"] * 3), params, read)
-        assert f"{read} Read so: IMG from IMG_0.png. data.subject changes that." in str(error.value)
+        assert f"{read} For example: IMG from IMG_0.png. data.subject changes that." in str(error.value)
 
 
 def test_unknown_subjects_are_a_warning_of_the_leak_check() -> None:

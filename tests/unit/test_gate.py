@@ -164,3 +164,17 @@ def test_a_verdict_of_older_names_is_the_same_and_another_one_ends_an_override()
     assert outdated(tags | override, tags) == []
     assert outdated(tags | override, Verdict("report", (bad,)).tags) == ["Gate.worst_subject", OVERRIDE]
     assert outdated(tags, Verdict("off").tags) == ["Gate.worst_subject", "Gate.dice_lower_bound"]
+
+
+def test_frames_that_were_set_aside_are_in_the_tags_the_record_and_the_reasons_but_never_refuse_a_model() -> None:
+    good, bad = criterion("worst_subject"), criterion("worst_subject", worst=0.1)
+    refused = Verdict("enforce", (bad,), "A note.", "1 of 30")
+    assert refused.reasons == [bad.detail, "frames set aside: 1 of 30"]
+    assert refused.tags["Gate.frames_set_aside"] == "1 of 30"
+    assert Verdict.of(refused.record) == refused
+    passed = Verdict("enforce", (good,), set_aside="1 of 30")
+    assert (passed.passed, passed.reasons, passed.line) == (True, [], "passed")
+    assert outdated(passed.tags, Verdict("enforce", (good,)).tags) == ["Gate.frames_set_aside"], "of a mended dataset"
+    assert "set_aside" not in Verdict("enforce", (good,)).record
+    with pytest.raises(ValueError, match="contradicts itself"):
+        Verdict.of({**passed.record, "set_aside": ""})

@@ -14,7 +14,7 @@ from pydicom.uid import UID, BasicTextSRStorage
 
 from dataset_zips import HEIGHT, WIDTH, frame, image, mask, write_zip
 from dicom_files import general, regions, segmented, segmented_cine, ultrasound, written
-from listed import PNG, find, kinds, refusal
+from listed import PNG, SHIPPED, find, kinds, refusal
 from nerveseg.data.archive import Archive, UnfitImageError
 from nerveseg.data.layouts import detect
 from nerveseg.data.layouts.dataset import Choices
@@ -37,7 +37,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def masks(tmp_path: Path, members: dict[str, bytes], layout: str = "auto", **choices: Any) -> list[np.ndarray]:
     """The masks of the frames, by their order."""
     with Archive(write_zip(tmp_path / "a.zip", members)) as archive:
-        dataset = detect.find(archive, layout, Choices(**choices))
+        dataset = detect.find(archive, layout, Choices(choices.get("classes"), SHIPPED.mask_suffixes))
         read = [(record.frame.read(archive).pixels, record.mask) for record in dataset.records]
         return [found.read(archive, pixels).pixels for pixels, found in read if found]
 
@@ -146,7 +146,7 @@ def test_segmentations_that_fit_no_file_or_contradict_each_other_are_errors(tmp_
 def test_mask_images_belong_to_the_file_of_their_name(tmp_path: Path) -> None:
     members = {"x/a.dcm": ultrasound(frame(1)), "x/a_mask.png": image(mask(30) * 255, "png")}
     members |= {"x/cine.dcm": ultrasound(CINE, 2), "masks/cine_0001_mask.png": image(mask(40) * 255, "png")}
-    members |= {"masks/cine_3_mask.PNG": image(mask(50) * 255, "png")}
+    members |= {"masks/cine_3_SEG.PNG": image(mask(50) * 255, "png")}
     assert sorted(found.sum() for found in masks(tmp_path, members)) == [30, 40, 50]
     dataset = find(tmp_path, members)
     assert kinds(dataset) == [("warning", "unlabelled frames", dataset.findings[0].image)]
@@ -314,10 +314,14 @@ def test_frames_without_any_mask_are_refused(tmp_path: Path) -> None:
 
 
 def test_beside_other_layouts_it_is_chosen_by_name(tmp_path: Path) -> None:
-    members = {"1.dcm": ultrasound(frame(1)), "1_mask.tif": image(mask() * 255)}
-    assert "fits several layouts: dicom and kaggle" in refusal(tmp_path, members)
+    members = {
+        "1.dcm": ultrasound(frame(1)),
+        "1_mask.tif": image(mask() * 255),
+        "t.csv": b"image,rle_mask\n1.tif,1 5\n",
+    }
+    assert "fits several layouts: dicom and hydrogen-torch" in refusal(tmp_path, members)
     assert len(masks(tmp_path, members, layout="dicom")) == 1
-    text = refusal(tmp_path, members, layout="hydrogen-torch")
-    assert "2 files, whose names are not shown" in text
+    text = refusal(tmp_path, members, layout="nnunet")
+    assert "3 files, whose names are not shown" in text
     with pytest.raises(NervesegError, match="does not have the layout dicom"):
         find(tmp_path, {"1.png": PNG}, layout="dicom")

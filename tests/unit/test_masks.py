@@ -27,7 +27,7 @@ def palette(indices: np.ndarray, colours: list[tuple[int, int, int]], suffix: st
     return buffer.getvalue()
 
 
-def read(content: bytes) -> tuple[Mask, str | None]:
+def read(content: bytes) -> tuple[Mask, tuple[str, ...]]:
     with open_image(content) as (picture, _):
         return masks.read(picture)
 
@@ -60,10 +60,10 @@ def refusal(content: bytes) -> str:
     ],
 )
 def test_reads_a_background_and_one_other_value(content: bytes, value: str) -> None:
-    found, found_value = read(content)
+    found, values = read(content)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, TRUTH)
-    assert found_value == value
+    assert values == (value,)
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,10 @@ def test_reads_a_background_and_one_other_value(content: bytes, value: str) -> N
     ],
 )
 def test_nothing_but_background_is_an_empty_mask(content: bytes) -> None:
-    found, value = read(content)
+    found, values = read(content)
     assert found.shape == (HEIGHT, WIDTH)
     assert not found.any()
-    assert value is None
+    assert values == ()
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,29 @@ def test_names_the_values_of_any_other_image(content: bytes, named: str) -> None
     text = refusal(content)
     assert named in text
     assert "black background" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "chosen", "values"),
+    [
+        (image(TWO_CLASSES), [2], ("#010101", "#020202")),
+        (image(TWO_CLASSES + 1), ["#030303"], ("#010101", "#020202", "#030303")),  # without a background
+        (palette(TWO_CLASSES, [BLACK] * 3), [2], ("index 1", "index 2")),
+        (image(np.array([WHITE, BLACK, RED], np.uint8)[TWO_CLASSES]), ["#FF0000"], ("#ff0000", "#ffffff")),
+    ],
+)
+def test_the_chosen_values_are_nerve_and_all_are_listed(
+    content: bytes, chosen: list[int | str], values: tuple[str, ...]
+) -> None:
+    with open_image(content) as (picture, _):
+        found, listed = masks.read(picture, chosen)
+    np.testing.assert_array_equal(found, TWO_CLASSES == 2)
+    assert tuple(sorted(listed)) == values
+    assert masks.spellings(masks.choice(values[-1]).strip('"')) >= {values[-1]}
+
+
+def test_values_of_palettes_and_greys_are_suggested_as_numbers() -> None:
+    assert [masks.choice(value) for value in ("index 3", "#070707", "#ff0000")] == ["3", "7", '"#ff0000"']
 
 
 def test_is_turned_as_a_frame_is() -> None:

@@ -17,7 +17,8 @@ SUBJECTS = [str(row // 4) for row in range(24)]
 
 
 def params(**changes: Any) -> EvaluateParams:
-    base = {"split": "test", "empty": "kaggle", "nsd_tolerance": 3.0, "min_frames": 2, "resamples": 2000}
+    tolerances = {"nsd_tolerance": 3.0, "nsd_tolerance_mm": 1.0}
+    base = {"split": "test", "empty": "kaggle", **tolerances, "min_frames": 2, "resamples": 2000}
     return EvaluateParams.model_validate({**base, "overlays": 6, "seed": 70} | changes)
 
 

@@ -20,7 +20,7 @@ from nerveseg.training.timing import Timings
 
 STEPS, EPOCHS, BATCH = 4, 2, 2
 # A decoder with dropout.
-SPEC = NetworkSpec(architecture="FPN", encoder="tu-test_resnet", height=32, width=32)
+SPEC = NetworkSpec(architecture="PSPNet", encoder="tu-test_resnet", height=32, width=32)
 TRAIN = load(Path(__file__).parents[2] / "params.yaml").train.model_copy(
     update={"batch_size": BATCH, "epochs": EPOCHS, "augmentation": "soft"}
 )

@@ -1,6 +1,7 @@
 """From masks to metrics.json."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,23 @@ FRAMES = [
 ]
 
 
-def scored(frames: list[tuple[str, np.ndarray, np.ndarray]], training: Plausibility | None = TRAINING) -> Scores:
+def params(**changes: Any) -> EvaluateParams:
+    tolerances = {"nsd_tolerance": 3.0, "nsd_tolerance_mm": 1.0}
+    base = {"split": "test", "empty": "kaggle", **tolerances, "min_frames": 2, "resamples": 1000}
+    return EvaluateParams.model_validate({**base, "overlays": 6, "seed": 70} | changes)
+
+
+def scored(
+    frames: list[tuple[str, np.ndarray, np.ndarray]],
+    training: Plausibility | None = TRAINING,
+    spacings: Sequence[tuple[float, float]] | None = None,
+) -> Scores:
     rows, histograms = [], []
-    for number, (subject, truth, mask) in enumerate(frames):
+    for number, ((subject, truth, mask), spacing) in enumerate(
+        zip(frames, spacings or [None] * len(frames), strict=True)
+    ):
         probability = np.where(mask, 0.9, 0.1).astype(np.float32)
-        figures = scores.of_frame(probability, mask, truth, PRIORS, training, 3)
+        figures = scores.of_frame(probability, mask, truth, PRIORS, training, params(), spacing)
         named = {"row": number, "image": f"{subject}_{number}.png", "subject": subject, "cluster": number}
         rows.append(named | figures)
         histograms.append(calibration.histogram(probability, truth))
@@ -63,9 +76,8 @@ def summary(frames: list[tuple[str, np.ndarray, np.ndarray]] = FRAMES, **changes
 
 
 def of_scores(found: Scores, subjects_known: bool = True, **changes: Any) -> dict[str, Any]:
-    base = {"split": "test", "empty": "kaggle", "nsd_tolerance": 3.0, "min_frames": 2, "resamples": 1000}
-    params = EvaluateParams.model_validate({**base, "overlays": 6, "seed": 70} | changes)
-    return scores.summary(found, calibration.sweep(found.histograms, params.empty), params, subjects_known)
+    given = params(**changes)
+    return scores.summary(found, calibration.sweep(found.histograms, given.empty), given, subjects_known)
 
 
 def dice(frames: list[tuple[str, np.ndarray, np.ndarray]] = FRAMES) -> list[float]:

@@ -104,7 +104,7 @@ def test_a_missing_subject_in_the_column_is_an_error_whatever_the_name_says() ->
     assert "has no subject in the column subject of t.pq" in found.findings[0].detail
 
 
-@pytest.mark.parametrize(("table", "words"), [("t.pq", "t.pq has neither"), ("", "there is no table")])
+@pytest.mark.parametrize(("table", "words"), [("t.pq", "t.pq has neither"), ("", "the dataset has no table")])
 def test_column_without_a_column_is_a_clear_error(table: str, words: str) -> None:
     with pytest.raises(NervesegError, match=f"data.subject is column.*subject or patient_id.*{words}"):
         assign(dataset(["1_1.png"], table), "column")
@@ -181,4 +181,4 @@ def test_subjects_that_differ_only_in_case_or_leading_zeros_are_a_warning(names:
 def test_a_subject_at_several_sites_is_a_warning() -> None:
     found = assign(dataset(["a.png", "b.png", "c.png"], "t.pq", subject=["1", "1", "2"], site=["ulm", "bonn", "ulm"]))
     assert kinds(found) == [("warning", "subject at several sites", "a.png")]
-    assert "subject 1 is at the sites ulm, bonn" in found.findings[0].detail
+    assert "subject 1 was scanned at several sites, ulm, bonn" in found.findings[0].detail

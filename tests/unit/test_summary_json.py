@@ -4,7 +4,6 @@ from pathlib import Path
 
 from test_scores import FRAMES, of_scores, scored
 
-from nerveseg.evaluation import figures
 from nerveseg.evaluation.results import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -14,7 +13,7 @@ def test_it_holds_a_few_of_the_metrics() -> None:
     metrics = Metrics.model_validate(of_scores(scored(FRAMES)))
     test = metrics.record["test"]
     assert metrics.summary == {name: round(test[name], 4) for name in ("dice", "iou", "nsd", "hd95", "worst_subject")}
-    assert len(metrics.summary) == len(figures.shown("dvc")), "no two have the same name"
+    assert len(metrics.summary) == len(metrics.shown("dvc")), "no two have the same name"
 
 
 def test_the_documents_show_experiments_by_the_same_command() -> None:

@@ -41,10 +41,12 @@ def blob(seed: int) -> np.ndarray:
     return (np.hypot(rows - row, columns - column) <= radius).astype(np.uint8)
 
 
-def by_monai(prediction: np.ndarray, truth: np.ndarray, tolerance: float) -> tuple[float, float]:
+def by_monai(
+    prediction: np.ndarray, truth: np.ndarray, tolerance: float, spacing: tuple[float, float] = (1, 1)
+) -> tuple[float, float]:
     tensors = [torch.from_numpy(mask)[None, None].float() for mask in (prediction, truth)]
-    nsd = compute_surface_dice(*tensors, [tolerance], include_background=True)
-    hd95 = compute_hausdorff_distance(*tensors, include_background=True, percentile=95)
+    nsd = compute_surface_dice(*tensors, [tolerance], include_background=True, spacing=spacing)
+    hd95 = compute_hausdorff_distance(*tensors, include_background=True, percentile=95, spacing=spacing)
     return float(nsd), float(hd95)
 
 
@@ -117,6 +119,23 @@ def test_agrees_with_monai(masks: tuple[np.ndarray, np.ndarray], tolerance: floa
     nsd, hd95 = by_monai(*masks, tolerance)
     assert found.nsd == pytest.approx(nsd, abs=1e-5, nan_ok=True)
     assert found.hd95 == pytest.approx(hd95 if all(mask.any() for mask in masks) else math.nan, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("spacing", [(0.13, 0.07), (0.07, 0.13), (0.1, 0.1)])
+def test_agrees_with_monai_in_mm_where_pixels_are_no_squares(seed: int, spacing: tuple[float, float]) -> None:
+    masks = blob(seed), blob(seed + 100)
+    found = surface.compare(*masks, 0.55, spacing)
+    nsd, hd95 = by_monai(*masks, 0.55, spacing)
+    assert found.nsd == pytest.approx(nsd, abs=1e-5)
+    assert found.hd95 == pytest.approx(hd95, abs=1e-5)
+
+
+def test_rows_and_columns_are_measured_by_their_own_spacing() -> None:
+    above = surface.compare(rectangle(57, 40, 1, 30), rectangle(47, 40, 1, 30), 1, (0.1, 0.3))
+    assert (above.nsd, above.hd95, above.centroid_error) == pytest.approx((1, 1, 1)), "just the tolerance, rounded"
+    beside = surface.compare(rectangle(40, 55, 30, 1), rectangle(40, 45, 30, 1), 2.9, (0.1, 0.3))
+    assert (beside.nsd, beside.hd95, beside.centroid_error) == pytest.approx((0, 3, 3))
 
 
 @pytest.mark.parametrize("seed", range(8))

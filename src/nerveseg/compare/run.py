@@ -43,9 +43,7 @@ def compare(a: str, b: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         found = (sides.find("A", a, Path(name) / "a"), sides.find("B", b, Path(name) / "b"))
         rows, which = sides.common(found, store, evaluate)
-        first, second = (
-            paired.score(store, sides.masks(side, store, rows, device), evaluate.nsd_tolerance) for side in found
-        )
+        first, second = (paired.score(store, sides.masks(side, store, rows, device), evaluate) for side in found)
     pair = Pair.of(store, ("A", "B"), first, second, evaluate)
     remarks = [said for side in found if (said := sides.remark(side, store, rows))]
     where = f"{len(rows)} frames {which}"

@@ -192,7 +192,8 @@ def _card(
         figures=provenance.hashes(folder / path for path in versions.FIGURES),
     )
     everything = counts(store.index.assign(split="train"))
-    return card.record(read_spec(folder / paths.MODELS), everything, 0, metrics, source["uri"], origins, params.card)
+    spec, aside = read_spec(folder / paths.MODELS), store.set_aside()
+    return card.record(spec, everything, 0, metrics, source["uri"], origins, params.card, aside)
 
 
 def _shared(params: dict[str, Any]) -> dict[str, Any]:

@@ -1,18 +1,18 @@
 """Checks every frame with its mask and stores it; each file is decoded once."""
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 from nerveseg.arrays import Frame, Mask
 from nerveseg.console import progress
-from nerveseg.data import masks, subjects
+from nerveseg.data import masks, quarantine, subjects
 from nerveseg.data.archive import Archive, UnfitImageError
-from nerveseg.data.findings import Finding, count
+from nerveseg.data.findings import Finding, count, errors
 from nerveseg.data.frame_store import Writer, pixel_digest
 from nerveseg.data.layouts.dataset import Dataset, Record
 
@@ -21,6 +21,7 @@ MIN_SIDE = 32  # pixels; anything smaller is a thumbnail or not an ultrasound fr
 MAX_AREA = 0.5  # share of a frame; a brachial plexus covers at most 7 %, an inverted mask usually 95 %
 MANY_PIECES = 20  # of a mask; a nerve is one piece, a plexus or the fascicles of a nerve are a few
 
+_VALUES_SHOWN = 20  # of masks, in a finding
 _THREADS = 4  # each takes up to 0.4 GB for a frame of the largest size
 _AHEAD = 8  # frames decoded ahead of writing, up to 32 MB each with their mask
 
@@ -32,7 +33,7 @@ class _Pair:
     record: Record
     frame: Frame | None = None
     mask: Mask | None = None
-    mask_value: str | None = None  # that means nerve in the mask's file
+    mask_values: tuple[str, ...] = ()  # in the mask's files, besides the background
     findings: list[Finding] = field(default_factory=list)
 
     def error(self, kind: str, detail: str) -> None:
@@ -42,30 +43,35 @@ class _Pair:
         self.findings.append(Finding("warning", kind, self.record.image, detail))
 
 
-def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -> dict[str, Any]:
+def pack(archive: Archive, dataset: Dataset, writer: Writer, *, keep_empty: bool, set_aside: bool) -> dict[str, Any]:
     """Checks all frames of a dataset and appends the valid ones, in the order of the records.
 
     Args:
         archive: the zip.
         dataset: its frames, and the findings from listing them.
-        writer: the store to fill; unusable if there are errors.
+        writer: the store to fill; unusable if there are errors, unless `quarantine.refusal` accepts them.
         keep_empty: whether to append frames whose mask is empty.
+        set_aside: whether frames with errors are left out of all but the findings.
 
     Returns:
         The content of findings.json: layout, frames, subjects, subjects_known, subjects_read, subject_rule,
         frames_with_mask, frames_used, errors, warnings and findings (a list of all `Finding`s: errors do not stop the
-        checks).
+        checks); with `set_aside`, what `quarantine.described` returns.
     """
     findings = list(dataset.findings)
     duplicates = _Duplicates()
-    values = defaultdict(list)  # what means nerve in the masks' files -> their frames
+    values = _MaskValues()
+    faulty = quarantine.of_frames(dataset.findings, dataset.records) if set_aside else {}
+    kept: list[Record] = []
     with_mask = used = 0
     for pair in _decoded(archive, dataset.records):
         findings += pair.findings
+        if set_aside and (pair.record.image in faulty or errors(pair.findings)):
+            continue
+        kept.append(pair.record)
+        values.add(pair)
         if pair.frame is None or pair.mask is None:
             continue
-        if pair.mask_value is not None:
-            values[pair.mask_value].append(pair.record.image)
         findings += duplicates.compare(pair.record, pair.frame, pair.mask)
         has_mask = bool(pair.mask.any())
         with_mask += has_mask
@@ -75,19 +81,20 @@ def pack(archive: Archive, dataset: Dataset, writer: Writer, keep_empty: bool) -
                 record.image, record.group, record.fold, pair.frame, pair.mask, record.site, record.spacing_mm
             )
             used += 1
-    findings += _several_values(values)
+    findings += values.findings(dataset.mask_values)
     return {
         "layout": dataset.layout,
         "frames": len(dataset.records),
-        "subjects": len({record.group for record in dataset.records}),
-        "subjects_known": all(record.subject for record in dataset.records),
-        "subjects_read": subjects.described(dataset),
+        "subjects": len({record.group for record in kept}),
+        "subjects_known": all(record.subject for record in kept),
+        "subjects_read": subjects.described(replace(dataset, records=kept)),
         "subject_rule": dataset.subject_rule,
         "frames_with_mask": with_mask,
         "frames_used": used,
         "errors": count(findings, "error"),
         "warnings": count(findings, "warning"),
         "findings": findings,
+        **(quarantine.described(findings, dataset.records) if set_aside else {}),
     }
 
 
@@ -117,13 +124,12 @@ def _decode(archive: Archive, record: Record) -> _Pair:
         return pair
     with _unfit_is_an_error(pair):
         mask = record.mask.read(archive, pair.frame)
-        pair.mask, pair.mask_value = mask.pixels, mask.value
         if turned != (mask.turned or 1) and mask.pixels.any():
             pair.warn("orientation", _turned(record, turned, mask.turned))
         if pair.frame.shape != mask.pixels.shape:
-            pair.mask = None
             sizes = f"the frame is {_size(pair.frame)}, its mask {_size(mask.pixels)} (width x height)"
             raise UnfitImageError("size mismatch", sizes)
+        pair.mask, pair.mask_values = mask.pixels, mask.values
         _check_mask(pair, mask.pixels)
     return pair
 
@@ -134,6 +140,8 @@ def _unfit_is_an_error(pair: _Pair) -> Iterator[None]:
         yield
     except UnfitImageError as error:
         pair.error(error.kind, str(error))
+        if isinstance(error, masks.MaskValuesError):
+            pair.mask_values = error.values
 
 
 def _check_frame(pair: _Pair, frame: Frame) -> None:
@@ -150,8 +158,8 @@ def _turned(record: Record, turned: int, mask_turned: int | None) -> str:
             "the turned frame; if it was drawn on the pixels as stored, save the frame without the orientation"
         )
     return (
-        f"{record.frame.member} has the orientation {turned}, its mask {mask_turned}; each was turned as its own says. "
-        "If they do not fit, save both without one"
+        f"{record.frame.member} has the orientation {turned}, its mask {mask_turned}; each was turned by its own. "
+        "If the two no longer match, save both without an orientation"
     )
 
 
@@ -165,19 +173,62 @@ def _check_mask(pair: _Pair, mask: Mask) -> None:
         )
     number = masks.pieces(mask)
     if number > MANY_PIECES:
-        pair.warn("many pieces", f"the mask consists of {number} pieces; check that it is no noise")
+        pair.warn("many pieces", f"the mask consists of {number} pieces; check that it is not noise")
 
 
-def _several_values(values: Mapping[str, list[str]]) -> list[Finding]:
-    """An error if not all masks write the nerve in the same way: an artery in another colour would become nerve."""
-    if len(values) < 2:
-        return []
-    common, *others = sorted(values, key=lambda value: -len(values[value]))
-    detail = "; ".join(
-        f"{value} in {len(values[value])} masks, such as that of {values[value][0]}" for value in [common, *others[:4]]
-    )
-    detail = f"the nerve has {len(values)} values in the masks: {detail}. Leave out other classes, or save all masks "
-    return [Finding("error", "several mask values", values[others[0]][0], f"{detail}with one value")]
+class _MaskValues:
+    """What the masks' files hold besides the background: one value, or those that `data.classes` chooses."""
+
+    def __init__(self) -> None:
+        self._images: defaultdict[str, list[str]] = defaultdict(list)  # by value
+        self._first = ""
+        self._accepted: set[str] = set()  # values of the masks that are fit
+        self._refused = 0  # masks, for several values
+
+    def add(self, pair: _Pair) -> None:
+        self._first = self._first or pair.record.image
+        for value in pair.mask_values:
+            self._images[value].append(pair.record.image)
+        if pair.mask is not None:
+            self._accepted |= {*pair.mask_values}
+        elif pair.mask_values:
+            self._refused += 1
+
+    def findings(self, chosen: Sequence[int | str] | None) -> list[Finding]:
+        return self._unclear() if chosen is None else [*self._unknown(chosen), *self._left_out(chosen)]
+
+    def _unclear(self) -> list[Finding]:
+        """An error if not all masks write the nerve in the same way: an artery in another colour would become nerve."""
+        if len(self._accepted) < 2 and self._refused < 2:  # a single one that is refused has a finding of its own
+            return []
+        common, other, *_ = self._ranked()
+        detail = (
+            f"the nerve has {len(self._images)} values in the masks: {self._counted()}. If they are classes, choose "
+            f"those that are nerve, such as data.classes: [{masks.choice(common)}]; otherwise save all masks with one "
+            "value"
+        )
+        return [Finding("error", "several mask values", self._images[other][0], detail)]
+
+    def _unknown(self, chosen: Sequence[int | str]) -> list[Finding]:
+        unknown = [str(value) for value in chosen if not masks.spellings(value) & set(self._images)]
+        have = self._counted() or "only a background"
+        detail = f"data.classes has {', '.join(unknown)}, which no mask has as a value; they have {have}"
+        return [Finding("error", "unknown class", self._first, detail)] if unknown else []
+
+    def _left_out(self, chosen: Sequence[int | str]) -> list[Finding]:
+        others = set(self._images) - set().union(*map(masks.spellings, chosen))
+        detail = f"not all values of the masks are in data.classes, and others are background: {self._counted()}"
+        return [Finding("warning", "other classes", self._first, detail)] if others else []
+
+    def _ranked(self) -> list[str]:
+        return sorted(self._images, key=lambda value: -len(self._images[value]))
+
+    def _counted(self) -> str:
+        shown = [
+            f"{value} in {len(self._images[value])} masks, such as that of {self._images[value][0]}"
+            for value in self._ranked()
+        ]
+        return "; ".join(shown[:_VALUES_SHOWN]) + ("; ..." if len(shown) > _VALUES_SHOWN else "")
 
 
 class _Duplicates:

@@ -41,12 +41,12 @@ class DecodedMask:
     Attributes:
         pixels: uint8 0/1 (height, width).
         turned: as of a frame; None: it has no file of its own, and was drawn on the frame as it was turned.
-        value: what means nerve in its file, such as "#ffffff", where each file says so for itself; None: not said.
+        values: what its files hold besides the background, such as "#ffffff"; none, where they do not say so.
     """
 
     pixels: Mask
     turned: int | None = None
-    value: str | None = None
+    values: tuple[str, ...] = ()
 
 
 class FrameSource(Protocol):
@@ -97,19 +97,42 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A mask that is an image file of the background and one other value.
+    """A mask that is an image file.
 
     Attributes:
+        classes: the values that are nerve, as of `masks.read`; None: there is only one besides the background.
         shown: what messages call the file, where its name may be that of a person.
     """
 
     member: str
+    classes: tuple[int | str, ...] | None = None
     shown: str = ""
 
     def read(self, archive: Archive, frame: Frame) -> DecodedMask:
         with opened(archive, self.member, self.shown) as (image, turned):
-            pixels, value = masks.read(image)
-        return DecodedMask(pixels, turned, value)
+            pixels, values = masks.read(image, self.classes)
+        return DecodedMask(pixels, turned, values)
+
+
+@dataclass(frozen=True)
+class UnitedFiles:
+    """A mask that is the union of several image files of one size, each turned alike."""
+
+    files: tuple[MaskFile, ...]
+
+    def read(self, archive: Archive, frame: Frame) -> DecodedMask:
+        first = self.files[0].read(archive, frame)
+        union, values = first.pixels, dict.fromkeys(first.values)
+        for file in self.files[1:]:
+            other = file.read(archive, frame)
+            if other.pixels.shape != union.shape or other.turned != first.turned:
+                raise UnfitImageError(
+                    "size mismatch",
+                    f"its masks {self.files[0].member} and {file.member} differ in size or in orientation",
+                )
+            union = union | other.pixels
+            values |= dict.fromkeys(other.values)
+        return DecodedMask(union, first.turned, tuple(values))
 
 
 @dataclass(frozen=True)
@@ -122,7 +145,7 @@ class RunLengths:
         length = sum(map(len, self.texts))
         if length > MAX_RUNS_TEXT:
             raise UnfitImageError(
-                "run lengths", f"have {length} characters; the limit is {MAX_RUNS_TEXT}: this is no nerve"
+                "run lengths", f"have {length} characters; the limit is {MAX_RUNS_TEXT}, and no nerve needs as many"
             )
         try:
             mask = rle.union(self.texts, *frame.shape)
@@ -140,21 +163,31 @@ class RunLengths:
         if 2 * along_rows <= number:
             raise UnfitImageError(
                 "run lengths",
-                f"give {number} pieces down the columns, as they are read, but {along_rows} along the rows; write them "
-                "down the columns",
+                f"give {number} pieces when read down the columns, as they must be, but {along_rows} along the rows; "
+                "write them down the columns",
             )
 
 
 @contextmanager
 def opened(archive: Archive, member: str, shown: str = "") -> Iterator[tuple[Image.Image, int]]:
     """An image file of the zip, as `archive.open_image`; what is unfit says which file it is: `shown`, or its name."""
-    shown = shown or member
+    with naming(shown or member), open_image(content(archive, member)) as found:
+        yield found
+
+
+@contextmanager
+def naming(member: str) -> Iterator[None]:
+    """What is unfit says which file it is."""
     try:
-        content = archive.read(member, MAX_IMAGE_BYTES)
-    except ValueError as error:
-        raise UnfitImageError("unreadable", f"{shown} is {error}") from None
-    try:
-        with open_image(content) as found:
-            yield found
+        yield
     except UnfitImageError as error:
-        raise UnfitImageError(error.kind, f"{shown} {error}") from None
+        error.args = (f"{member} {error}",)
+        raise
+
+
+def content(archive: Archive, member: str) -> bytes:
+    """The bytes of a file with an image. Raises UnfitImageError if it is damaged or has more than 80 MiB."""
+    try:
+        return archive.read(member, MAX_IMAGE_BYTES)
+    except ValueError as error:
+        raise UnfitImageError("unreadable", f"is {error}") from None

@@ -15,7 +15,7 @@ _EXAMPLES = 3  # of each kind
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem with a frame: an error, which rejects the dataset, or a warning.
+    """One problem with a frame: an error, which rejects the dataset or sets the frame aside, or a warning.
 
     Attributes:
         kind: a few fixed words, such as "missing mask".
@@ -26,6 +26,11 @@ class Finding:
     kind: str
     image: str
     detail: str
+
+
+def errors(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings that are errors."""
+    return [finding for finding in findings if finding.severity == "error"]
 
 
 def count(findings: Sequence[Finding], severity: str) -> int:

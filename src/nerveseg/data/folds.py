@@ -167,7 +167,7 @@ def _read(frames: pd.DataFrame, subjects_read: str) -> str:
         return ""
     first = frames[frames["subject"] != frames["image"]].drop_duplicates("subject").head(3)  # the others are unknown
     examples = [f"{subject} from {image}" for subject, image in zip(first["subject"], first["image"], strict=True)]
-    shown = f" Read so: {', '.join(examples)}." if examples else ""
+    shown = f" For example: {', '.join(examples)}." if examples else ""
     return f" {subjects_read}{shown} data.subject changes that."
 
 
@@ -214,7 +214,7 @@ def check_leaks(index: pd.DataFrame, on_purpose: bool = False, subjects_known: b
     findings = []
     if not subjects_known:
         detail = (
-            "a person may be on two sides of the split, where this check cannot see it, and scores may be too good; "
+            "a person may be on two sides of the split, and this check cannot see it, so scores may be too good; "
             "intervals resample frames instead of subjects and are too narrow. Name the subjects by a pattern in "
             "data.subject, or by a column subject or patient_id of the table"
         )
@@ -223,7 +223,7 @@ def check_leaks(index: pd.DataFrame, on_purpose: bool = False, subjects_known: b
         shared = f"{len(leaks)} of {len(sides)}" if subjects_known else "an unknown number of"
         detail = (
             f"split.by is frame: {shared} subjects are on two sides, so scores are too good. "
-            "It is only for the leakage audit; such a model is not registered"
+            "Such a split is only for the leakage audit; its model is not registered"
         )
         findings.append(Finding("warning", "the split leaks", index["image"].iloc[0], detail))
     elif len(leaks):
@@ -238,7 +238,7 @@ def check_leaks(index: pd.DataFrame, on_purpose: bool = False, subjects_known: b
     for _, same in index[index["sha256"].duplicated(keep=False)].groupby("sha256", sort=False):
         first = same.iloc[0]
         for frame in same[same["split"] != first["split"]].itertuples():
-            detail = f"in {frame.split} has the same pixels as {first['image']} in {first['split']}"
+            detail = f"is in {frame.split}, but has the same pixels as {first['image']} in {first['split']}"
             findings.append(Finding("warning", "same pixels on two sides", str(frame.image), detail))
     for _, alike in index.groupby("cluster") if subjects_known else ():
         if alike["subject"].nunique() > 1 and alike["sha256"].nunique() > 1:  # otherwise the checks have reported it

@@ -207,6 +207,13 @@ class FrameStore:
         """The mask of a frame: uint8 0/1 (height, width), a read-only view of the map."""
         return self._view(self._masks, row)
 
+    def spacing(self, row: int) -> tuple[float, float] | None:
+        """The distance between rows and between columns of a frame, in mm: NaN where unknown, None if it always is."""
+        if SPACING[0] not in self.index:
+            return None
+        between_rows, between_columns = (float(self.index.at[row, name]) for name in SPACING)
+        return between_rows, between_columns
+
     def rows(self, split: str) -> Ints:
         """The row numbers of one split: int64, ascending."""
         return np.flatnonzero(self.index["split"] == split).astype(np.int64)
@@ -219,6 +226,12 @@ class FrameStore:
         """Whether the subject of every frame is known; where not, a frame stands for a subject. Older stores: true."""
         known: bool = self.findings().get("subjects_known", True)
         return known
+
+    def set_aside(self) -> str:
+        """How many frames of the dataset were set aside because of errors, such as `1 of 30`; "" if none was."""
+        found = self.findings()
+        number = found.get("frames_set_aside", 0)  # without data.quarantine, no frame can be
+        return f"{number} of {found['frames']}" if number else ""
 
     def digest(self) -> str:
         """64 hexadecimal digits that change with any frame, mask or row of the index."""

@@ -41,10 +41,10 @@ def assign(dataset: Dataset, rule: str, *, required: bool) -> Dataset:
         NervesegError: the rule is "column" and there is no such column.
     """
     if rule == COLUMN and not dataset.subject_from:
-        where = f"{dataset.table} has neither" if dataset.table else "there is no table with one"
+        where = f"{dataset.table} has neither" if dataset.table else "the dataset has no table"
         raise NervesegError(
-            f"data.subject is column, which reads {' or '.join(SUBJECT_COLUMNS)} of the dataset's table, but {where}. "
-            "Add the column, or set data.subject to a pattern of the file names or to none."
+            f"data.subject is column, which reads the column {' or '.join(SUBJECT_COLUMNS)} of the dataset's table, "
+            f"but {where}. Add the column, or set data.subject to a pattern of the file names or to none."
         )
     held = COLUMN if dataset.subject_from and rule != NONE else rule
     names = [record.image for record in dataset.records]
@@ -125,9 +125,9 @@ def _doubt(why: str, concerned: Sequence[Record]) -> Finding:
     examples = sorted(concerned, key=lambda record: first[record.subject] is not record)[:_SHOWN]  # different subjects
     read = ", ".join(f"{record.subject} from {record.image}" for record in examples)
     detail = (
-        f"{why}. Read as subject: {read}. If that is not the person scanned, one person may be on two sides of the "
-        "split and scores too good: set data.subject to a pattern that fits these names, to column, or to none. If it "
-        "is, a pattern written for these names ends this warning"
+        f"{why}. Read as subject: {read}. If that is not the person scanned, one person may end up on two sides of "
+        "the split, and scores would be too good: set data.subject to a pattern that fits these names, to column, or "
+        "to none. If it is, write a pattern for these names to end this warning"
     )
     return Finding("warning", "doubtful subjects", concerned[0].image, detail)
 
@@ -141,8 +141,8 @@ def _similar(records: Sequence[Record]) -> Iterator[Finding]:
     for same in alike.values():
         if len(same) > 1:
             detail = (
-                f"the subjects {', '.join(same)} differ only in case or leading zeros and are kept apart; if they are "
-                "one person, write them alike"
+                f"the subjects {', '.join(same)} differ only in case or leading zeros and count as different people; "
+                "if they are one person, spell them the same way"
             )
             yield Finding("warning", "similar subjects", next(iter(same.values())), detail)
 
@@ -155,7 +155,7 @@ def _at_several_sites(records: Sequence[Record]) -> Iterator[Finding]:
     for subject, images in sites.items():
         if len(images) > 1:
             detail = (
-                f"subject {subject} is at the sites {', '.join(images)} and taken for one person; if they are several, "
-                "make the site a part of the subject"
+                f"subject {subject} was scanned at several sites, {', '.join(images)}, and counts as one person; if "
+                "these are different people, make the site part of the subject"
             )
             yield Finding("warning", "subject at several sites", next(iter(images.values())), detail)

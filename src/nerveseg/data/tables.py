@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import pyarrow as pa
@@ -31,6 +31,12 @@ def is_table(name: str) -> bool:
     return _is_parquet(name) or name.lower().endswith(".csv")
 
 
+def with_columns(archive: Archive, required: Collection[str]) -> list[str]:
+    """The tables in a zip that have these columns. Raises NervesegError as `columns`."""
+    names = [name for name in archive.names if is_table(name)]
+    return [name for name in names if set(required) <= set(columns(archive, name))]
+
+
 def columns(archive: Archive, table: str) -> list[str]:
     """The names of the columns of a table. Raises NervesegError if it is damaged or has more than 1000."""
     with _readable(archive, table):
@@ -57,14 +63,15 @@ def rows(archive: Archive, table: str, wanted: Sequence[str]) -> Iterator[tuple[
     names = columns(archive, table)
     with _readable(archive, table):
         if len(names) > len(set(names)):
-            raise ValueError("it has a column twice")
+            raise ValueError("two of its columns have the same name")
         content, present = archive.read(table), [name for name in wanted if name in names]
         spent = 0
         for batch in _parquet(content, present) if _is_parquet(table) else _csv(content, present):
             spent += sum(_cost(column) for column in batch.columns)
             if spent > MAX_TEXT_BYTES:
                 raise ValueError(
-                    f"its columns {', '.join(present)} unpack to more than {MAX_TEXT_BYTES} bytes; divide the dataset"
+                    f"its columns {', '.join(present)} unpack to more than {MAX_TEXT_BYTES} bytes; split the dataset "
+                    "into several"
                 )
             cells = {name: _texts(batch.column(name)) for name in present}
             blank = [None] * batch.num_rows

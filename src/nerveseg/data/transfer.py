@@ -114,8 +114,8 @@ class _Partial:
             raise NervesegError(f"{reply.identity.uri} is empty: check data.uri.")
         if size is None and must_know_size:
             raise NervesegError(
-                f"{reply.identity.uri}: the server does not tell the size, so a cut could pass for the end: set "
-                "data.sha256, or download it by hand and point data.uri at the file."
+                f"{reply.identity.uri}: the server does not say how large the file is, so a lost connection could "
+                "pass for its end: set data.sha256, or download it by hand and point data.uri at the file."
             )
         self._file.truncate(reply.offset)  # first: the identity must never stand beside bytes of another object
         if reply.offset == 0:

@@ -53,6 +53,7 @@ class Figure:
         shown: where it stands besides `metrics.json`.
         of: computes it for one frame, NaN where it is undefined there; `metrics.json` has the mean over frames.
         over: computes it for all frames together. A figure with neither comes from outside of `scores.summary`.
+        in_mm: whether it needs the pixel spacing; if no frame of a dataset has one, there is no such figure.
         detail: what the metrics add to its name, such as on how many frames it is defined; "" for nothing.
     """
 
@@ -66,6 +67,7 @@ class Figure:
     shown: frozenset[Place] = frozenset()
     of: "Callable[[Frame], float] | None" = None
     over: "Callable[[Sample], Estimate | float] | None" = None
+    in_mm: bool = False
     detail: "Callable[[Metrics], str]" = lambda metrics: ""
 
     @property
@@ -89,9 +91,9 @@ class Figure:
         return f"{self.label}, mean over frames" if self.of else self.label
 
 
-def of_frames() -> list[Figure]:
-    """The figures that a single frame has."""
-    return [figure for figure in FIGURES if figure.of]
+def of_frames(spaced: bool) -> list[Figure]:
+    """The figures that a single frame has, those in mm only if `spaced`."""
+    return [figure for figure in FIGURES if figure.of and (spaced or not figure.in_mm)]
 
 
 def in_section(section: str) -> list[Figure]:
@@ -104,9 +106,9 @@ def get(key: str) -> Figure:
     return next(figure for figure in FIGURES if figure.key == key)
 
 
-def shown(place: Place) -> list[Figure]:
-    """The figures that stand in a place."""
-    return [figure for figure in FIGURES if place in figure.shown]
+def shown(place: Place, spaced: bool) -> list[Figure]:
+    """The figures that stand in a place, those in mm only if `spaced`."""
+    return [figure for figure in FIGURES if place in figure.shown and (spaced or not figure.in_mm)]
 
 
 def intervals(subjects_known: bool) -> str:
@@ -143,6 +145,11 @@ def _defined(undefined: "Callable[[Metrics], int]") -> "Callable[[Metrics], str]
         return f"defined on {frames - missing} of {frames}" if missing else ""
 
     return detail
+
+
+def _spaced(metrics: "Metrics") -> str:
+    """On how many frames a figure in mm can be defined."""
+    return f"pixel spacing known on {metrics.test.with_spacing} of {metrics.test.frames}"
 
 
 def _ranked(metrics: "Metrics") -> str:
@@ -269,6 +276,64 @@ FIGURES: tuple[Figure, ...] = (
         shown=_TERMINAL,
         of=lambda frame: frame.outlines.centroid_error,
         detail=_defined(lambda metrics: metrics.test.without_outline),
+    ),
+    Figure(
+        "test.nsd_mm",
+        "NSD, tolerance in mm",
+        "normalised surface distance with a tolerance of evaluate.nsd_tolerance_mm, on frames whose pixel spacing is "
+        "known",
+        shown=_EVERYWHERE,
+        of=lambda frame: frame.outlines_mm.nsd,
+        in_mm=True,
+        detail=_spaced,
+    ),
+    Figure(
+        "test.hd95_mm",
+        "HD95",
+        "95 % Hausdorff distance in mm, on frames whose pixel spacing is known",
+        "lower",
+        unit="mm",
+        digits=2,
+        shown=_EVERYWHERE,
+        of=lambda frame: frame.outlines_mm.hd95,
+        in_mm=True,
+        detail=_spaced,
+    ),
+    Figure(
+        "test.centroid_error_mm",
+        "Centroid error",
+        "distance between the centroids of the two masks in mm, on frames whose pixel spacing is known",
+        "lower",
+        unit="mm",
+        digits=2,
+        shown=_RECORDED,
+        of=lambda frame: frame.outlines_mm.centroid_error,
+        in_mm=True,
+        detail=_spaced,
+    ),
+    Figure(
+        "test.true_area_mm2",
+        "True area",
+        "area of the true mask, 0 if it is empty, on frames whose pixel spacing is known",
+        None,
+        unit="mm²",
+        digits=1,
+        shown=_RECORDED,
+        of=lambda frame: frame.area_mm2(frame.truth),
+        in_mm=True,
+        detail=_spaced,
+    ),
+    Figure(
+        "test.predicted_area_mm2",
+        "Predicted area",
+        "area of the predicted mask, 0 if it is empty, on frames whose pixel spacing is known",
+        None,
+        unit="mm²",
+        digits=1,
+        shown=_RECORDED,
+        of=lambda frame: frame.area_mm2(frame.mask),
+        in_mm=True,
+        detail=_spaced,
     ),
     Figure(
         "test.dice_by_subject",

@@ -14,7 +14,7 @@ import pandas as pd
 
 from nerveseg.arrays import Floats, Ints, Mask
 from nerveseg.data import rle
-from nerveseg.data.frame_store import SITE, FrameStore
+from nerveseg.data.frame_store import SITE, SPACING, FrameStore
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import empty, figures, metrics
 from nerveseg.evaluation.bootstrap import Estimate, SubjectBootstrap
@@ -24,14 +24,6 @@ from nerveseg.files import replacing
 from nerveseg.params import EmptyRule, EvaluateParams
 
 SIDES = ("a", "b")
-COLUMNS = (
-    "row",
-    "image",
-    *(figure.column for figure in figures.of_frames()),
-    "true_area",
-    "predicted_area",
-    "rle_mask",
-)
 
 
 @dataclass(frozen=True)
@@ -66,10 +58,11 @@ class Pair:
 
     Attributes:
         names: what they are called, in this order.
-        frames: a row per frame: row, image, true_area (pixels), subject, site (if any is known); the other COLUMNS as
-            `dice_a`, `dice_b`, ..., by `evaluate.empty`; `difference`, the Dice of B minus that of A, NaN if either is
-            undefined; `agreement`, the Dice between both masks, whatever the truth is, 1 if both are empty.
-        differences: of the registry's figures of frames.
+        frames: a row per frame: row, image, true_area (pixels), subject, site (if any is known); the other columns of
+            `score` as `dice_a`, `dice_b`, ..., by `evaluate.empty`; `difference`, the Dice of B minus that of A, NaN
+            if either is undefined; `agreement`, the Dice between both masks, whatever the truth is, 1 if both are
+            empty.
+        differences: of the figures that `compared` returns.
         subjects_known: whether subject names people; if not, intervals resample frames.
     """
 
@@ -93,36 +86,46 @@ class Pair:
             names: of A and B.
             first, second: of A and B, as `score` or `Scores` has them, by Kaggle's rule.
         """
-        one, other = (by_rule(table, evaluate.empty)[list(COLUMNS)] for table in (first, second))
+        one, other = (by_rule(table, evaluate.empty)[columns(store)] for table in (first, second))
         both = one.merge(other, on=["row", "image", "true_area"], suffixes=("_a", "_b"))
         frames = both.join(store.index[store.index.columns.intersection(["subject", SITE])], on="row")
         bootstrap = SubjectBootstrap(frames["subject"], evaluate.resamples, evaluate.seed)
         return cls(
             names,
             frames.assign(difference=frames["dice_b"] - frames["dice_a"], agreement=_agreement(store, frames)),
-            [_difference(figure, frames, bootstrap) for figure in figures.of_frames()],
+            [_difference(figure, frames, bootstrap) for figure in compared(store)],
             store.subjects_known(),
         )
 
 
-def score(store: FrameStore, masks: Iterable[tuple[int, Mask]], tolerance: float) -> pd.DataFrame:
+def compared(store: FrameStore) -> list[Figure]:
+    """The registry's figures of frames that say which of two models is better on the frames of a dataset."""
+    return [figure for figure in figures.of_frames(SPACING[0] in store.index) if figure.better]
+
+
+def columns(store: FrameStore) -> list[str]:
+    """The columns of `score`."""
+    return ["row", "image", *(figure.column for figure in compared(store)), "true_area", "predicted_area", "rle_mask"]
+
+
+def score(store: FrameStore, masks: Iterable[tuple[int, Mask]], evaluate: EvaluateParams) -> pd.DataFrame:
     """What predicted masks score.
 
     Args:
         masks: rows of the store, each with its predicted mask, uint8 0/1 (H, W).
-        tolerance: of the normalised surface distance, in pixels.
+        evaluate: has the tolerances of the normalised surface distance.
 
     Returns:
-        A row per mask, with COLUMNS: row and image in the store's index, the registry's figures of frames by Kaggle's
-        rule for empty masks, the areas in pixels, and the mask as run lengths.
+        A row per mask: row and image in the store's index, the figures that `compared` returns by Kaggle's rule for
+        empty masks, true_area and predicted_area in pixels, and rle_mask, the mask as run lengths.
     """
     found = []
     for row, mask in masks:
         truth = store.mask(row)
         areas = {"true_area": int(np.count_nonzero(truth)), "predicted_area": int(np.count_nonzero(mask))}
         named = {"row": row, "image": store.index.at[row, "image"], "rle_mask": rle.encode(mask)}
-        found.append({**named, **Frame(mask, truth, tolerance).figures, **areas})
-    return pd.DataFrame(found, columns=list(COLUMNS))
+        found.append({**named, **Frame(mask, truth, evaluate, store.spacing(row)).figures, **areas})
+    return pd.DataFrame(found, columns=columns(store))
 
 
 def recorded(table: pd.DataFrame, store: FrameStore, rows: Ints) -> Iterator[tuple[int, Mask]]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from nerveseg import legacy
 from nerveseg.errors import NervesegError
 from nerveseg.evaluation import figures
-from nerveseg.evaluation.figures import Figure
+from nerveseg.evaluation.figures import Figure, Place
 from nerveseg.files import read_json, write_json
 
 Interval = tuple[float, float]
@@ -76,6 +76,13 @@ class Test(Section):
     without_outline: Annotated[
         int, Field(description="frames with an empty mask, which have no HD95 and no centroid error")
     ] = 0
+    with_spacing: Annotated[
+        int | None,
+        Field(
+            description="frames whose pixel spacing is known, those of the metrics in mm and mm²; not there if it is "
+            "known of no frame of the dataset"
+        ),
+    ] = None
     worst_subject_name: Annotated[
         str | None, Field(description="the worst subject; null if no subject has evaluate.min_frames frames")
     ] = None
@@ -159,6 +166,10 @@ class Metrics(_Part):
         measured: Measured = section.measured(name)
         return measured
 
+    def shown(self, place: Place) -> list[Figure]:
+        """The figures that stand in a place, those in mm only if the dataset has a pixel spacing."""
+        return figures.shown(place, self.test.with_spacing is not None)
+
     def title(self, figure: Figure) -> str:
         """The title of a figure with its detail, as `Dice of the worst subject, 12`."""
         return ", ".join(filter(None, (figure.title, figure.detail(self))))
@@ -171,7 +182,7 @@ class Metrics(_Part):
     @property
     def summary(self) -> dict[str, float | None]:
         """What DVC's tables show: a few figures by the last part of their keys, rounded: narrow columns."""
-        values = {figure.column: self.measured(figure.key).value for figure in figures.shown("dvc")}
+        values = {figure.column: self.measured(figure.key).value for figure in self.shown("dvc")}
         return {name: None if value is None else round(value, figures.EXACT) for name, value in values.items()}
 
     def write(self, path: Path) -> None:

@@ -27,6 +27,7 @@ from nerveseg.model.spec import Plausibility
 from nerveseg.params import EmptyRule, EvaluateParams
 
 _HISTOGRAM = "histogram"
+_SPACED = "true_area_mm2"  # undefined only where the pixel spacing is unknown
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Frame:
     Attributes:
         mask: the prediction, uint8 0/1 (H, W).
         truth: uint8 0/1 (H, W).
-        tolerance: of the normalised surface distance, in pixels.
+        evaluate: has the tolerances of the normalised surface distance.
+        spacing: as `FrameStore.spacing` returns it.
     """
 
     mask: Mask
     truth: Mask
-    tolerance: float
+    evaluate: EvaluateParams
+    spacing: tuple[float, float] | None = None
 
     @cached_property
     def overlap(self) -> tuple[float, float]:
@@ -50,13 +53,24 @@ class Frame:
 
     @cached_property
     def outlines(self) -> surface.Outline:
-        """How far the two outlines lie apart."""
-        return surface.compare(self.mask, self.truth, self.tolerance)
+        """How far the two outlines lie apart, in pixels."""
+        return surface.compare(self.mask, self.truth, self.evaluate.nsd_tolerance)
+
+    @cached_property
+    def outlines_mm(self) -> surface.Outline:
+        """How far the two outlines lie apart, in mm; NaN if the spacing is unknown."""
+        if self.spacing is None or np.isnan(self.spacing).any():
+            return surface.Outline()
+        return surface.compare(self.mask, self.truth, self.evaluate.nsd_tolerance_mm, self.spacing)
+
+    def area_mm2(self, mask: Mask) -> float:
+        """The area of one of its masks in mm²; NaN if the spacing is unknown."""
+        return float("nan") if self.spacing is None else float(np.count_nonzero(mask) * np.prod(self.spacing))
 
     @property
     def figures(self) -> dict[str, float]:
         """The registry's figures of frames, by their columns."""
-        return {figure.column: figure.of(self) for figure in figures.of_frames() if figure.of}
+        return {figure.column: figure.of(self) for figure in figures.of_frames(self.spacing is not None) if figure.of}
 
 
 @dataclass(frozen=True)
@@ -187,13 +201,14 @@ def of_frame(
     truth: Mask,
     priors: Priors,
     training: Plausibility | None,
-    tolerance: float,
+    evaluate: EvaluateParams,
+    spacing: tuple[float, float] | None = None,
 ) -> dict[str, float | str]:
     """What is recorded of one frame.
 
     Args:
         probability: float32 in [0, 1] (H, W).
-        mask, truth, tolerance: as `Frame` has them.
+        mask, truth, evaluate, spacing: as `Frame` has them.
         priors: as `baselines.priors` returns them.
         training: as `plausibility.fit` returns it; None: atypicality is NaN.
 
@@ -201,7 +216,7 @@ def of_frame(
         The registry's figures of frames; atypicality; confidence (NaN where nothing is predicted); true_area,
         predicted_area, overlap in pixels; the Dice of each baseline; rle_mask.
     """
-    frame = Frame(mask, truth, tolerance)
+    frame = Frame(mask, truth, evaluate, spacing)
     best, half = (baselines.at_size(prior, *truth.shape) for prior in (priors.best, priors.half))
     guesses = (np.zeros_like(truth), best, half, shape.ellipse(mask))
     return {
@@ -216,9 +231,14 @@ def of_frame(
     }
 
 
+def is_spaced(table: pd.DataFrame) -> bool:
+    """Whether a table as `Scores` has it holds figures in mm: those of a dataset in which a pixel spacing is known."""
+    return _SPACED in table
+
+
 def per_image(table: pd.DataFrame) -> pd.DataFrame:
     """What `per_image.csv` holds, of a table as `Scores` has it."""
-    columns = [figure.column for figure in figures.of_frames()]
+    columns = [figure.column for figure in figures.of_frames(is_spaced(table))]
     site = [SITE] if SITE in table else []
     return table[["image", "subject", *site, *columns, "atypicality", "confidence", "true_area", "predicted_area"]]
 
@@ -231,12 +251,13 @@ def per_subject(table: pd.DataFrame, by: str = "subject") -> pd.DataFrame:
         by: the column to group by.
 
     Returns:
-        subject (or what `by` says), frames; the means of the figures of frames and of atypicality; the medians of the
-        former as X_median; dice_below_half, the share of the subject's frames; TP, FP, FN and TN of nerve presence in
-        frames as true_positives, ..., with precision, recall and missed. A frame where a figure is undefined is left
-        out of its mean and median; NaN where it is undefined for all frames.
+        subject (or what `by` says), frames; with_spacing, the frames whose pixel spacing is known, where the table has
+        figures in mm; the means of the figures of frames and of atypicality; the medians of the former as X_median;
+        dice_below_half, the share of the subject's frames; TP, FP, FN and TN of nerve presence in frames as
+        true_positives, ..., with precision, recall and missed. A frame where a figure is undefined is left out of its
+        mean and median; NaN where it is undefined for all frames.
     """
-    columns = [figure.column for figure in figures.of_frames()]
+    columns = [figure.column for figure in figures.of_frames(is_spaced(table))]
     below_half = table["dice"].lt(0.5).where(table["dice"].notna())
     missed = table["dice"].eq(0).where(table["true_area"] > 0)
     presence = pd.DataFrame(outcomes(table)).set_axis(table.index)
@@ -247,6 +268,7 @@ def per_subject(table: pd.DataFrame, by: str = "subject") -> pd.DataFrame:
     right = counts["true_positives"]
     parts = [
         grouped.size().rename("frames"),
+        *([grouped[_SPACED].count().rename("with_spacing")] if is_spaced(table) else []),
         grouped[[*columns, "atypicality"]].mean(),
         grouped[columns].median().add_suffix("_median"),
         grouped["dice_below_half"].mean(),
@@ -295,6 +317,7 @@ def summary(
             "subjects_known": subjects_known,
             "left_out": int(table["dice"].isna().sum()),
             "without_outline": int(table["hd95"].isna().sum()),
+            **({"with_spacing": int(table[_SPACED].notna().sum())} if is_spaced(table) else {}),
             "worst_subject_name": None if ranked.empty else ranked.index[0],
             "subjects_ranked": len(ranked),
             "presence": {name: int(frames.sum()) for name, frames in sample.outcomes.items()},
@@ -307,7 +330,7 @@ def summary(
         },
     }
     for figure in figures.FIGURES:
-        if figure.of or figure.over:
+        if (figure.of or figure.over) and (is_spaced(table) or not figure.in_mm):
             section = record
             for part in figure.section.split("."):
                 section = section[part]

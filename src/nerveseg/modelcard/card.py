@@ -150,6 +150,7 @@ def record(
     dataset: str,
     origins: Origins,
     stated: CardParams,
+    set_aside: str,
 ) -> Card:
     """The card of an evaluated model.
 
@@ -158,6 +159,7 @@ def record(
         shared_subjects: subjects with frames in more than one split.
         dataset: the address of the dataset zip.
         stated: what its owner states.
+        set_aside: how many frames were set aside because of errors, as `FrameStore.set_aside` says it.
     """
     sides = sorted(
         (Split(name=str(name), **{key: int(count) for key, count in row.items()}) for name, row in splits.iterrows()),
@@ -172,7 +174,7 @@ def record(
         without_outline=test.without_outline,
         empty_rule=metrics.empty_rule,
     )
-    shown = [_figure(metrics, figure) for figure in figures.shown("card")]
+    shown = [_figure(metrics, figure) for figure in metrics.shown("card")]
     measured = [one for one in shown if not one.key.startswith(_BASELINE)]
     return Card(
         version=version("nerveseg"),
@@ -189,7 +191,7 @@ def record(
         scored=scored,
         figures=measured,
         baselines=[one for one in shown if one.key.startswith(_BASELINE)],
-        limits=_limits(network, sides, shared_subjects, scored, measured),
+        limits=_limits(network, sides, shared_subjects, scored, measured, set_aside),
         packages={name: _installed(name) for name in ("monai", "numpy", "torch", *_NETWORK_PACKAGES)},
         origins=origins,
         provenance=provenance.chain(origins),
@@ -384,7 +386,12 @@ def _figure(metrics: Metrics, figure: figures.Figure) -> Figure:
 
 
 def _limits(
-    network: ModelSpec, sides: list[Split], shared_subjects: int, scored: Scored, measured: list[Figure]
+    network: ModelSpec,
+    sides: list[Split],
+    shared_subjects: int,
+    scored: Scored,
+    measured: list[Figure],
+    set_aside: str,
 ) -> list[str]:
     """The limits of the model and its metrics, the most serious first."""
     training = next(one for one in sides if one.name == "train")
@@ -412,6 +419,11 @@ def _limits(
             else "none were held out for testing"
         )
         limits.append(f"Scored on validation frames; {kept}.")
+    if set_aside:
+        limits.append(
+            f"Frames set aside because of errors in the dataset: {set_aside}. How the model does on frames like them "
+            "is unknown."
+        )
     few = ", too few: the intervals are too narrow" if scored.subjects < _FEW_SUBJECTS else ""
     limits.append(
         f"Scored on {f'{scored.subjects} subjects{few}' if scored.subjects_known else 'frames of unknown subjects'}. "

@@ -118,7 +118,10 @@ def judge(
     Raises:
         NervesegError: the code logged with the model is not what was logged; or like `with_champion`.
     """
-    unknown = "" if figures.test.subjects_known else gate.UNKNOWN_SUBJECTS
+    set_aside = candidate.store.set_aside()
+    notes = [] if figures.test.subjects_known else [gate.UNKNOWN_SUBJECTS]
+    if set_aside:
+        notes.append(gate.set_aside_note(set_aside))
     with tempfile.TemporaryDirectory() as folder:
         try:
             logged = verification.fetch_code(client, candidate.model_id, candidate.code, Path(folder))
@@ -128,13 +131,14 @@ def judge(
                 "`dvc repro -f -s train calibrate` logs the model anew."
             ) from None
         if register.gate == "off":
-            return Verdict("off", note=unknown), _none(candidate)
+            return Verdict("off", note=" ".join(notes), set_aside=set_aside), _none(candidate, evaluate)
         champion = with_champion(client, candidate, evaluate, register, device)
         scorer = with_logged(logged, models, candidate.store, candidate.rows)
     criteria = (*gate.absolute(figures, register), scorer)
     if champion.criterion:
         criteria = (*criteria, champion.criterion)
-    return Verdict(register.gate, criteria, f"{unknown} {champion.note}".strip()), champion.scores
+    note = " ".join(filter(None, (*notes, champion.note)))
+    return Verdict(register.gate, criteria, note, set_aside), champion.scores
 
 
 def with_champion(
@@ -154,7 +158,7 @@ def with_champion(
     held = versions.holder(client, CHAMPION)
     if held is None:
         note = f"No version is {CHAMPION}: there is nothing to compare with."
-        return Champion(None, note, _none(candidate))
+        return Champion(None, note, _none(candidate, evaluate))
     version, _ = held
     own = client.get_logged_model(candidate.model_id).artifact_location
     name = device_name(device)
@@ -164,7 +168,7 @@ def with_champion(
             model = versions.locate(client, version)
             if model.source == own:
                 note = f"This model is the {CHAMPION}, version {version}: there is nothing to compare with."
-                return Champion(None, note, _none(candidate))
+                return Champion(None, note, _none(candidate, evaluate))
             versions.fetch(client, model, folder)
             verification.require_recorded(client, model, folder)
             segmenter = Segmenter.load(folder, name)  # even if it need not score: it must be loadable
@@ -174,9 +178,9 @@ def with_champion(
             scored = by_rule(_read(folder / paths.PER_IMAGE_CSV.name), evaluate.empty)
             criterion = out_of_fold(candidate.table, scored, version, evaluate, register)
             if paths.PREDICTIONS.name not in tables:
-                return Champion(criterion, "", _none(candidate))
+                return Champion(criterion, "", _none(candidate, evaluate))
             masks = paired.recorded(Scores.read(folder / paths.PREDICTIONS.name).table, candidate.store, candidate.rows)
-            scores = paired.score(candidate.store, masks, evaluate.nsd_tolerance)
+            scores = paired.score(candidate.store, masks, evaluate)
             return Champion(criterion, "", scores.assign(version=version))
         scores = _scores(segmenter, candidate, evaluate)
     dice = paired.by_rule(scores, evaluate.empty)["dice"].to_numpy(np.float64)
@@ -270,11 +274,11 @@ def _scores(segmenter: "Segmenter", candidate: Candidate, evaluate: EvaluatePara
 
     found = inference.probabilities(candidate.store, candidate.rows, segmenter, f"scoring the {CHAMPION}")
     masks = ((row, segmenter.mask(probability)) for row, probability in found)
-    return paired.score(candidate.store, masks, evaluate.nsd_tolerance)
+    return paired.score(candidate.store, masks, evaluate)
 
 
-def _none(candidate: Candidate) -> pd.DataFrame:
-    return paired.score(candidate.store, (), 0).assign(version="")
+def _none(candidate: Candidate, evaluate: EvaluateParams) -> pd.DataFrame:
+    return paired.score(candidate.store, (), evaluate).assign(version="")
 
 
 def _read(per_image: Path) -> pd.DataFrame:

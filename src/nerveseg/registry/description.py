@@ -28,6 +28,8 @@ def text(client: MlflowClient, run_id: str, verdict: Verdict, record: Card) -> s
     if verdict.passed is False:
         lines += [*(f"- {one.detail}" for one in verdict.criteria if not one.passed), ""]
         lines += [f"It is delivered only if the tag `{gate.OVERRIDE}` says `NAME: REASON`.", ""]
+    if verdict.set_aside:
+        lines += [gate.set_aside_note(verdict.set_aside), ""]
     compared = next((one for one in verdict.criteria if one.name == gate.OVER_CHAMPION), None)
     if compared is not None:
         lines += [*_beside_champion(client, record), "", f"Compared by the gate: {compared.detail}.", ""]

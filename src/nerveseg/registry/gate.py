@@ -22,6 +22,7 @@ from nerveseg.params import GateMode, RegisterParams
 # Tag of a version and its run with the verdict; TAG.NAME: a criterion. MLflow's page sorts tags by their characters'
 # codes and shows four, so these are the first ones.
 TAG = "Gate"
+SET_ASIDE = f"{TAG}.frames_set_aside"  # tag with the frames that were set aside because of errors, `1 of 30`
 OVERRIDE = f"{TAG} override"  # tag of a version by which a person delivers it despite the verdict: `NAME: REASON`
 OVER_CHAMPION = "gain_over_champion"  # the criterion that compares with the champion
 UNKNOWN_SUBJECTS = (
@@ -77,12 +78,15 @@ class Verdict:
     Attributes:
         mode: `register.gate`.
         criteria: empty if the gate is off.
-        note: that the subjects are unknown, and why there is no comparison with a champion; or empty.
+        note: that the subjects are unknown, that frames were set aside, and why there is no comparison with a champion;
+            or empty.
+        set_aside: how many frames of the dataset were set aside because of errors, as `FrameStore.set_aside` says it.
     """
 
     mode: GateMode
     criteria: tuple[Criterion, ...] = ()
     note: str = ""
+    set_aside: str = ""
 
     @property
     def passed(self) -> bool | None:
@@ -91,8 +95,11 @@ class Verdict:
 
     @property
     def reasons(self) -> list[str]:
-        """Why the model is refused; empty if it is not, including when failures are only reported."""
-        return self._failed if self.mode == "enforce" else []
+        """Why the model is refused, and how many frames were set aside; empty if it is not refused, including when
+        failures are only reported.
+        """
+        refused = self._failed if self.mode == "enforce" else []
+        return [*refused, *([f"frames set aside: {self.set_aside}"] if refused and self.set_aside else [])]
 
     @property
     def line(self) -> str:
@@ -113,19 +120,22 @@ class Verdict:
     @property
     def tags(self) -> dict[str, str]:
         """The verdict and every criterion as MLflow tags."""
-        return {TAG: self.line, **{f"{TAG}.{one.name}": one.line for one in self.criteria}}
+        aside = {SET_ASIDE: self.set_aside} if self.set_aside else {}
+        return {TAG: self.line, **{f"{TAG}.{one.name}": one.line for one in self.criteria}, **aside}
 
     @property
     def record(self) -> dict[str, Any]:
         """The value of `gate` in `registration.json`."""
         criteria = [asdict(one) for one in self.criteria]
-        return {"mode": self.mode, "passed": self.passed, "criteria": criteria, "note": self.note}
+        aside = {"set_aside": self.set_aside} if self.set_aside else {}
+        return {"mode": self.mode, "passed": self.passed, "criteria": criteria, "note": self.note, **aside}
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Self:
         """The verdict from its `record`. Raises ValueError if that is invalid."""
         try:
-            found = cls(record["mode"], tuple(Criterion(**one) for one in record["criteria"]), record["note"])
+            criteria = tuple(Criterion(**one) for one in record["criteria"])
+            found = cls(record["mode"], criteria, record["note"], record.get("set_aside", ""))
             whole = found.record == record
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a verdict of the gate: {error}") from None
@@ -186,6 +196,14 @@ def overrider(tags: Mapping[str, str], verdict: Verdict) -> str:
 
 def _letters(name: str) -> str:
     return "".join(filter(str.isalpha, name)).lower()
+
+
+def set_aside_note(set_aside: str) -> str:
+    """Says that frames were set aside; `set_aside` is what `FrameStore.set_aside` returns."""
+    return (
+        f"Frames set aside because of errors: {set_aside} (data.quarantine). The model was neither trained nor scored "
+        "on them."
+    )
 
 
 def absolute(metrics: Metrics, register: RegisterParams) -> list[Criterion]:

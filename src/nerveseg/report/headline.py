@@ -17,7 +17,7 @@ def table(metrics: Metrics, title: str) -> Table:
     shown.add_column("metric")
     for column in ("value", "95 % interval"):
         shown.add_column(column, justify="right")
-    for figure in figures.shown("terminal"):
+    for figure in metrics.shown("terminal"):
         found = metrics.measured(figure.key)
         shown.add_row(metrics.title(figure), figures.number(found.value), figures.interval(found.interval))
     return shown

@@ -38,7 +38,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Link:
-    """A text of a table that opens an address within the page, as `browser.frame_link` makes one."""
+    """A text that opens an address within the page, as `browser.frame_link` makes one."""
 
     text: str
     href: str
@@ -46,7 +46,10 @@ class Link:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts; `marked` are numbers of rows that stand out, `words` and `code` of columns that hold such."""
+    """A table of texts; `marked` are numbers of rows that stand out, `words` and `code` of columns that hold such.
+
+    `anchor` is its address within the page; "" for none.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Link]]
@@ -54,6 +57,7 @@ class Table:
     words: frozenset[int] = frozenset({0})
     code: frozenset[int] = frozenset()
     caption: str = ""
+    anchor: str = ""
     kind: str = "table"
 
 
@@ -99,10 +103,11 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence that must not be missed; `tone` is good, bad or plain."""
+    """A sentence that must not be missed, possibly with a link behind it; `tone` is good, bad or plain."""
 
     text: str
     tone: str = "plain"
+    link: Link | None = None
     kind: str = "note"
 
 

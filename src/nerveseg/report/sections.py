@@ -20,7 +20,7 @@ from nerveseg.evaluation.conflicts import CONFLICT
 from nerveseg.evaluation.figures import BASELINES, interval, number, with_interval
 from nerveseg.evaluation.paired import Pair
 from nerveseg.evaluation.results import Measured, Metrics
-from nerveseg.evaluation.scores import Sample, Scores, outcomes, per_subject
+from nerveseg.evaluation.scores import Sample, Scores, is_spaced, outcomes, per_subject
 from nerveseg.files import read_json
 from nerveseg.params import EvaluateParams, Params
 from nerveseg.report import beside, browser, charts, overlays, page, parity
@@ -29,6 +29,8 @@ from nerveseg.report.page import Block, Charts, Link, Note, Page, Pictures, Sect
 
 _EXAMPLES = 10  # rows of a table that could be long
 _PAIRS = 4  # of conflicting frames that are shown
+_ASIDE, _ASIDE_SHOWN = "set-aside", 100  # address and longest list of the frames that were set aside
+_ASIDE_LINK = Link("Which ones, and why", f"#{_ASIDE}")
 _SPLITS = ("train", "validation", "test")
 _OUTCOME = "outcome"  # of nerve presence, as a field of the browser
 _OUTCOMES = {  # by their names in `scores.outcomes`
@@ -61,11 +63,12 @@ def render(
     champion = paired.read(reports / "champion.parquet")
     pair = _with_champion(store, champion, scores, evaluate)
     sections = [
-        summary(metrics, evaluate),
+        summary(metrics, evaluate, store.set_aside()),
         verdict(receipt),
         *([beside.champion(pair, receipt, len(scored.table))] if pair else []),
         frames(store, scored.table, evaluate, pair),
         dataset(store.index, store.findings(), evaluate.split),
+        *set_aside(store),
         training(curve, record),
     ]
     if parity.applies(record):
@@ -117,11 +120,12 @@ def render_crossval(
     scored, model = pooled.by_rule(params.evaluate.empty), params.model
     pair = None if champion is None else _with_champion(store, champion, pooled, params.evaluate)
     sections = [
-        summary(metrics, params.evaluate),
+        summary(metrics, params.evaluate, store.set_aside()),
         *([verdict(receipt)] if receipt else []),
         *([beside.champion(pair, receipt, len(scored.table))] if pair and receipt else []),
         frames(store, scored.table, params.evaluate, pair),
         fold_table(folds),
+        *set_aside(store),
         *([leakage(metrics)] if metrics.leakage else []),
         subjects(scored.table, metrics),
         *groups(scored, metrics, params.evaluate),
@@ -143,8 +147,12 @@ def render_crossval(
     return page.render("How well the configuration finds nerves, by cross-validation", lead, sections)
 
 
-def summary(metrics: Metrics, evaluate: EvaluateParams) -> Section:
-    """The headline metrics with their intervals, and the Dice of the baselines for comparison."""
+def summary(metrics: Metrics, evaluate: EvaluateParams, aside: str) -> Section:
+    """The headline metrics with their intervals, and the Dice of the baselines for comparison.
+
+    Args:
+        aside: as `FrameStore.set_aside` returns it.
+    """
     test = metrics.test
     rows = [
         ("this model", *_cells(metrics.measured("test.dice")), ""),
@@ -168,17 +176,29 @@ def summary(metrics: Metrics, evaluate: EvaluateParams) -> Section:
     text = (
         f"Metrics on {test.frames} {test.split} frames {test.of_subjects}.{validation} Brackets hold "
         f"{figures.intervals(test.subjects_known)}. {cover} The intervals do not cover other "
-        "scanners, hospitals or body parts, nor another training run. NSD has a tolerance of "
-        f"{evaluate.nsd_tolerance:g} pixels. A model has to beat the baselines, which need no network; the ellipse of "
-        "a prediction shows how far its area, position and orientation alone explain its score."
+        f"scanners, hospitals or body parts, nor another training run.{_tolerance(metrics, evaluate)} A model has to "
+        "beat the baselines, which need no network; the ellipse of a prediction shows how far its area, position and "
+        "orientation alone explain its score."
     )
     return Section(
         "Summary",
         text,
         [
-            Tiles([_tile(metrics, figure) for figure in figures.shown("report")]),
+            *([Note(f"Frames set aside because of errors: {aside}.", "bad", _ASIDE_LINK)] if aside else []),
+            Tiles([_tile(metrics, figure) for figure in metrics.shown("report")]),
             Table(("Dice of", "value", "95 % interval", "this model's gain"), rows, words=frozenset({0})),
         ],
+    )
+
+
+def _tolerance(metrics: Metrics, evaluate: EvaluateParams) -> str:
+    """Sentences that say what NSD tolerates, and on how many frames the metrics in mm are defined."""
+    if metrics.test.with_spacing is None:
+        return f" NSD has a tolerance of {evaluate.nsd_tolerance:g} pixels."
+    return (
+        f" NSD has a tolerance of {evaluate.nsd_tolerance:g} pixels, or of {evaluate.nsd_tolerance_mm:g} mm. The pixel "
+        f"spacing of {metrics.test.with_spacing} of the {metrics.test.frames} frames is known; the metrics in mm and "
+        "mm² are those of these frames."
     )
 
 
@@ -279,6 +299,28 @@ def dataset(index: pd.DataFrame, findings: Mapping[str, Any], split: str) -> Sec
         "frames count as one distinct frame: a split with few distinct frames holds less than its size suggests."
     )
     return Section("Data", text, [table, note, found])
+
+
+def set_aside(store: FrameStore) -> list[Section]:
+    """The frames that were set aside because of errors; none if there are none."""
+    if not store.set_aside():
+        return []
+    frames = store.findings()["set_aside"]
+    text = (
+        f"Frames of the dataset with errors: {store.set_aside()}. data.quarantine sets them aside instead of rejecting "
+        "the dataset, so that the model was neither trained nor scored on them. If they have something in common, such "
+        "as a scanner or a disease, how the model does on frames like them is unknown."
+    )
+    listed = frames[:_ASIDE_SHOWN]
+    more = f" of {len(frames)}; data/packed/findings.json lists them all" if len(frames) > len(listed) else ""
+    table = Table(
+        ("frame", "errors"),
+        [(each["image"], "; ".join(each["reasons"])) for each in listed],
+        words=frozenset({0, 1}),
+        caption=f"The frames set aside, and why: {len(listed)}{more}",
+        anchor=_ASIDE,
+    )
+    return [Section("Frames set aside", text, [table])]
 
 
 def training(curve: pd.DataFrame, record: Mapping[str, Any]) -> Section:
@@ -411,7 +453,7 @@ def _distribution(table: pd.DataFrame, metrics: Metrics) -> Table:
             ),
             str(table[figure.column].notna().sum()),
         )
-        for figure in figures.of_frames()
+        for figure in figures.of_frames(is_spaced(table))
     ]
     rows += [
         (figure.title, *_cells(metrics.measured(figure.key), figure.digits), *[""] * 6)
@@ -440,7 +482,7 @@ def subject_table(table: pd.DataFrame, metrics: Metrics) -> Section:
         table: the scored frames, as `Scores` has them.
     """
     rows = per_subject(table).sort_values("dice", kind="stable", ignore_index=True)
-    others = [figure for figure in figures.of_frames() if figure.column != "dice"]
+    others = [figure for figure in figures.of_frames(is_spaced(table)) if figure.column != "dice"]
     text = (
         "Means over each subject's frames, sorted by mean Dice; next to it, the median Dice and the share of frames "
         "with a Dice below 0.5. The mean of a few frames is unreliable: the worst subject, in red, is the lowest of "
@@ -471,7 +513,7 @@ def site_table(scored: Scores, metrics: Metrics, evaluate: EvaluateParams) -> Se
         scored: with the column site; empty there: unknown.
     """
     known = metrics.test.subjects_known
-    others = [figure for figure in figures.of_frames() if figure.column != "dice"]
+    others = [figure for figure in figures.of_frames(is_spaced(scored.table)) if figure.column != "dice"]
     rows: list[tuple[str | Link, ...]] = []
     for row in per_subject(scored.table, by=SITE).sort_values("dice", kind="stable").to_dict("records"):
         own = (scored.table[SITE] == row[SITE]).to_numpy()
@@ -595,7 +637,7 @@ def _fields(table: pd.DataFrame, pair: Pair | None) -> list[Field]:
         Field("subject", "Subject"),
         *([Field(SITE, "Site")] if SITE in table else []),
         Field(_OUTCOME, "Outcome"),
-        *(Field(figure.column, figure.label, figure.digits) for figure in figures.of_frames()),
+        *(Field(figure.column, figure.label, figure.digits) for figure in figures.of_frames(is_spaced(table))),
         *(compared if pair else []),
         Field("atypicality", "Atypicality", 2),
         Field("confidence", "Confidence", 2),

@@ -79,7 +79,7 @@ def _score(store: FrameStore, rows: np.ndarray, segmenter: Segmenter, evaluate: 
         frame = store.index.loc[row, columns].to_dict()
         mask = segmenter.mask(probability)
         training = segmenter.spec.plausibility
-        figures = scores.of_frame(probability, mask, truth, priors, training, evaluate.nsd_tolerance)
+        figures = scores.of_frame(probability, mask, truth, priors, training, evaluate, store.spacing(row))
         found.append({"row": row, **frame, **figures})
         histograms.append(calibration.histogram(probability, truth))
     return Scores(pd.DataFrame(found), np.stack(histograms))

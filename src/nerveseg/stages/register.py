@@ -88,7 +88,8 @@ def _card(
         figures=provenance.hashes(versions.FIGURES),
     )
     shared = int((store.index.groupby("subject")["split"].nunique() > 1).sum())
-    return card.record(read_spec(paths.MODELS), counts(store.index), shared, metrics, source["uri"], origins, stated)
+    spec, aside = read_spec(paths.MODELS), store.set_aside()
+    return card.record(spec, counts(store.index), shared, metrics, source["uri"], origins, stated, aside)
 
 
 def _lineage(source: dict[str, Any]) -> dict[str, str]:

@@ -24,7 +24,6 @@ from nerveseg.data.layouts.dataset import IMAGE_SUFFIXES, Choices, Dataset, Reco
 from nerveseg.data.names import natural_key
 from nerveseg.errors import NervesegError
 
-_MASK_ENDING = ("_mask",)
 _NUMBERED = re.compile("(.+)_([0-9]{1,9})")
 _CLASSES_SHOWN = 20
 
@@ -79,7 +78,7 @@ def read(archive: Archive, choices: Choices, layout: str, identity: Identity) ->
     )
     listing = _Listing(archive, dataset, identity)
     listing.read_files()
-    listing.match_files()
+    listing.match_files(tuple(suffix.lower() for suffix in choices.mask_suffixes))
     listing.match_segmentations()
     listing.choose(choices.classes)
     listing.make_records()
@@ -149,8 +148,11 @@ class _Listing:
         else:
             self.images[uid] = image
 
-    def match_files(self) -> None:
-        """Gives each image the mask images and label volumes that are named as its file is."""
+    def match_files(self, endings: tuple[str, ...]) -> None:
+        """Gives each image the mask images and label volumes that are named as its file is, with one of these endings.
+
+        A volume needs none.
+        """
         by_place, by_stem = defaultdict(list), defaultdict(list)
         for image in self.images.values():
             stem = _without(image.member, DICOM_SUFFIXES)
@@ -163,15 +165,15 @@ class _Listing:
         for member in self._archive.names:
             if has_suffix(member, SUFFIXES):
                 stem = _without(member, SUFFIXES)
-                fits = named(stem) or named(_without(stem, _MASK_ENDING))
+                fits = named(stem) or named(_without(stem, endings))
                 if self._is_one(member, len(fits)):
                     fits[0].volumes.append(member)
             elif has_suffix(member, IMAGE_SUFFIXES):
                 stem = _without(member, IMAGE_SUFFIXES)
-                if not has_suffix(stem, _MASK_ENDING):
+                if not has_suffix(stem, endings):
                     self._ignored.append(member)
                     continue
-                stem = _without(stem, _MASK_ENDING)
+                stem = _without(stem, endings)
                 pairs: list[tuple[int | None, _Image]] = [(None, image) for image in named(stem)]
                 if numbered := _NUMBERED.fullmatch(stem):
                     pairs += [(int(numbered[2]), image) for image in named(numbered[1])]
@@ -324,7 +326,7 @@ class _Listing:
             elif len(members) > 1 or frame in masks:
                 self._several(image, f"{self._listed(members)} are masks of the frame {frame} of {image.shown}")
             else:
-                masks[frame] = MaskFile(members[0], self._archive.shown(members[0]))
+                masks[frame] = MaskFile(members[0], shown=self._archive.shown(members[0]))
         return masks
 
     def _several(self, image: _Image, detail: str) -> None:

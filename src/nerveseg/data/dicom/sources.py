@@ -10,7 +10,7 @@ import numpy as np
 
 from nerveseg.arrays import Frame
 from nerveseg.data.archive import Archive, UnfitImageError
-from nerveseg.data.decoding import DecodedFrame, DecodedMask, MaskSource
+from nerveseg.data.decoding import DecodedFrame, DecodedMask, MaskSource, naming
 from nerveseg.data.dicom.files import Pixels, Region
 from nerveseg.data.dicom.segmentations import Segmentation
 from nerveseg.data.dicom.volumes import Volume
@@ -30,7 +30,11 @@ class Recent(Generic[T]):
         self._kept: dict[str, Future[T]] = {}
 
     def get(self, archive: Archive, member: str) -> T:
-        """The content of a file. Raises what `load` does, each time."""
+        """The content of a file.
+
+        Raises:
+            UnfitImageError: as by `load`, anew for each caller.
+        """
         with self._lock:
             is_new = member not in self._kept
             if is_new:
@@ -43,7 +47,10 @@ class Recent(Generic[T]):
                 found.set_result(self._load(archive, member))
             except Exception as error:
                 found.set_exception(error)
-        return found.result()
+        try:
+            return found.result()
+        except UnfitImageError as error:
+            raise UnfitImageError(error.kind, str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -73,10 +80,8 @@ class DicomFrame:
     files: Files = field(repr=False, compare=False)
 
     def read(self, archive: Archive) -> DecodedFrame:
-        try:
+        with naming(self.member):
             pixels, is_coloured = self.files.pixels.get(archive, self.file).grey(self.index, self.region)
-        except UnfitImageError as error:
-            raise UnfitImageError(error.kind, f"{self.member} {error}") from None
         detail = f"{self.member} has colours; they were converted to greyscale by luma"
         return DecodedFrame(pixels, doubts=[("colour", detail)] if is_coloured else [])
 
@@ -141,10 +146,8 @@ class SegmentMask:
         for segment in self.segments:
             if segment.segmentation.size != self.size:
                 raise _size_mismatch(self.size, segment.segmentation.size)
-            try:
+            with naming(archive.shown(segment.member)):
                 values = self.files.segmentations.get(archive, segment.member).values(segment.index)
-            except UnfitImageError as error:
-                raise UnfitImageError(error.kind, f"{archive.shown(segment.member)} {error}") from None
             mask |= segment.segmentation.mask(values, segment.number, self.chosen)
         return DecodedMask(mask)
 
@@ -167,21 +170,18 @@ class VolumeMask:
     files: Files = field(repr=False, compare=False)
 
     def read(self, archive: Archive, frame: Frame) -> DecodedMask:
-        shown = archive.shown(self.file)
-        try:
+        with naming(archive.shown(self.file)):
             volume = self.files.volumes.get(archive, self.file)
             if volume.shape != self.shape:
                 raise UnfitImageError(
                     "size mismatch", f"is {_volume(volume.shape)}; the frames are {_volume(self.shape)}"
                 )
             mask, names = volume.mask(self.index, self.chosen)
-        except UnfitImageError as error:
-            raise UnfitImageError(error.kind, f"{shown} {error}") from None
-        if self.chosen is None and len(names) > 1:
-            listed = ", ".join(sorted(names)[:_SHOWN])
-            detail = f"{shown} has the labels {listed}. Set data.classes to those that are nerve"
-            raise UnfitImageError("several classes", detail)
-        return DecodedMask(mask, value=f"label {names.pop()}" if self.chosen is None and names else None)
+            if self.chosen is None and len(names) > 1:
+                listed = ", ".join(sorted(names)[:_SHOWN])
+                detail = f"has the labels {listed}. Set data.classes to those that are nerve"
+                raise UnfitImageError("several classes", detail)
+        return DecodedMask(mask, values=tuple(names) if self.chosen is None else ())
 
 
 def _size_mismatch(frame: tuple[int, ...], mask: tuple[int, ...]) -> UnfitImageError:

@@ -21,9 +21,11 @@ class Choices:
 
     Attributes:
         classes: what is nerve, where the dataset has several classes; None: it has one.
+        mask_suffixes: what ends the name of a mask's file, after that of its frame.
     """
 
     classes: Sequence[int | str] | None = None
+    mask_suffixes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Dataset:
         subject_from: what in the dataset names the person scanned, such as "the column subject of train.pq"; empty:
             nothing does, so that `data.subject` reads the names of the frames.
         site_from: as subject_from, for the site.
+        mask_values: `data.classes`, where it chooses values of the masks' files; each has to be in one of them.
         subject_rule: `data.subject` as it held; set by `subjects.assign`.
     """
 
@@ -75,6 +78,7 @@ class Dataset:
     columns: tuple[str, ...] = ()
     subject_from: str = ""
     site_from: str = ""
+    mask_values: Sequence[int | str] | None = None
     subject_rule: str = ""
 
     def error(self, kind: str, image: str, detail: str) -> None:
@@ -100,7 +104,7 @@ class Layout(Protocol):
     NAME: str
     EXPECTED: str
 
-    def evidence(self, archive: Archive) -> str:
+    def evidence(self, archive: Archive, choices: Choices) -> str:
         """Why the dataset has this layout, as a part of a sentence; empty: it does not have it.
 
         It reads no more than the names of the files, the columns of tables and the beginnings of a few files.

@@ -6,11 +6,11 @@ To add a layout, write a module with what `dataset.Layout` asks for and its test
 
 from nerveseg.data import tables
 from nerveseg.data.archive import Archive
-from nerveseg.data.layouts import dicom, hydrogen_torch, kaggle
+from nerveseg.data.layouts import dicom, hydrogen_torch, nnunet, pairs
 from nerveseg.data.layouts.dataset import Choices, Dataset, Layout, inventory
 from nerveseg.errors import NervesegError
 
-LAYOUTS: tuple[Layout, ...] = (dicom, hydrogen_torch, kaggle)
+LAYOUTS: tuple[Layout, ...] = (dicom, hydrogen_torch, pairs, nnunet)
 
 
 def find(archive: Archive, name: str, choices: Choices) -> Dataset:
@@ -26,13 +26,13 @@ def find(archive: Archive, name: str, choices: Choices) -> Dataset:
     """
     if name != "auto":
         layout = next(layout for layout in LAYOUTS if name == layout.NAME)
-        if not layout.evidence(archive):
+        if not layout.evidence(archive, choices):
             raise NervesegError(
                 f"{archive.path} does not have the layout {layout.NAME} (data.layout), which is {layout.EXPECTED}. "
                 f"Found: {_found(archive)}."
             )
         return layout.read(archive, choices)
-    fitting = recognised(archive)
+    fitting = recognised(archive, choices)
     if len(fitting) > 1:
         if archive.hides_names:  # which the reasons may have
             reasons = " and ".join(layout.NAME for layout, _ in fitting)
@@ -48,9 +48,9 @@ def find(archive: Archive, name: str, choices: Choices) -> Dataset:
     return fitting[0][0].read(archive, choices)
 
 
-def recognised(archive: Archive) -> list[tuple[Layout, str]]:
+def recognised(archive: Archive, choices: Choices) -> list[tuple[Layout, str]]:
     """The layouts that a dataset may have, each with its evidence."""
-    return [(layout, reason) for layout in LAYOUTS if (reason := layout.evidence(archive))]
+    return [(layout, reason) for layout in LAYOUTS if (reason := layout.evidence(archive, choices))]
 
 
 def _found(archive: Archive) -> str:

@@ -12,7 +12,7 @@ NAME = "dicom"
 EXPECTED = "DICOM files of ultrasound, with masks as DICOM SEG, <file>_mask.png or label volumes named as the files"
 
 
-def evidence(archive: Archive) -> str:
+def evidence(archive: Archive, choices: Choices) -> str:
     return "it has DICOM files" if archive.has_dicom else ""
 
 

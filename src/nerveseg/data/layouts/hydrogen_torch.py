@@ -28,13 +28,13 @@ _WHOLE_FLOAT = re.compile(r"(-?[0-9]+)\.0*")
 _CLASSES_SHOWN = 20
 
 
-def evidence(archive: Archive) -> str:
-    found = _tables(archive)
+def evidence(archive: Archive, choices: Choices) -> str:
+    found = tables.with_columns(archive, _REQUIRED)
     return f"the table {found[0]} has the columns {' and '.join(_REQUIRED)}" if found else ""
 
 
 def read(archive: Archive, choices: Choices) -> Dataset:
-    found = _tables(archive)
+    found = tables.with_columns(archive, _REQUIRED)
     if len(found) > 1:
         raise NervesegError(
             f"{archive.path} has {len(found)} tables with the columns {' and '.join(_REQUIRED)}: {', '.join(found)}. "
@@ -156,8 +156,3 @@ def _single(dataset: Dataset, image: str, column: str, values: Sequence[str | No
         shown = ", ".join(value or "(empty)" for value in different)
         dataset.error(f"conflicting {column}s", image, f"has rows with the {column}s {shown}")
     return different[0]
-
-
-def _tables(archive: Archive) -> list[str]:
-    names = [name for name in archive.names if tables.is_table(name)]
-    return [name for name in names if set(_REQUIRED) <= set(tables.columns(archive, name))]

@@ -1,0 +1,1 @@
+"""Settings of other systems as overlays of params.yaml."""
