@@ -52,7 +52,7 @@ test: install  ## run the tests, and print the branch coverage
 test-fast: install  ## run the tests that start no processes of the project: a minute
 	OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal tests/unit tests/contract/test_pipeline.py
 
-test-stack: install  ## run the team stack's tests; they need Debian's PostgreSQL and Chromium
+test-stack: install  ## run the team stack's tests; they need Debian's PostgreSQL, Chromium and dicom3tools
 	OMP_NUM_THREADS=1 pytest tests/stack
 
 bench: install  ## compare with peers and limits; only an idle machine gives ratios that count (BENCHMARKS="training quality")

@@ -137,11 +137,11 @@ class DataParams(Section):
     )
     version_id: str | None = Field(description="pins one version of an S3 object")
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(description="rejects any other content")
-    layout: Literal["auto", "hydrogen-torch", "pairs", "nnunet", "coco", "label-studio"] = Field(
+    layout: Literal["auto", "dicom", "hydrogen-torch", "pairs", "nnunet", "coco", "label-studio"] = Field(
         description="how the dataset is laid out; auto: detected"
     )
     mask_suffixes: Annotated[list[MaskSuffix], Field(min_length=1)] = Field(
-        description="what ends the name of a mask's file, after that of its frame, in the layout pairs"
+        description="what ends the name of a mask's file, after that of its frame, in the layouts pairs and dicom"
     )
     frames: Literal["nonempty", "all"] = Field(description="only frames with a mask, or all frames")
     subject: Annotated[str, AfterValidator(subject_rule)] = Field(

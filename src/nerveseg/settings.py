@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     verify_key: Path | None = Field(
         default=None, description="PEM file of the public key that a bundle must be signed with, or it is not used"
     )
+    identity_key: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+        default=None, description="secret by which the patients of DICOM files are replaced by hashes; keep it"
+    )
     s3_anonymous: bool = Field(default=False, description="do not sign S3 requests for the dataset, for public buckets")
     predictor_auth: Annotated[SecretStr, AfterValidator(_user_and_password)] | None = Field(
         default=None, description="user:password for the predictor; unset: it listens on loopback addresses only"

@@ -13,7 +13,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 DOMAIN = ("data", "phantom", "model", "training", "evaluation", "report", "modelcard", "prediction", "registry")
 COMMANDS = {"prediction/files.py", "registry/verify.py"}  # what `nerveseg predict` and `nerveseg verify` call
 STAGES = sorted(file.stem for file in (PACKAGE / "stages").glob("[!_]*.py"))
-SELDOM = {"boto3", "sklearn", "onnx", "openvino", "pycocotools"}  # only some settings or one function need them
+# Only some settings, layouts or one function need them.
+SELDOM = {"boto3", "sklearn", "onnx", "openvino", "pycocotools", "pydicom", "nibabel", "nrrd"}
 TENSORS = {"torch", "torchvision", "lightning", "albumentations", "segmentation_models_pytorch"}
 # What our own code must not load when a stage starts; only train trains, and it draws nothing.
 LEFT_OUT = {stage: SELDOM | {"lightning", "albumentations"} for stage in STAGES}

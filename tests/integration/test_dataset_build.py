@@ -131,7 +131,7 @@ def test_subjects_and_classes_are_read_as_params_yaml_here_says() -> None:
     result = build({f"more/{name}": content for name, content in members.items()}, subject=None)
     assert result.exit_code == 1, "kaggle's pairs are there too"
     assert "fits several layouts" in said(result)
-    assert "There is no layout kagle: use auto, hydrogen-torch" in said(build({}, "--layout", "kagle"))
+    assert "There is no layout kagle: use auto, dicom, hydrogen-torch" in said(build({}, "--layout", "kagle"))
     result = build({}, "--layout", "hydrogen-torch", subject=None)
     assert result.exit_code == 0, result.stderr
     found = table()

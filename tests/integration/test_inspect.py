@@ -196,7 +196,10 @@ def test_where_two_layouts_fit_it_says_both_and_how_to_choose(tmp_path: Path) ->
     chosen = inspect("a.zip", "--layout", "pairs")
     assert "Layout: pairs" in chosen.stderr
     assert "layout: pairs" in chosen.stdout
-    assert "the layouts are hydrogen-torch, pairs" in inspect("a.zip", "--layout", "pears").stderr
+    assert (
+        "There is no layout pears: use auto, dicom, hydrogen-torch, pairs"
+        in inspect("a.zip", "--layout", "pears").stderr
+    )
 
 
 @pytest.mark.parametrize(

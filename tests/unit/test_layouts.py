@@ -21,8 +21,8 @@ def test_numbers_in_names_may_have_any_length() -> None:
 
 
 def test_no_layout_lists_what_was_found(tmp_path: Path) -> None:
-    text = refusal(tmp_path, {"a/1.dcm": b"x", "a/2.dcm": b"x", "readme": b"", "labels.csv": b"file,label\na,b\n"})
-    assert "2 .dcm in a/" in text
+    text = refusal(tmp_path, {"a/1.raw": b"x", "a/2.raw": b"x", "readme": b"", "labels.csv": b"file,label\na,b\n"})
+    assert "2 .raw in a/" in text
     assert "1 (no suffix) in ./" in text
     assert "labels.csv with the columns file, label" in text
     assert "image, rle_mask" in text

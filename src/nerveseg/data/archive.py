@@ -6,9 +6,11 @@ import stat
 import unicodedata
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, cast
@@ -28,6 +30,13 @@ MAX_PIXELS = 2**24  # 4096 x 4096
 MAX_IMAGE_BYTES = 5 * MAX_PIXELS  # the largest image, uncompressed, with 4 channels, and its metadata
 MAX_NAME = 1024  # characters
 
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_DICOM, _DICOM_AT = b"DICM", 128  # what each DICOM file has there
+_DICOM_TRIED = 16
+_NOT_DICOM = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".nii", ".gz", ".nrrd", ".csv", ".pq", ".parquet"),
+    *(".json", ".yaml", ".yml", ".txt", ".md", ".html", ".pdf"),
+)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the ones that zipfile unpacks in bounded chunks
 _ENCRYPTED = 0x1
 _UTF8 = 0x800
@@ -86,11 +95,11 @@ class Archive:
             return "it contains no files"
         twice = next((name for name in self.names if counts[name] > 1), None)
         if twice:
-            return f"it contains {twice} twice"
+            return f"it contains {self.shown(twice)} twice"
         for name, info in self._members.items():
             reason = _reason_to_refuse(name, info)
             if reason:
-                return f"{name[:MAX_NAME]!r} {reason}"
+                return f"{self.shown(name)[:MAX_NAME]!r} {reason}"
         return None
 
     def read(self, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
@@ -115,8 +124,39 @@ class Archive:
         try:
             with self._zip.open(self._members[name]) as file:
                 yield cast(BinaryIO, file)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
-            raise ValueError(f"damaged in the zip: {error}") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError):  # their texts have its name
+            raise ValueError("damaged in the zip") from None
+
+    def is_dicom(self, name: str) -> bool:
+        """Whether a member is a DICOM file, by its first bytes; not where it is damaged."""
+        try:
+            with self.open(name) as file:
+                return file.read(_DICOM_AT + len(_DICOM))[_DICOM_AT:] == _DICOM
+        except ValueError:
+            return False
+
+    @cached_property
+    def has_dicom(self) -> bool:
+        """Whether there are DICOM files among the members, by the first bytes of a few of them."""
+        likely = [name for name in self.maybe_dicom if has_dicom_suffix(name)] or self.maybe_dicom
+        return any(map(self.is_dicom, likely[:: len(likely) // _DICOM_TRIED + 1]))
+
+    @cached_property
+    def maybe_dicom(self) -> list[str]:
+        """The members that can be DICOM files: they have any name, but none that says that they are something else."""
+        return [name for name in self.names if not name.lower().endswith(_NOT_DICOM) and self._may_be_opened(name)]
+
+    def _may_be_opened(self, name: str) -> bool:
+        return _reason_to_refuse(name, self._members[name]) is None
+
+    @cached_property
+    def hides_names(self) -> bool:
+        """Whether the names of members may be people's: there are DICOM files."""
+        return any(map(has_dicom_suffix, self.names)) or self.has_dicom
+
+    def shown(self, name: str) -> str:
+        """How a message names a member: by its place in `names` if `hides_names`."""
+        return f"file {bisect_left(self.names, name) + 1} of {len(self.names)}" if self.hides_names else name
 
     def stamp(self, name: str) -> str:
         """Changes with the content of a member: its CRC-32 and its size in bytes."""
@@ -148,29 +188,40 @@ class Folder(Archive):
         """
         self.path = path
         self._files: dict[str, Path] = {}
+        self._refused: dict[str, str] = {}  # why, by name
         root = path.resolve()
         try:
             for entry in walk.entries(path)[0]:
                 name = unicodedata.normalize("NFC", Path(entry.path).relative_to(path).as_posix())
                 reason = "is there twice" if name in self._files else _reason_to_leave_out(name, entry, root)
                 if reason:
-                    raise NervesegError(f"{path} is rejected: {name[:MAX_NAME]!r} {reason}.")
+                    self._refused[name] = reason
                 self._files[name] = Path(entry.path)
         except OSError as error:
             raise NervesegError(f"{error.filename} cannot be read ({error.strerror}).") from None
         self.names = sorted(self._files)
         if not self.names:
             raise NervesegError(f"{path} is rejected: it contains no files.")
+        for name, reason in self._refused.items():
+            raise NervesegError(f"{path} is rejected: {self.shown(name)[:MAX_NAME]!r} {reason}.")
 
     def read(self, name: str, limit: int = MAX_MEMBER_BYTES) -> bytes:
-        try:
-            with self._files[name].open("rb") as file:
-                content = file.read(limit + 1)
-        except OSError as error:
-            raise ValueError(f"unreadable: {error.strerror}") from None
+        with self.open(name) as file:
+            content = file.read(limit + 1)
         if len(content) > limit:
             raise ValueError(f"too large: the limit is {limit} bytes")
         return content
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        try:
+            with self._files[name].open("rb") as file:
+                yield file
+        except OSError as error:
+            raise ValueError(f"unreadable: {error.strerror}") from None
+
+    def _may_be_opened(self, name: str) -> bool:
+        return name not in self._refused
 
     def stamp(self, name: str) -> str:
         """Changes with the content of a file: the time of its last change in nanoseconds and its size in bytes."""
@@ -197,6 +248,11 @@ def _name(info: zipfile.ZipInfo) -> str:
         with suppress(UnicodeError):
             name = name.encode("cp437").decode()
     return unicodedata.normalize("NFC", name.replace("\\", "/"))
+
+
+def has_dicom_suffix(name: str) -> bool:
+    """Whether the name of a file ends as those of DICOM files often do; many have none."""
+    return name.lower().endswith(DICOM_SUFFIXES)
 
 
 def _is_hidden(name: str) -> bool:

@@ -56,7 +56,7 @@ class FrameSource(Protocol):
 
     @property
     def member(self) -> str:
-        """The file, by its name in the zip."""
+        """The file, by its name in the zip, unless that may be the name of a person."""
 
     def read(self, archive: Archive) -> DecodedFrame:
         """Decodes the frame. Thread-safe.
@@ -103,13 +103,15 @@ class MaskFile:
 
     Attributes:
         classes: the values that are nerve, as of `masks.read`; None: there is only one besides the background.
+        shown: what messages call the file, where its name may be that of a person.
     """
 
     member: str
     classes: tuple[int | str, ...] | None = None
+    shown: str = ""
 
     def read(self, archive: Archive, frame: Frame) -> DecodedMask:
-        with opened(archive, self.member) as (image, turned):
+        with opened(archive, self.member, self.shown) as (image, turned):
             pixels, values = masks.read(image, self.classes)
         return DecodedMask(pixels, turned, values)
 
@@ -211,9 +213,9 @@ class Regions:
 
 
 @contextmanager
-def opened(archive: Archive, member: str) -> Iterator[tuple[Image.Image, int]]:
-    """An image file of the zip, as `archive.open_image`; what is unfit says which file it is."""
-    with naming(member), open_image(content(archive, member)) as found:
+def opened(archive: Archive, member: str, shown: str = "") -> Iterator[tuple[Image.Image, int]]:
+    """An image file of the zip, as `archive.open_image`; what is unfit says which file it is: `shown`, or its name."""
+    with naming(shown or member), open_image(content(archive, member)) as found:
         yield found
 
 

@@ -32,10 +32,11 @@ _TABLES_READ = 20
 
 def sentence(archive: Archive) -> str:
     """Which layout is the nearest, what speaks for it and what is missing."""
-    for found in (_by_table(archive), _by_names(archive.names), _by_suffix(archive.names)):
-        if first := next(found, None):
-            return first
-    return f"None of them is near: it has {inventory(archive.names)}."
+    if not archive.hides_names:
+        for found in (_by_table(archive), _by_names(archive.names)):
+            if first := next(found, None):
+                return first
+    return next(_by_suffix(archive.names), f"None of them is near: it has {inventory(archive)}.")
 
 
 def _by_table(archive: Archive) -> Iterator[str]:

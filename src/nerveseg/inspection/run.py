@@ -40,7 +40,7 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
     _require_free(out)
     rule, choices = options.read(subject, classes)
     with _opened(uri) as (archive, address):
-        _say("Dataset", f"{address}, {len(archive.names)} files: {inventory(archive.names)}")
+        _say("Dataset", f"{address}, {len(archive.names)} files: {inventory(archive)}")
         found, reason = _layout(archive, address, layout, choices)
         because = f"{found.NAME}, because {reason}"
         _say("Layout", f"{because}.")
@@ -150,9 +150,7 @@ def _layout(archive: Archive, address: str, name: str, choices: Choices) -> tupl
     Raises:
         NervesegError: there is no such layout; or none or several fit.
     """
-    names = [layout.NAME for layout in detect.LAYOUTS]
-    if name not in ("auto", *names):
-        raise NervesegError(f"--layout {name}: there is no such layout; the layouts are {', '.join(names)}.")
+    detect.require_known(name)
     fitting = detect.recognised(archive, choices)
     named = [each for each in fitting if name in ("auto", each[0].NAME)]
     reasons = [f"  {layout.NAME}, because {reason}" for layout, reason in fitting]

@@ -143,9 +143,12 @@ def has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
     return name.lower().endswith(suffixes)
 
 
-def inventory(names: Sequence[str]) -> str:
+def inventory(archive: Archive) -> str:
     """What files there are: `12 .png in images/; 1 .csv in ./`."""
-    counts = Counter((f"{(path := PurePosixPath(name)).parent}/", path.suffix or "(no suffix)") for name in names)
+    if archive.hides_names:
+        return f"{len(archive.names)} files, whose names are not shown, because those of DICOM files may be people's"
+    paths = map(PurePosixPath, archive.names)
+    counts = Counter((f"{path.parent}/", path.suffix or "(no suffix)") for path in paths)
     files = [f"{number} {suffix} in {folder}" for (folder, suffix), number in counts.most_common(10)]
     if len(counts) > len(files):
         files.append(f"{len(counts) - len(files)} more folders and suffixes")

@@ -6,11 +6,11 @@ To add a layout, write a module with what `dataset.Layout` asks for and its test
 
 from nerveseg.data import tables
 from nerveseg.data.archive import Archive
-from nerveseg.data.layouts import coco, hydrogen_torch, label_studio, nnunet, pairs
+from nerveseg.data.layouts import coco, dicom, hydrogen_torch, label_studio, nnunet, pairs
 from nerveseg.data.layouts.dataset import Choices, Dataset, Layout, inventory
 from nerveseg.errors import NervesegError
 
-LAYOUTS: tuple[Layout, ...] = (hydrogen_torch, pairs, nnunet, coco, label_studio)
+LAYOUTS: tuple[Layout, ...] = (dicom, hydrogen_torch, pairs, nnunet, coco, label_studio)
 
 
 def find(archive: Archive, name: str, choices: Choices) -> Dataset:
@@ -25,7 +25,7 @@ def find(archive: Archive, name: str, choices: Choices) -> Dataset:
         NervesegError: it does not have the layout, has none or several, or there is no such layout; or as by the
             layout's `read`.
     """
-    _require_known(name)
+    require_known(name)
     if name != "auto":
         layout = next(layout for layout in LAYOUTS if name == layout.NAME)
         if not layout.evidence(archive, choices):
@@ -48,17 +48,22 @@ def find(archive: Archive, name: str, choices: Choices) -> Dataset:
 
 
 def recognised(archive: Archive, choices: Choices) -> list[tuple[Layout, str]]:
-    """The layouts that a dataset may have, each with its evidence."""
-    return [(layout, reason) for layout in LAYOUTS if (reason := layout.evidence(archive, choices))]
+    """The layouts that a dataset may have, each with its evidence, or without where that may have people's names."""
+    found = [(layout, reason) for layout in LAYOUTS if (reason := layout.evidence(archive, choices))]
+    hidden = "of what its files are called or hold"
+    return [(each, hidden if archive.hides_names and each is not dicom else reason) for each, reason in found]
 
 
 def _found(archive: Archive) -> str:
+    if archive.hides_names:
+        return inventory(archive)
     columns = {name: tables.columns(archive, name) for name in archive.names if tables.is_table(name)}
     described = [f"{name} with the columns {', '.join(names[:20])}" for name, names in columns.items()]
-    return "; ".join([inventory(archive.names), *described])
+    return "; ".join([inventory(archive), *described])
 
 
-def _require_known(name: str) -> None:
+def require_known(name: str) -> None:
+    """Raises NervesegError if there is no layout of this name."""
     names = ["auto", *(layout.NAME for layout in LAYOUTS)]
     if name not in names:
         raise NervesegError(f"There is no layout {name}: use {', '.join(names)}.")

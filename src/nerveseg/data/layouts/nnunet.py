@@ -193,7 +193,7 @@ def _ending(archive: Archive, root: PurePosixPath, described: Mapping[str, Any])
     said = described.get("file_ending", used[0] if len(used) == 1 else None)
     if said not in known:
         raise NervesegError(
-            f"{_DESCRIPTION} in {archive.path} has the file_ending {said}; there are {inventory(names)}. Save "
+            f"{_DESCRIPTION} in {archive.path} has the file_ending {said}; there are {inventory(archive)}. Save "
             f"frames and labels as one of {', '.join(known)}."
         )
     return str(said)
