@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {
     "model.width": 64,
     "train.recipe": "card",  # ours changes with what is found, and with it the figures of tests
     "train.learning_rate": 0.01,
-    "train.epochs": 4,
+    "train.epochs": 5,
     "train.batch_size": 4,
     "evaluate.overlays": 2,
     "register.gate": "off",  # it loads torch and two networks; tests of the gate turn it on

@@ -284,7 +284,8 @@ def test_a_training_that_is_cancelled_killed_and_killed_again_is_trained_once(
     workspace: Workspace, prefect: Prefect, client: mlflow.MlflowClient
 ) -> None:
     epochs = 14
-    overrides = {"model.height": 128, "model.width": 128, "train.epochs": epochs}  # slow enough to be met in its midst
+    # Slow enough to be met in its midst.
+    overrides = {"model.architecture": "Unet", "model.height": 128, "model.width": 128, "train.epochs": epochs}
 
     def epochs_logged() -> int:
         """Of the newest training; the flow's log comes seconds later."""

@@ -15,8 +15,8 @@ from nerveseg import tracking
 from prefect_api import await_
 from workspace import Workspace, entered
 
-NAMES = ["first_batch_epoch_001.jpg", *(f"validation_epoch_{epoch:03}.jpg" for epoch in range(7))]
-KEYS = [("train/first_batch", 1), *(("validation/frames", epoch) for epoch in range(7))]
+NAMES = ["first_batch_epoch_001.jpg", *(f"validation_epoch_{epoch:03}.jpg" for epoch in range(6))]
+KEYS = [("train/first_batch", 1), *(("validation/frames", epoch) for epoch in range(6))]
 
 
 def images(run: Path) -> Counter[tuple[str, int]]:

@@ -33,7 +33,7 @@ from workspace import Workspace, free_port, mlflow_server, wait_for
 
 EPOCHS = 3
 RANDOM = {  # whatever draws random numbers
-    "model.architecture": "FPN",  # a decoder with dropout
+    "model.architecture": "PSPNet",  # it has dropout
     "train.augmentation": "strong",
     "train.mixing": "cutmix",
     "train.sampler": "clusters",
@@ -224,7 +224,7 @@ def test_the_code_that_trains_is_the_same_in_all_epochs_and_their_commits_are_re
 
 
 def fit(
-    store: Workspace, folder: Path, stop_after: int = EPOCHS, **changes: Any
+    store: Workspace, folder: Path, stop_after: int = EPOCHS, architecture: str = "Linknet", **changes: Any
 ) -> tuple[list[float], torch.nn.Module]:
     """Trains in this process, with `changes` to `train`; returns the epochs it took, and the network."""
     params = load(store.root / "params.yaml")
@@ -237,7 +237,7 @@ def fit(
 
     network, _ = trainer.fit(
         FrameStore.open(store.root / "data" / "packed"),
-        ModelSpec(**params.model.model_dump(exclude={"encoder_weights"})),
+        ModelSpec(**params.model.model_dump(exclude={"encoder_weights"}) | {"architecture": architecture}),
         params.model.encoder_weights,
         params.train.model_copy(update=changes),
         device="cpu",
@@ -321,7 +321,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     (folder / ".last.ckpt.1").write_text("of a killed process")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))  # on another file system, a move is a copy
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, limits[1]))  # less than a checkpoint
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, limits[1]))  # less than a checkpoint
     try:
         with pytest.raises((OSError, NervesegError), match="File too large"):
             fit(store, folder)
@@ -339,13 +339,15 @@ def test_a_loss_that_diverges_ends_the_training(store: Workspace, tmp_path: Path
     with pytest.raises(
         NervesegError, match=rf"The loss diverged in epoch 1: {loss} on the .*Lower train.learning_rate"
     ):
-        fit(store, tmp_path, optimizer="sgd", learning_rate=rate)
+        fit(store, tmp_path, architecture="Unet", optimizer="sgd", learning_rate=rate)
     assert list(tmp_path.iterdir()) == [], "nothing to resume from"
 
 
 def test_a_network_that_diverged_on_the_validation_frames_alone_is_no_success(workspace: Workspace) -> None:
     """The status of the run is that of a process."""
-    workspace.set(**{"train.optimizer": "sgd", "train.learning_rate": 1.0, "train.epochs": 1})
+    workspace.set(
+        **{"model.architecture": "Unet", "train.optimizer": "sgd", "train.learning_rate": 1.0, "train.epochs": 1}
+    )
     output = workspace.stage("train", ok=False)
     assert re.search(r"^error: The loss diverged in epoch 1: \S+ on the training frames, \S+e\+\d+ on", output, re.M)
     assert "Traceback" not in output
@@ -402,7 +404,7 @@ def test_an_exception_ends_the_run_failed(workspace: Workspace) -> None:
         env=workspace.env,
         capture_output=True,
         text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8_000_000, 8_000_000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000)),
     )
     assert process.returncode == 1
     assert re.search(r"error: .*/last\.ckpt cannot be written \(File too large\): make room", process.stderr)

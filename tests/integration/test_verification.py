@@ -141,7 +141,7 @@ def test_a_version_that_the_pipeline_did_not_register_is_named(client: MlflowCli
         ("reports/card.json", b'"license": null', b'"license": "mit"', {"hash of card.json"}),
         ("reproduce/dvc.lock", b"path: models/model.safetensors\n", b"path: other\n", {"hash of dvc.lock", "lineage"}),
         ("reproduce/dvc.lock", b"validation: 0.15", b"validation: 0.25", {"hash of dvc.lock", "params"}),
-        ("reproduce/params.yaml", b"epochs: 4", b"epochs: 7", {"hash of params.yaml", "params"}),
+        ("reproduce/params.yaml", b"epochs: 5", b"epochs: 7", {"hash of params.yaml", "params"}),
         ("reproduce/params.yaml", b"prior_margin: 0.0", b"prior_margin: 0.1", {"hash of params.yaml"}),
         ("reproduce/gate.json", b'"off"', b'"report"', {"gate"}),
     ],
