@@ -41,7 +41,8 @@ SMALL: dict[str, Any] = {
     "train.learning_rate": 0.01,
     "train.epochs": 5,
     "train.batch_size": 4,
-    "evaluate.overlays": 2,
+    "evaluate.overlays": 1,
+    "evaluate.resamples": 1000,
     "register.gate": "off",  # it loads torch and two networks; tests of the gate turn it on
     "register.min_dice": 0.0,
     "register.prior_margin": 0.0,

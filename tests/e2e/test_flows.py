@@ -271,7 +271,7 @@ def test_a_network_that_fails_is_tried_again(workspace: Workspace, prefect: Pref
 
 def test_a_revision_is_run_as_it_was(workspace: Workspace, prefect: Prefect) -> None:
     commit = workspace.git("rev-parse", "HEAD").strip()
-    workspace.set(**{"evaluate.overlays": 1})
+    workspace.set(**{"evaluate.overlays": 2})
     workspace.commit()
     assert prefect.finish(prefect.start("train", revision=commit)) == ("Completed", "nothing to do")
     workspace.git("reset", "--quiet", "--hard", commit)

@@ -10,7 +10,6 @@ import shlex
 import signal
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -26,12 +25,13 @@ from nerveseg.data import published, transfer
 from nerveseg.data.sources import open_source
 from nerveseg.data.transfer import download
 from nerveseg.errors import NervesegError
+from preload import VARIABLE
 from wire import Answer, Wire, forward_to, serving
 
 MIB = 2**20
 CONTENT = os.urandom(5 * MIB + 12_345)
 OTHER = os.urandom(5 * MIB + 12_345)  # of equal size: a mix would not show in the length
-STAGE = [sys.executable, "-m", "nerveseg.stages.download"]
+STAGE = [f"{os.environ[VARIABLE]}/python", "-m", "nerveseg.stages.download"]
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 

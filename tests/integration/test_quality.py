@@ -15,7 +15,7 @@ SMALL = [
     *("phantom.subjects=6", "phantom.frames_per_subject=5", "phantom.height=70", "phantom.width=96"),
     *("train.batch_size=4", "train.epochs=1", "evaluate.resamples=100", "evaluate.min_frames=1"),
 ]
-SIZE = ["--encoder", "mobilenet_v2", "--size", "32x64"]
+SIZE = ["--encoder", "tu-test_resnet", "--size", "32x64"]
 
 
 def run(cache: Path, *more: str, seeds: str = "1") -> None:
@@ -101,7 +101,7 @@ def test_the_plain_loop_learns_a_bright_disc(tmp_path: Path) -> None:
             writer.append(f"{number}_1.png", str(number), None, frame, disc)
         writer.write_index(pd.Series(["train"] * 16), np.arange(16))
     store, size = FrameStore.open(tmp_path), (32, 32)
-    trained = plain_loop.train(store, "mobilenet_v2", None, size, epochs=30, batch_size=8, seed=0)
+    trained = plain_loop.train(store, "tu-test_resnet", None, size, epochs=30, batch_size=8, seed=0)
     found = plain_loop.score(trained, store, store.rows("train"), size)
     assert found["dice"].mean() > 0.8
     assert (found["iou"] <= found["dice"]).all()

@@ -495,11 +495,6 @@ def test_the_stage_as_a_command_prints_one_readable_error() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_importing_the_stage_imports_no_torch() -> None:
-    code = "import sys, nerveseg.stages.split; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 needs_real_data = pytest.mark.skipif(not REAL_DATA.exists(), reason="no real frames beside the repository")
 
 
