@@ -43,6 +43,21 @@ def test_kaggle_skips_the_unlabelled_test_folder_with_one_warning(tmp_path: Path
     assert "7 frames" in dataset.findings[0].detail
 
 
+def test_names_that_differ_in_case_do_not_share_a_mask(tmp_path: Path) -> None:
+    members = dict.fromkeys(
+        ["images/1_1.png", "images/2_A.png", "images/2_a.png", "masks/1_1.png", "masks/2_a.png"], PNG
+    )
+    dataset = find(tmp_path, members)
+    assert [record.image for record in dataset.records] == ["1_1.png"]
+    assert kinds(dataset) == [("error", "duplicate name", "2_A")]
+
+
+def test_frames_of_one_name_in_the_folders_of_people_get_advice(tmp_path: Path) -> None:
+    members = dict.fromkeys([f"{person}/1{end}.png" for person in ("anna", "bea") for end in ("", "_mask")], PNG)
+    (finding,) = find(tmp_path, members).findings
+    assert finding.detail.endswith("give each frame its own name, such as anna_1.png")
+
+
 def test_kaggle_finds_every_broken_pair_at_once(tmp_path: Path) -> None:
     members = kaggle() | {"train/7_1.tif": TIF, "train/8_1_mask.tif": TIF}
     members |= {"more/1_1.tif": TIF, "more/1_1_mask.tif": TIF, "train/1_2.png": PNG}
@@ -144,7 +159,9 @@ def test_files_of_several_classes_need_a_choice(tmp_path: Path, masks: str, chan
     assert kinds(dataset) == [("error", "several classes", "a.zip")]
     assert "artery (3 masks), nerve (2 masks)" in dataset.findings[0].detail
     assert "data.classes: [artery]" in dataset.findings[0].detail
-    assert "data.classes has vein, but the masks" in refusal(tmp_path, members, classes=["vein"], **changes)
+    assert "data.classes has vein, which is no class of a.zip; by file name, it has artery" in refusal(
+        tmp_path, members, classes=["vein"], **changes
+    )
 
     both = pixels(tmp_path, members, classes=["nerve", "artery"], **changes)
     np.testing.assert_array_equal(both["1_1.png"][1], NERVE | ARTERY)
