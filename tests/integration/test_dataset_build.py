@@ -172,6 +172,9 @@ def test_two_frames_never_share_a_name() -> None:
         (["in", "notes.txt"], "notes.txt is there and is no zip"),
         (["gone", "out.zip"], "gone"),
         (["notes.txt", "out.zip"], "notes.txt"),
+        (["in", "notes.txt/out.zip"], "notes.txt cannot be read or written"),
+        (["in", "notes.txt/deep/out.zip"], "notes.txt/deep cannot be read or written"),
+        (["in", "out.zip", "--classes", "1,"], "--classes: a name is empty"),
     ],
 )
 def test_paths_that_cannot_be_meant(arguments: list[str], message: str) -> None:

@@ -135,6 +135,11 @@ def test_nothing_but_empty_masks_is_a_clear_error() -> None:
     assert len(run(members, frames="all")) == 6
 
 
+def test_no_frame_at_all_is_a_clear_error() -> None:
+    assert "has 1 error" in refusal({"train_masks.csv": b"subject,img,pixels\n"}, frames="all")
+    assert details() == ["the dataset has no frame with a mask"]
+
+
 def test_same_zip_gives_the_same_bytes_whatever_the_order_in_it() -> None:
     members = kaggle() | {f"test/{number}.tif": image(frame(number)) for number in (2, 1)}
     members |= {f"train/{name}.png": image(frame(1), "png") for name in "ba"}  # warnings

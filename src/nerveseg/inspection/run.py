@@ -82,7 +82,7 @@ def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], l
 
 
 def _choose_classes(dataset: Dataset) -> str:
-    first = max(dataset.classes, key=lambda name: dataset.classes[name])
+    first = max(dataset.classes, key=lambda name: dataset.classes[name] or 0)
     return (
         f"say which are nerve, such as `classes: [{first}]` in params.yaml, or --classes {first} here. Until then, the "
         "masks of all classes are taken together."

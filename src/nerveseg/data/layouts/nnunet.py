@@ -174,6 +174,7 @@ def _chosen(dataset: Dataset, labels: _Labels, classes: Sequence[int | str] | No
     nerve = {name: numbers for name, numbers in labels.items() if name != _IGNORE and any(numbers)}
     shown = ", ".join(f"{name} ({', '.join(map(str, numbers))})" for name, numbers in nerve.items()) or "no labels"
     every = frozenset[int]().union(*nerve.values())
+    dataset.classes.update(dict.fromkeys(nerve))
     if classes is None:
         if len(nerve) > 1:
             detail = f"has several labels: {shown}. Set data.classes to those that are nerve"
