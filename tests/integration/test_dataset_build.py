@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 import foreign_zips
 from dataset_zips import frame, image, kaggle, mask, parquet
+from dicom_files import regions, ultrasound
 from nerveseg import params, paths, profiles
 from nerveseg.cli import app
 from nerveseg.data import rle
@@ -20,6 +21,7 @@ from nerveseg.data.frame_store import FrameStore
 from nerveseg.data.layouts import detect
 from nerveseg.data.layouts.dataset import Choices
 from nerveseg.data.names import MASK_SUFFIXES
+from nerveseg.settings import settings
 from nerveseg.stages import split
 
 REPOSITORY = Path(__file__).parents[2]
@@ -102,6 +104,29 @@ def test_folds_subjects_and_sites_are_kept(tmp_path: Path) -> None:
     expected = pd.DataFrame(columns).rename(columns={"patient_id": "subject"})
     expected["image"] = [name.replace(".bmp", ".png") for name in names]
     pd.testing.assert_frame_equal(table()[expected.columns], expected, check_dtype=False)
+
+
+def test_dicom_files_are_built_under_other_names_and_the_loss_of_their_spacing_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    members = {}
+    for number, person in enumerate(("Zyxdoe^Ann", "Zyxdoe^Bea"), start=1):
+        spaced = {"SequenceOfUltrasoundRegions": regions({}), "PatientName": person}
+        members[f"{person}/{person}.dcm"] = ultrasound(frame(number), number, person, **spaced)
+        members[f"{person}/{person}_mask.png"] = image(mask(30) * 255, "png")
+    monkeypatch.setenv("NERVESEG_IDENTITY_KEY", "")
+    settings.cache_clear()
+    without = build(members)
+    assert without.exit_code == 1
+    assert not Path("out.zip").exists()
+    monkeypatch.setenv("NERVESEG_IDENTITY_KEY", "a key of the tests")
+    settings.cache_clear()
+    result = build({})
+    settings.cache_clear()
+    assert result.exit_code == 0, result.stderr
+    assert "It leaves out the pixel spacing, known of 2 frames: for metrics in mm, point data.uri at in instead." in said(result)
+    assert b"Zyxdoe" not in Path("out.zip").read_bytes() + (result.stderr + without.stderr).encode()
+    assert table()["subject"].nunique() == 2
 
 
 def test_what_is_unknown_has_no_column() -> None:

@@ -195,7 +195,7 @@ def test_volumes_are_one_slice_of_eight_bits(tmp_path: Path) -> None:
         "d": (b"no volume", "unreadable"),
         "e": (written(frame(0), ".nii.gz")[:-500], "unreadable"),
         "f": (gzip.compress(bytes(huge)), "unreadable"),
-        "g": (gzip.compress(bytes(MAX_IMAGE_BYTES + 1), 1), "unreadable"),
+        "g": (gzip.compress(bytes(MAX_IMAGE_BYTES + 1), 1), "too large"),
     }
     members = {f"{ROOT}/dataset.json": description({"nerve": 1}, ".nii.gz", numTraining=len(cases))}
     for case, (content, _) in cases.items():

@@ -3,8 +3,6 @@
 Source: https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md
 """
 
-import gzip
-import io
 import json
 import re
 from collections import defaultdict
@@ -236,29 +234,23 @@ def _slice(archive: Archive, member: str) -> Frame:
     with naming(member):
         found = content(archive, member)
         try:
-            return _eight_bits(_volume(found, is_compressed=member.endswith(".gz")).T)
+            return _eight_bits(_volume(found).T)
         except UnfitImageError:
             raise
         except Exception as error:  # decoders raise many kinds of errors on bad bytes; each becomes a finding
             raise UnfitImageError("unreadable", f"is damaged: {error or type(error).__name__}") from None
 
 
-def _volume(found: bytes, *, is_compressed: bool) -> npt.NDArray[Any]:
+def _volume(found: bytes) -> npt.NDArray[Any]:
     """The values of a NIfTI file of one slice, (columns, rows)."""
-    import nibabel  # half a second, which only these files need
+    from nerveseg.data import nifti  # nibabel: half a second, which only these files need
 
-    if is_compressed:
-        with gzip.GzipFile(fileobj=io.BytesIO(found)) as file:
-            found = file.read(MAX_IMAGE_BYTES + 1)
-    volume = nibabel.Nifti1Image.from_bytes(found)
+    volume = nifti.parse(found, MAX_IMAGE_BYTES)
     columns, rows, *others = volume.shape
     if set(others) - {1}:
         raise UnfitImageError("several pages", f"has the shape {volume.shape}, but not columns, rows and one slice")
-    if columns * rows > MAX_PIXELS or len(found) > MAX_IMAGE_BYTES:
+    if columns * rows > MAX_PIXELS:
         raise UnfitImageError("too large", f"has {columns}x{rows} pixels; the limit is {MAX_PIXELS} pixels")
-    size = volume.get_data_dtype().itemsize  # type: ignore[no-untyped-call]
-    if columns * rows * size > len(found):  # before nibabel allocates what the header says
-        raise ValueError("the file ends before its last pixel")
     return np.asanyarray(volume.dataobj).reshape(columns, rows)
 
 
