@@ -124,7 +124,7 @@ def test_dicom_files_are_built_under_other_names_and_the_loss_of_their_spacing_i
     result = build({})
     settings.cache_clear()
     assert result.exit_code == 0, result.stderr
-    assert "It leaves out the pixel spacing, known of 2 frames: for metrics in mm, point data.uri at in instead." in said(result)
+    assert "The pixel spacing of 2 frames is left out: for metrics in mm, point data.uri at in instead" in said(result)
     assert b"Zyxdoe" not in Path("out.zip").read_bytes() + (result.stderr + without.stderr).encode()
     assert table()["subject"].nunique() == 2
 

@@ -57,7 +57,7 @@ def build(folder: Path, out: Path, layout: str, subject: str | None, classes: st
     )
     if spaced := sum(record.spacing_mm is not None for record in dataset.records):
         console.print(
-            f"It leaves out the pixel spacing, known of {spaced} frames: for metrics in mm, point data.uri at {folder} instead.",
+            f"The pixel spacing of {spaced} frames is left out: for metrics in mm, point data.uri at {folder} instead.",
             soft_wrap=True,
         )
 
