@@ -104,7 +104,7 @@ def read(archive: Archive, choices: Choices) -> Dataset:
         frame: FrameSource = (VolumeFrame if ending in _VOLUMES else ImageFile)(images[case])
         mask = LabelFile(masks[case], numbers, known) if case in masks else None
         dataset.records.append(Record(name, "", frame, mask))
-    said, found = described.get("numTraining"), len(images.keys() & masks.keys())
+    said, found = described.get("numTraining"), len(images.keys() | masks.keys())
     if isinstance(said, int) and said != found:
         dataset.error("missing frame", _DESCRIPTION, f"says numTraining: {said}, but there are {found} cases")
     if unlabelled := [name for name in archive.names if PurePosixPath(name).parent == root / _TEST_IMAGES]:
