@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,10 @@ PATTERN = "(?P<subject>[^_]+)_.+"
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
+    yield
+    settings.cache_clear()
 
 
 def build(members: Mapping[str, bytes], *options: str, subject: str | None = PATTERN) -> Result:
@@ -122,11 +124,14 @@ def test_dicom_files_are_built_under_other_names_and_the_loss_of_their_spacing_i
     monkeypatch.setenv("NERVESEG_IDENTITY_KEY", "a key of the tests")
     settings.cache_clear()
     result = build({})
-    settings.cache_clear()
     assert result.exit_code == 0, result.stderr
     assert "The pixel spacing of 2 frames is left out: for metrics in mm, point data.uri at in instead" in said(result)
     assert b"Zyxdoe" not in Path("out.zip").read_bytes() + (result.stderr + without.stderr).encode()
     assert table()["subject"].nunique() == 2
+    Path("in").rename("Zyxdoe")
+    sheet = CliRunner().invoke(app, ["dataset", "inspect", "Zyxdoe", "--out", "sheet.html"])
+    assert sheet.exit_code == 0, sheet.stderr
+    assert "Zyxdoe" not in Path("sheet.html").read_text()
 
 
 def test_what_is_unknown_has_no_column() -> None:

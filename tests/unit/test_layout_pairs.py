@@ -52,10 +52,22 @@ def test_names_that_differ_in_case_do_not_share_a_mask(tmp_path: Path) -> None:
     assert kinds(dataset) == [("error", "duplicate name", "2_A")]
 
 
-def test_frames_of_one_name_in_the_folders_of_people_get_advice(tmp_path: Path) -> None:
-    members = dict.fromkeys([f"{person}/1{end}.png" for person in ("anna", "bea") for end in ("", "_mask")], PNG)
-    (finding,) = find(tmp_path, members).findings
-    assert finding.detail.endswith("give each frame its own name, such as anna_1.png")
+@pytest.mark.parametrize(
+    ("names", "example"),
+    [
+        (["anna/1.png", "anna/1_mask.png", "bea/1.png", "bea/1_mask.png"], ", such as anna_1.png"),
+        (
+            [f"{part}/{kind}/1.png" for part in ("train", "val") for kind in ("images", "masks")],
+            ", such as train_1.png",
+        ),
+        (["a/1.png", "a/1.bmp", "a/1_mask.png"], ""),
+        (["masks/1.png", "masks/1.bmp", "images/1.png"], ""),
+    ],
+)
+def test_frames_of_one_name_get_advice(tmp_path: Path, names: list[str], example: str) -> None:
+    (finding,) = find(tmp_path, dict.fromkeys(names, PNG)).findings
+    assert finding.kind == "duplicate name"
+    assert finding.detail.endswith(f"; give each frame its own name{example}")
 
 
 def test_kaggle_finds_every_broken_pair_at_once(tmp_path: Path) -> None:

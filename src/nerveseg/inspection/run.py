@@ -47,7 +47,10 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
         dataset = subjects.assign(found.read(archive, choices), rule, required=True)
         facts = reading.facts(dataset, choices.classes)
         _say_all(facts)
-        errors = _check_and_draw(archive, dataset, facts, f"{address} has the layout {because}.", out)
+        # On the page, no folder of DICOM files is named: it is often called as its patient.
+        at, name = ("The dataset", "DICOM files") if archive.hides_names else (address, archive.path.name)
+        title, lead = f"{_TITLE} of {name}", f"{at} has the layout {because}."
+        errors = _check_and_draw(archive, dataset, facts, title, lead, out)
     if reading.is_ambiguous(dataset, choices.classes):
         _say("Classes", _choose_classes(dataset))
     sys.stdout.write(reading.as_yaml(reading.sections(address, dataset, rule, choices)))
@@ -59,7 +62,7 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
         )
 
 
-def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], lead: str, out: Path) -> str:
+def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], title: str, lead: str, out: Path) -> str:
     """Prints what the checks find and draws the contact sheet; returns the number of errors, such as "1 error"."""
     from nerveseg.data import checks  # the first answer does not wait for pandas and matplotlib
     from nerveseg.report import contact_sheet
@@ -76,7 +79,7 @@ def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], l
     if not found:
         _say("Findings", "none")
     shown = contact_sheet.choose(dataset.records, kept.areas, found)
-    contact_sheet.write(out, archive, f"{_TITLE} of {archive.path.name}", lead, {**facts, **checked}, found, shown)
+    contact_sheet.write(out, archive, title, lead, {**facts, **checked}, found, shown)
     _say(_TITLE, f"{out} has {len(shown)} of the frames, with the outlines of their masks.")
     return findings.counted(found, "error") if report["errors"] else ""
 

@@ -73,10 +73,12 @@ def read(archive: Archive, choices: Choices) -> Dataset:
 
 
 def _twice(members: Sequence[str], masks: Sequence[MaskName]) -> str:
-    detail = f"is in the zip as {', '.join(sorted([*members, *(mask.member for mask in masks)]))}; give each frame "
-    folder, _, file = members[0].rpartition("/")
-    example = f"{PurePosixPath(folder).name}_{file}"
-    return detail + ("its own name" + (f", such as {example}" if folder and len(members) > 1 else ""))
+    listed = ", ".join(sorted([*members, *(mask.member for mask in masks)]))
+    paths = [member.split("/") for member in members[:2]]
+    name = PurePosixPath(members[0]).name
+    folder = next((first for first, *others in zip(*paths, strict=False) if first not in others), name)
+    example = f", such as {folder}_{name}" if folder != name and len(members) > 1 else ""
+    return f"is in the zip as {listed}; give each frame its own name{example}"
 
 
 def _mask(members: Sequence[str], values: tuple[int | str, ...] | None) -> MaskSource:
