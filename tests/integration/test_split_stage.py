@@ -395,7 +395,11 @@ def test_files_of_one_mask_agree() -> None:
     members["train/2_1_mask_1.tif"] = image(mask(30, HEIGHT, WIDTH + 1) * 255)
     members["train/3_1_mask_1.tif"] = image(mask() * 2)
     refusal(members)
-    assert found() == [("error", "several mask values", "3_1.tif"), ("error", "size mismatch", "2_1.tif")]
+    assert found() == [
+        ("error", "several mask values", "3_1.tif"),
+        ("error", "size mismatch", "2_1.tif"),
+        ("warning", "joined masks", "1_1_mask_1.tif"),
+    ]
     assert "2_1_mask.tif and train/2_1_mask_1.tif differ in size" in " ".join(details())
     np.testing.assert_array_equal(run(sound).mask(0), mask() | np.roll(mask(), 900))
 

@@ -135,7 +135,9 @@ def test_several_files_of_a_mask_are_united_as_in_busi(tmp_path: Path) -> None:
     found = pixels(tmp_path, members)
     np.testing.assert_array_equal(found["benign (1).png"][1], NERVE | ARTERY)
     assert not found["normal (1).png"][1].any()
-    assert find(tmp_path, members).findings == []
+    dataset = find(tmp_path, members)
+    assert kinds(dataset) == [("warning", "joined masks", "benign (1)_mask_1.png")], "the second may be an artery"
+    assert dataset.findings[0].detail.startswith("1 masks with a number, such as Dataset_BUSI_with_GT/benign/")
 
 
 def test_numbers_without_a_first_mask_may_be_classes(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def read(archive: Archive, choices: Choices) -> Dataset:
         names = None if wanted is None else sorted(wanted)
         chosen = classes.chosen(dataset, archive.path.name, "file name", names, labels)
     example = next(iter(listing.masks.values()))[0].member
-    without = []
+    without, numbered = [], []
     for members, masks in _labelled(dataset, listing):
         image, own = PurePosixPath(members[0]).name, [mask.member for mask in masks if mask.label in chosen]
         if len(members) > 1 or len({(mask.label, mask.number) for mask in masks}) < len(masks):
@@ -63,10 +63,17 @@ def read(archive: Archive, choices: Choices) -> Dataset:
             dataset.error("missing mask", image, f"{members[0]} has no mask; others have one, such as {example}")
         elif not own:
             without.append(image)
+        numbered += [mask.member for mask in masks if mask.number and mask.label in chosen]
         dataset.records.append(Record(image, "", ImageFile(members[0]), _mask(own, values) if masks else None))
     if without:
         detail = f"{len(without)} frames have masks of other classes only; they were read as frames without a nerve"
         dataset.warn("no mask of the class", without[0], detail)
+    if numbered:
+        detail = (
+            f"{len(numbered)} masks with a number, such as {numbered[0]}, are united with the one without; if they are "
+            "of another class, put its name instead, such as x_mask_artery"
+        )
+        dataset.warn("joined masks", PurePosixPath(numbered[0]).name, detail)
     for member in listing.strays:
         dataset.error("missing frame", PurePosixPath(member).name, f"{member} is a mask without a frame of its name")
     return dataset
