@@ -40,7 +40,8 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
     _require_free(out)
     rule, choices = options.read(subject, classes)
     with _opened(uri) as (archive, address):
-        _say("Dataset", f"{address}, {len(archive.names)} files: {inventory(archive)}")
+        number = "" if archive.hides_names else f"{len(archive.names)} files: "
+        _say("Dataset", f"{address}, {number}{inventory(archive)}")
         found, reason = _layout(archive, address, layout, choices)
         because = f"{found.NAME}, because {reason}"
         _say("Layout", f"{because}.")
