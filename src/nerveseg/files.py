@@ -14,7 +14,7 @@ from typing import Any
 from nerveseg.errors import NervesegError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, or a limit on the size of files
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EEXIST)
 
 
 def disk_error(error: OSError, path: Path | None = None, kept: str = "earlier files are unchanged") -> str | None:
@@ -51,7 +51,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         NervesegError: the disk is full or refuses a file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # threads may write the same file
     try:
         with writing(path):

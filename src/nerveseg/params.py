@@ -481,8 +481,10 @@ def validate(kind: type[Checked], content: Any, name: str, known: Iterable[str])
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        lines = _lines(error, known)
-        raise NervesegError(f"{name} is invalid:\n" + "\n".join(f"  {line}" for line in lines)) from None
+        lines = [f"  {line}" for line in _lines(error, known)]
+        if kind is Params and any(detail["type"] == "missing" for detail in error.errors()):
+            lines.append("The params.yaml of this version has every key, and docs/reference.md says what each means.")
+        raise NervesegError("\n".join([f"{name} is invalid:", *lines])) from None
 
 
 def faults(content: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from nerveseg.errors import NervesegError
 
 _PREFIX = "NERVESEG_"
+_KEY_LENGTH = 16  # characters
 
 
 def _user_and_password(credentials: SecretStr) -> SecretStr:
@@ -19,6 +20,12 @@ def _user_and_password(credentials: SecretStr) -> SecretStr:
     if not user or not password:
         raise ValueError("use user:password")
     return credentials
+
+
+def _hard_to_guess(key: SecretStr) -> SecretStr:
+    if len(key.get_secret_value()) < _KEY_LENGTH:
+        raise ValueError(f"use at least {_KEY_LENGTH} characters, such as the output of `openssl rand -hex 32`")
+    return key
 
 
 class Settings(BaseSettings):
@@ -69,7 +76,7 @@ class Settings(BaseSettings):
     verify_key: Path | None = Field(
         default=None, description="PEM file of the public key that a bundle must be signed with, or it is not used"
     )
-    identity_key: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+    identity_key: Annotated[SecretStr, AfterValidator(_hard_to_guess)] | None = Field(
         default=None, description="secret by which the patients of DICOM files are replaced by hashes; keep it"
     )
     s3_anonymous: bool = Field(default=False, description="do not sign S3 requests for the dataset, for public buckets")

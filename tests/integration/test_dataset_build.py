@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 import foreign_zips
 from dataset_zips import frame, image, kaggle, mask, parquet
+from dicom_files import regions, ultrasound
 from nerveseg import params, paths, profiles
 from nerveseg.cli import app
 from nerveseg.data import rle
@@ -20,6 +21,7 @@ from nerveseg.data.frame_store import FrameStore
 from nerveseg.data.layouts import detect
 from nerveseg.data.layouts.dataset import Choices
 from nerveseg.data.names import MASK_SUFFIXES
+from nerveseg.settings import settings
 from nerveseg.stages import split
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,8 +29,10 @@ PATTERN = "(?P<subject>[^_]+)_.+"
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
+    yield
+    settings.cache_clear()
 
 
 def build(members: Mapping[str, bytes], *options: str, subject: str | None = PATTERN) -> Result:
@@ -104,6 +108,32 @@ def test_folds_subjects_and_sites_are_kept(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(table()[expected.columns], expected, check_dtype=False)
 
 
+def test_dicom_files_are_built_under_other_names_and_the_loss_of_their_spacing_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    members = {}
+    for number, person in enumerate(("Zyxdoe^Ann", "Zyxdoe^Bea"), start=1):
+        spaced = {"SequenceOfUltrasoundRegions": regions({}), "PatientName": person}
+        members[f"{person}/{person}.dcm"] = ultrasound(frame(number), number, person, **spaced)
+        members[f"{person}/{person}_mask.png"] = image(mask(30) * 255, "png")
+    monkeypatch.setenv("NERVESEG_IDENTITY_KEY", "")
+    settings.cache_clear()
+    without = build(members)
+    assert without.exit_code == 1
+    assert not Path("out.zip").exists()
+    monkeypatch.setenv("NERVESEG_IDENTITY_KEY", "a key of the tests")
+    settings.cache_clear()
+    result = build({})
+    assert result.exit_code == 0, result.stderr
+    assert "The pixel spacing of 2 frames is left out: for metrics in mm, point data.uri at in instead" in said(result)
+    assert b"Zyxdoe" not in Path("out.zip").read_bytes() + (result.stderr + without.stderr).encode()
+    assert table()["subject"].nunique() == 2
+    Path("in").rename("Zyxdoe")
+    sheet = CliRunner().invoke(app, ["dataset", "inspect", "Zyxdoe", "--out", "sheet.html"])
+    assert sheet.exit_code == 0, sheet.stderr
+    assert "Zyxdoe" not in Path("sheet.html").read_text()
+
+
 def test_what_is_unknown_has_no_column() -> None:
     assert build(kaggle(), subject="none").exit_code == 0
     assert list(table()) == ["image", "rle_mask"]
@@ -172,6 +202,9 @@ def test_two_frames_never_share_a_name() -> None:
         (["in", "notes.txt"], "notes.txt is there and is no zip"),
         (["gone", "out.zip"], "gone"),
         (["notes.txt", "out.zip"], "notes.txt"),
+        (["in", "notes.txt/out.zip"], "notes.txt cannot be read or written"),
+        (["in", "notes.txt/deep/out.zip"], "notes.txt/deep cannot be read or written"),
+        (["in", "out.zip", "--classes", "1,"], "--classes: a name is empty"),
     ],
 )
 def test_paths_that_cannot_be_meant(arguments: list[str], message: str) -> None:

@@ -225,6 +225,9 @@ def test_where_two_layouts_fit_it_says_both_and_how_to_choose(tmp_path: Path) ->
             "labels.csv has the column filename, but none that looks like run lengths; its columns are filename, diag",
             id="a table without masks",
         ),
+        pytest.param(
+            {"1.png": PNG, "all.json": b"{}"}, "Nearest is coco, because of its .json files (1)", id="JSON of no layout"
+        ),
         pytest.param({"1.png": PNG}, "it has images, but none is named as a mask", id="only images"),
         pytest.param({"scan.mp4": b"x"}, "None of them is near: it has 1 .mp4 in ./", id="nothing"),
     ],

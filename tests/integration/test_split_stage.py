@@ -135,6 +135,11 @@ def test_nothing_but_empty_masks_is_a_clear_error() -> None:
     assert len(run(members, frames="all")) == 6
 
 
+def test_no_frame_at_all_is_a_clear_error() -> None:
+    assert "has 1 error" in refusal({"train_masks.csv": b"subject,img,pixels\n"}, frames="all")
+    assert details() == ["the dataset has no frame with a mask"]
+
+
 def test_same_zip_gives_the_same_bytes_whatever_the_order_in_it() -> None:
     members = kaggle() | {f"test/{number}.tif": image(frame(number)) for number in (2, 1)}
     members |= {f"train/{name}.png": image(frame(1), "png") for name in "ba"}  # warnings
@@ -390,7 +395,11 @@ def test_files_of_one_mask_agree() -> None:
     members["train/2_1_mask_1.tif"] = image(mask(30, HEIGHT, WIDTH + 1) * 255)
     members["train/3_1_mask_1.tif"] = image(mask() * 2)
     refusal(members)
-    assert found() == [("error", "several mask values", "3_1.tif"), ("error", "size mismatch", "2_1.tif")]
+    assert found() == [
+        ("error", "several mask values", "3_1.tif"),
+        ("error", "size mismatch", "2_1.tif"),
+        ("warning", "joined masks", "1_1_mask_1.tif"),
+    ]
     assert "2_1_mask.tif and train/2_1_mask_1.tif differ in size" in " ".join(details())
     np.testing.assert_array_equal(run(sound).mask(0), mask() | np.roll(mask(), 900))
 

@@ -142,7 +142,9 @@ def test_several_categories_need_a_choice(tmp_path: Path) -> None:
         assert dataset.findings == []
         assert [mask.any() for mask in masks(tmp_path, members, dataset).values()] == nerves
     assert kinds(find(tmp_path, members, classes=["probe"])) == [("error", "no outline", "2_1.png")]
-    assert "data.classes has vein, which no category of a.json is" in refusal(tmp_path, members, classes=["vein"])
+    assert "data.classes has vein, which is no class of a.json; by category, it has artery" in refusal(
+        tmp_path, members, classes=["vein"]
+    )
 
 
 def test_a_class_that_means_several_categories_is_refused(tmp_path: Path) -> None:

@@ -110,6 +110,24 @@ def test_segments_are_chosen_by_their_labels(tmp_path: Path) -> None:
     assert "data.classes has vein" in refusal(tmp_path, members, classes=["vein"])
 
 
+def test_values_of_mask_images_are_chosen(tmp_path: Path) -> None:
+    members = {"a.dcm": ultrasound(frame(1)), "a_mask.png": image(MASKS[0] + 2 * OTHERS[0], "png")}
+    assert unfit(tmp_path, members)[0] == "mask values"
+    np.testing.assert_array_equal(masks(tmp_path, members, classes=[2])[0], OTHERS[0])
+    assert find(tmp_path, members, classes=[2]).mask_values == (2,)
+
+
+def test_masks_that_do_not_have_the_class_are_not_taken_for_it(tmp_path: Path) -> None:
+    source, other = ultrasound(frame(1)), ultrasound(frame(2), 2)
+    both = np.stack([MASKS[0], OTHERS[0]], axis=2)
+    members = {"a.dcm": source, "a": segmented(source, both, labels=("nerve", "artery")), "b.dcm": other}
+    drawn = find(tmp_path, members | {"b_mask.png": image(MASKS[0], "png")}, classes=["nerve"])
+    assert ("error", "missing class", "file 1 of 4") in kinds(drawn)
+    volume = find(tmp_path, members | {"b.nii": nifti(MASKS[:1], ".nii")}, classes=["nerve"])
+    assert kinds(volume) == [("warning", "no mask of the class", "file 4 of 4")]
+    assert volume.classes == {"nerve": 1, "artery": 1}
+
+
 def test_fractions_are_nerve_from_a_half_up(tmp_path: Path) -> None:
     source = ultrasound(frame(1))
     fractions = np.linspace(0, 1, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH, 1)
@@ -288,7 +306,7 @@ def test_without_a_key_nothing_is_read(tmp_path: Path, monkeypatch: pytest.Monke
     assert "Set NERVESEG_IDENTITY_KEY" in text
     monkeypatch.setenv("NERVESEG_IDENTITY_KEY", "short")
     settings.cache_clear()
-    assert "NERVESEG_IDENTITY_KEY" in refusal(tmp_path, {"1.dcm": ultrasound(frame(1))})
+    assert "use at least 16 characters, such as" in refusal(tmp_path, {"1.dcm": ultrasound(frame(1))})
 
 
 @pytest.mark.parametrize(("said", "words"), [("YES", "text is burned into"), (None, "do not say"), ("NO", None)])

@@ -49,6 +49,15 @@ def test_rows_of_an_image_merge_and_nulls_are_empty_masks(tmp_path: Path, name: 
     assert dataset.findings == []
 
 
+def test_rows_of_images_in_several_folders_are_not_one_mask(tmp_path: Path) -> None:
+    """Only one of the images is in the zip: it must not have the masks of both."""
+    table = parquet(image=["a/1_1.png", "b/1_1.png", "a/2_1.png"], rle_mask=["1 5", "9 2", "1 5"])
+    dataset = find(tmp_path, {"train.pq": table} | dict.fromkeys(["a/1_1.png", "a/2_1.png"], PNG))
+    assert [record.image for record in dataset.records] == ["2_1.png"]
+    assert kinds(dataset) == [("error", "duplicate name", "1_1.png")]
+    assert "a/1_1.png, b/1_1.png" in dataset.findings[0].detail
+
+
 SEVERAL = {
     "image": ["1_1.png", "1_1.png", "2_1.png", "3_1.png"],
     "rle_mask": ["1 5", "9 2", "3 4", None],

@@ -113,7 +113,7 @@ def test_one_label_needs_no_choice_and_colours_of_frames_are_grey(tmp_path: Path
 
 
 def test_finds_what_is_missing_and_what_is_left_out(tmp_path: Path) -> None:
-    members = nnunet(numTraining=4)
+    members = nnunet(numTraining=5)
     del members[f"{ROOT}/labelsTr/p1_2.png"]
     members |= {f"{ROOT}/labelsTr/p9_1.png": image(labels(0), "png"), f"{ROOT}/imagesTr/p1_1.jpg": b"x"}
     members |= {f"{ROOT}/imagesTs/p{n}_1_0000.png": b"x" for n in range(5)}
@@ -125,7 +125,13 @@ def test_finds_what_is_missing_and_what_is_left_out(tmp_path: Path) -> None:
         ("warning", "ignored file", "dataset.json"),
         ("warning", "unlabelled frames", f"{ROOT}/imagesTs/"),
     ]
-    assert "numTraining: 4, but there are 2 cases" in " ".join(finding.detail for finding in dataset.findings)
+    assert "numTraining: 5, but there are 4 cases" in " ".join(finding.detail for finding in dataset.findings)
+
+
+def test_a_case_without_its_image_is_one_finding_which_can_be_set_aside(tmp_path: Path) -> None:
+    members = nnunet()
+    del members[f"{ROOT}/imagesTr/p1_2_0000.png"]
+    assert kinds(find(tmp_path, members, classes=["nerve"])) == [("error", "missing frame", "p1_2.png")]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +201,7 @@ def test_volumes_are_one_slice_of_eight_bits(tmp_path: Path) -> None:
         "d": (b"no volume", "unreadable"),
         "e": (written(frame(0), ".nii.gz")[:-500], "unreadable"),
         "f": (gzip.compress(bytes(huge)), "unreadable"),
-        "g": (gzip.compress(bytes(MAX_IMAGE_BYTES + 1), 1), "unreadable"),
+        "g": (gzip.compress(bytes(MAX_IMAGE_BYTES + 1), 1), "too large"),
     }
     members = {f"{ROOT}/dataset.json": description({"nerve": 1}, ".nii.gz", numTraining=len(cases))}
     for case, (content, _) in cases.items():

@@ -43,6 +43,33 @@ def test_kaggle_skips_the_unlabelled_test_folder_with_one_warning(tmp_path: Path
     assert "7 frames" in dataset.findings[0].detail
 
 
+def test_names_that_differ_in_case_do_not_share_a_mask(tmp_path: Path) -> None:
+    members = dict.fromkeys(
+        ["images/1_1.png", "images/2_A.png", "images/2_a.png", "masks/1_1.png", "masks/2_a.png"], PNG
+    )
+    dataset = find(tmp_path, members)
+    assert [record.image for record in dataset.records] == ["1_1.png"]
+    assert kinds(dataset) == [("error", "duplicate name", "2_A")]
+
+
+@pytest.mark.parametrize(
+    ("names", "example"),
+    [
+        (["anna/1.png", "anna/1_mask.png", "bea/1.png", "bea/1_mask.png"], ", such as anna_1.png"),
+        (
+            [f"{part}/{kind}/1.png" for part in ("train", "val") for kind in ("images", "masks")],
+            ", such as train_1.png",
+        ),
+        (["a/1.png", "a/1.bmp", "a/1_mask.png"], ""),
+        (["masks/1.png", "masks/1.bmp", "images/1.png"], ""),
+    ],
+)
+def test_frames_of_one_name_get_advice(tmp_path: Path, names: list[str], example: str) -> None:
+    (finding,) = find(tmp_path, dict.fromkeys(names, PNG)).findings
+    assert finding.kind == "duplicate name"
+    assert finding.detail.endswith(f"; give each frame its own name{example}")
+
+
 def test_kaggle_finds_every_broken_pair_at_once(tmp_path: Path) -> None:
     members = kaggle() | {"train/7_1.tif": TIF, "train/8_1_mask.tif": TIF}
     members |= {"more/1_1.tif": TIF, "more/1_1_mask.tif": TIF, "train/1_2.png": PNG}
@@ -108,7 +135,9 @@ def test_several_files_of_a_mask_are_united_as_in_busi(tmp_path: Path) -> None:
     found = pixels(tmp_path, members)
     np.testing.assert_array_equal(found["benign (1).png"][1], NERVE | ARTERY)
     assert not found["normal (1).png"][1].any()
-    assert find(tmp_path, members).findings == []
+    dataset = find(tmp_path, members)
+    assert kinds(dataset) == [("warning", "joined masks", "benign (1)_mask_1.png")], "the second may be an artery"
+    assert dataset.findings[0].detail.startswith("1 masks with a number, such as Dataset_BUSI_with_GT/benign/")
 
 
 def test_numbers_without_a_first_mask_may_be_classes(tmp_path: Path) -> None:
@@ -144,7 +173,9 @@ def test_files_of_several_classes_need_a_choice(tmp_path: Path, masks: str, chan
     assert kinds(dataset) == [("error", "several classes", "a.zip")]
     assert "artery (3 masks), nerve (2 masks)" in dataset.findings[0].detail
     assert "data.classes: [artery]" in dataset.findings[0].detail
-    assert "data.classes has vein, but the masks" in refusal(tmp_path, members, classes=["vein"], **changes)
+    assert "data.classes has vein, which is no class of a.zip; by file name, it has artery" in refusal(
+        tmp_path, members, classes=["vein"], **changes
+    )
 
     both = pixels(tmp_path, members, classes=["nerve", "artery"], **changes)
     np.testing.assert_array_equal(both["1_1.png"][1], NERVE | ARTERY)

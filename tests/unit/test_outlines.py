@@ -52,6 +52,7 @@ def test_run_lengths_are_those_of_pycocotools(pixels: np.ndarray) -> None:
         (polygon(1, 1, 5, 5, 9), "5 numbers"),
         (polygon(1, 1, 5, 5, 1, 60), "far outside the 50x40 frame"),
         (polygon(1, 1, 5, 5, -6, 1), "the point -6, 1"),
+        (polygon(0.1, 0.1, 0.5, 0.1, 0.5, 1), "between 0 and 1: if they are shares of the frame"),
         (polygon(1, 1, 5, 5, 1e30, 1), "far outside"),
         (polygon(1, 1, 5, 5, float("inf"), 1), "far outside"),
         (polygon(1, 1, 5, 5, float("nan"), 1), "far outside"),

@@ -62,6 +62,14 @@ def test_the_shipped_file_leaves_every_setting_of_a_recipe_to_it() -> None:
     assert recipes.changes(params.load(ROOT / "params.yaml").train) == {}
 
 
+def test_the_file_of_a_former_version_is_told_where_the_new_keys_are(workspace: Path) -> None:
+    text = (workspace / "params.yaml").read_text()
+    (workspace / "params.yaml").write_text(text.replace("  quarantine_cap:", "  # quarantine_cap:"))
+    with pytest.raises(NervesegError) as caught:
+        params.load()
+    assert "data.quarantine_cap: missing\nThe params.yaml of this version has every key" in str(caught.value)
+
+
 def test_all_errors_are_reported_at_once(workspace: Path) -> None:
     text = (workspace / "params.yaml").read_text()
     (workspace / "params.yaml").write_text(text.replace("epochs: 5", "epochs: 0").replace("seed: 70", "seed: x"))

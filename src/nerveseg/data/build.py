@@ -55,6 +55,11 @@ def build(folder: Path, out: Path, layout: str, subject: str | None, classes: st
         f"{report['subjects_read']} Point data.uri at it.",
         soft_wrap=True,
     )
+    if spaced := sum(record.spacing_mm is not None for record in dataset.records):
+        console.print(
+            f"The pixel spacing of {spaced} frames is left out: for metrics in mm, point data.uri at {folder} instead.",
+            soft_wrap=True,
+        )
 
 
 class _Frames:

@@ -83,6 +83,8 @@ def pack(archive: Archive, dataset: Dataset, writer: Store, *, keep_empty: bool,
         checks); with `set_aside`, what `quarantine.described` returns.
     """
     findings = list(dataset.findings)
+    if not dataset.records and not errors(findings):
+        findings.append(Finding("error", "missing frame", dataset.table, "the dataset has no frame with a mask"))
     duplicates = _Duplicates()
     values = _MaskValues()
     faulty = quarantine.of_frames(dataset.findings, dataset.records) if set_aside else {}

@@ -98,6 +98,8 @@ def choice(value: str) -> str:
     """A value of a mask as `data.classes` chooses it, in YAML."""
     if value.startswith("index "):
         return value.removeprefix("index ")
+    if value.isdecimal():  # of a label volume
+        return value
     grey = re.fullmatch(r"#([0-9a-f]{2})\1\1", value)
     return str(int(grey[1], 16)) if grey else f'"{value}"'
 

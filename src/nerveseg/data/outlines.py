@@ -35,7 +35,7 @@ class Polygon:
         """The pixels inside, uint8 0/1 (height, width), exactly as pycocotools' `COCO.annToMask`.
 
         Raises:
-            UnfitImageError: it is none, lies outside the frame, or is longer than 2^20 pixels.
+            UnfitImageError: it is none, lies outside the frame, is in shares of it, or is longer than 2^20 pixels.
         """
         self._require_sound(height, width)
         return _drawn([self.points.tolist()], height, width)
@@ -54,6 +54,10 @@ class Polygon:
                 "outline",
                 f"has a polygon with the point {x:g}, {y:g}, far outside the {width}x{height} frame; check that it was "
                 "drawn on this frame at this size, in pixels",
+            )
+        if points.min() >= 0 and points.max() <= 1:  # would cover no pixel, or one
+            raise UnfitImageError(
+                "outline", "has a polygon with all points between 0 and 1: if they are shares of the frame, give pixels"
             )
         length = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum() + len(points)
         if length > MAX_OUTLINE:

@@ -80,7 +80,8 @@ def read(file: Path) -> Content:
     except (YAMLError, ValueError, RecursionError) as error:
         raise NervesegError(f"{file} is neither YAML nor JSON: {error}") from None
     if not isinstance(content, dict):
-        raise NervesegError(f"{file} must contain sections, but is of type {type(content).__name__}.")
+        has = "is empty" if content is None else f"is of type {type(content).__name__}"
+        raise NervesegError(f"{file} must contain sections, but {has}.")
     _require_bounded(content, file)
     return content
 

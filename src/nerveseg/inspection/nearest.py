@@ -33,10 +33,14 @@ _TABLES_READ = 20
 def sentence(archive: Archive) -> str:
     """Which layout is the nearest, what speaks for it and what is missing."""
     if not archive.hides_names:
-        for found in (_by_table(archive), _by_names(archive.names)):
-            if first := next(found, None):
+        for sentences in (_by_table(archive), _by_names(archive.names)):
+            if first := next(sentences, None):
                 return first
-    return next(_by_suffix(archive.names), f"None of them is near: it has {inventory(archive)}.")
+    if found := next(_by_suffix(archive.names), ""):
+        return found
+    if not archive.hides_names and _images(archive.names):
+        return f"Nearest is {pairs.NAME}: it has images, but none is named as a mask, and no table has masks."
+    return f"None of them is near: it has {inventory(archive)}."
 
 
 def _by_table(archive: Archive) -> Iterator[str]:
@@ -87,8 +91,6 @@ def _by_names(names: Sequence[str]) -> Iterator[str]:
             f"Nearest is {pairs.NAME}: {number} images have the same name in {' and '.join(where)}, as frames and "
             "their masks may have."
         )
-    if images:
-        yield f"Nearest is {pairs.NAME}: it has images, but none is named as a mask, and no table has masks."
 
 
 def _images(names: Sequence[str]) -> list[PurePosixPath]:
@@ -100,4 +102,4 @@ def _by_suffix(names: Sequence[str]) -> Iterator[str]:
     for suffix, layout in _BY_SUFFIX.items():
         number = sum(has_suffix(name, (suffix,)) for name in names)
         if number and layout in expected:
-            yield f"Nearest is {layout}, for {number} files end in {suffix}. It expects {expected[layout]}."
+            yield f"Nearest is {layout}, because of its {suffix} files ({number}). It expects {expected[layout]}."

@@ -35,7 +35,7 @@ def facts(dataset: Dataset, classes: Sequence[int | str] | None) -> dict[str, st
 
 def is_ambiguous(dataset: Dataset, classes: Sequence[int | str] | None) -> bool:
     """Whether several classes have masks, and nothing says which of them are nerve."""
-    return classes is None and sum(number > 0 for number in dataset.classes.values()) > 1
+    return classes is None and sum(number != 0 for number in dataset.classes.values()) > 1
 
 
 def sections(uri: str, dataset: Dataset, subject: str, choices: Choices) -> dict[str, dict[str, Any]]:
@@ -98,12 +98,13 @@ def _sites(dataset: Dataset) -> str:
 def _classes(dataset: Dataset, classes: Sequence[int | str] | None) -> str:
     if not dataset.classes:
         return "the masks have no names of classes"
-    most = sorted(dataset.classes.items(), key=lambda each: -each[1])
-    listed = ", ".join(f"{name[:40]} ({number} masks)" for name, number in most[:_CLASSES_SHOWN])
+    most = sorted(dataset.classes.items(), key=lambda each: -(each[1] or 0))
+    shown = [(name[:40], "" if number is None else f" ({number} masks)") for name, number in most[:_CLASSES_SHOWN]]
+    listed = ", ".join(map("".join, shown))
     listed += ", ..." if len(most) > _CLASSES_SHOWN else ""
     if is_ambiguous(dataset, classes):
         return f"{listed}. Nothing says which of them are nerve"
-    return listed if classes is None else f"{listed}. Nerve is {', '.join(map(str, classes))}"
+    return listed if classes is None else f"{listed}. Read as nerve: {', '.join(map(str, classes))}"
 
 
 def _folds(records: Sequence[Record]) -> str:

@@ -40,14 +40,18 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
     _require_free(out)
     rule, choices = options.read(subject, classes)
     with _opened(uri) as (archive, address):
-        _say("Dataset", f"{address}, {len(archive.names)} files: {inventory(archive)}")
+        number = "" if archive.hides_names else f"{len(archive.names)} files: "
+        _say("Dataset", f"{address}, {number}{inventory(archive)}")
         found, reason = _layout(archive, address, layout, choices)
         because = f"{found.NAME}, because {reason}"
         _say("Layout", f"{because}.")
         dataset = subjects.assign(found.read(archive, choices), rule, required=True)
         facts = reading.facts(dataset, choices.classes)
         _say_all(facts)
-        errors = _check_and_draw(archive, dataset, facts, f"{address} has the layout {because}.", out)
+        # On the page, no folder of DICOM files is named: it is often called as its patient.
+        at, name = ("The dataset", "DICOM files") if archive.hides_names else (address, archive.path.name)
+        title, lead = f"{_TITLE} of {name}", f"{at} has the layout {because}."
+        errors = _check_and_draw(archive, dataset, facts, title, lead, out)
     if reading.is_ambiguous(dataset, choices.classes):
         _say("Classes", _choose_classes(dataset))
     sys.stdout.write(reading.as_yaml(reading.sections(address, dataset, rule, choices)))
@@ -59,7 +63,7 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
         )
 
 
-def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], lead: str, out: Path) -> str:
+def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], title: str, lead: str, out: Path) -> str:
     """Prints what the checks find and draws the contact sheet; returns the number of errors, such as "1 error"."""
     from nerveseg.data import checks  # the first answer does not wait for pandas and matplotlib
     from nerveseg.report import contact_sheet
@@ -76,13 +80,13 @@ def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], l
     if not found:
         _say("Findings", "none")
     shown = contact_sheet.choose(dataset.records, kept.areas, found)
-    contact_sheet.write(out, archive, f"{_TITLE} of {archive.path.name}", lead, {**facts, **checked}, found, shown)
+    contact_sheet.write(out, archive, title, lead, {**facts, **checked}, found, shown)
     _say(_TITLE, f"{out} has {len(shown)} of the frames, with the outlines of their masks.")
     return findings.counted(found, "error") if report["errors"] else ""
 
 
 def _choose_classes(dataset: Dataset) -> str:
-    first = max(dataset.classes, key=lambda name: dataset.classes[name])
+    first = max(dataset.classes, key=lambda name: dataset.classes[name] or 0)
     return (
         f"say which are nerve, such as `classes: [{first}]` in params.yaml, or --classes {first} here. Until then, the "
         "masks of all classes are taken together."

@@ -8,7 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from pydicom.uid import MediaStorageDirectoryStorage
@@ -20,6 +20,7 @@ from nerveseg.data.dicom.identity import Identity
 from nerveseg.data.dicom.segmentations import SEGMENTATIONS, Segmentation
 from nerveseg.data.dicom.sources import Cropped, DicomFrame, Files, SegmentMask, ShownSegment, VolumeMask
 from nerveseg.data.dicom.volumes import SUFFIXES, Volume
+from nerveseg.data.layouts.classes import chosen
 from nerveseg.data.layouts.dataset import IMAGE_SUFFIXES, Choices, Dataset, Record, has_suffix
 from nerveseg.data.names import natural_key
 from nerveseg.errors import NervesegError
@@ -64,7 +65,7 @@ def read(archive: Archive, choices: Choices, layout: str, identity: Identity) ->
 
     Args:
         archive: the zip.
-        choices: of which `classes` names segments and labels.
+        choices: of which `classes` has the names of segments and labels, or values of mask images.
         layout: the name of the layout.
         identity: names people, places and files.
 
@@ -90,7 +91,7 @@ def read(archive: Archive, choices: Choices, layout: str, identity: Identity) ->
             "x.seg.nrrd."
         )
     _warn_of_people(dataset, images, identity)
-    return dataset
+    return replace(dataset, mask_values=listing.values)
 
 
 class _Listing:
@@ -100,12 +101,14 @@ class _Listing:
         images: by SOPInstanceUID.
         segmentations: by name in the zip.
         chosen: the segments and labels that are nerve; None: all.
+        values: the values of mask images that are nerve; None: each has one.
     """
 
     def __init__(self, archive: Archive, dataset: Dataset, identity: Identity) -> None:
         self.images: dict[str, _Image] = {}
         self.segmentations: dict[str, Segmentation] = {}
         self.chosen: frozenset[str] | None = None
+        self.values: tuple[int | str, ...] | None = None
         self._archive = archive
         self._dataset = dataset
         self._identity = identity
@@ -203,30 +206,48 @@ class _Listing:
                 self._dataset.error("missing frame", shown, detail)
 
     def choose(self, classes: Sequence[int | str] | None) -> None:
-        """Chooses the segments and labels that are nerve.
+        """Chooses the segments and labels that are nerve; where there are only mask images, the values.
 
         Raises:
             NervesegError: a class that no segment and no label has.
         """
+        segments = Counter[str | None](
+            label
+            for image in self.images.values()
+            for shown in image.segments.values()
+            for segment in shown
+            for label in segment.labels
+        )
         if classes is None:
-            masks = Counter(
-                label
-                for image in self.images.values()
-                for segments in image.segments.values()
-                for segment in segments
-                for label in segment.labels
-            )
-            if len(masks) > 1:
-                listed = ", ".join(f"{label} ({number} masks)" for label, number in masks.most_common(_CLASSES_SHOWN))
-                detail = f"the DICOM SEG have several segments: {listed}. Set data.classes to those that are nerve"
-                self._dataset.error("several classes", self._archive.shown(min(self.segmentations)), detail)
+            if self.segmentations:
+                chosen(self._dataset, self._archive.shown(min(self.segmentations)), "segment", None, segments)
+            return
+        self._dataset.classes.update({str(label): number for label, number in segments.items()})
+        labels = self._labels()
+        drawn = sum(bool(image.drawn) for image in self.images.values())
+        if drawn and not labels:
+            self.values = tuple(classes)
             return
         self.chosen = frozenset(map(str, classes))
-        names = {label for each in self.segmentations.values() for label in each.labels.values()}
+        self._require(self.chosen, set().union(*labels.values()))
+        if drawn:
+            detail = f"{drawn} DICOM files have mask images, which have no class; the segments or labels of others have"
+            self._dataset.error("missing class", self._archive.shown(min(labels)), detail)
+        if others := [member for member, has in labels.items() if has and not has & self.chosen]:
+            detail = f"{len(others)} DICOM SEG or label volumes have other classes only; their frames have no nerve"
+            self._dataset.warn("no mask of the class", self._archive.shown(min(others)), detail)
+
+    def _labels(self) -> dict[str, set[str]]:
+        """The names of the segments or labels of each DICOM SEG and label volume."""
+        found = {member: set(each.labels.values()) for member, each in self.segmentations.items()}
         for member in (member for image in self.images.values() for member in image.volumes):
+            found[member] = set()
             with suppress(UnfitImageError):  # found again, and reported, when the masks are read
-                names |= Volume.load(self._archive, member).labels()
-        if unknown := sorted(self.chosen - names):
+                found[member] = Volume.load(self._archive, member).labels()
+        return found
+
+    def _require(self, chosen: Collection[str], names: Collection[str]) -> None:
+        if unknown := sorted(set(chosen) - set(names)):
             listed = f"there are {', '.join(sorted(names)[:_CLASSES_SHOWN])}" if names else "there are none"
             raise NervesegError(
                 f"data.classes has {', '.join(unknown)}, but no segment or label of {self._archive.path} is called so: "
@@ -326,7 +347,7 @@ class _Listing:
             elif len(members) > 1 or frame in masks:
                 self._several(image, f"{self._listed(members)} are masks of the frame {frame} of {image.shown}")
             else:
-                masks[frame] = MaskFile(members[0], shown=self._archive.shown(members[0]))
+                masks[frame] = MaskFile(members[0], self.values, self._archive.shown(members[0]))
         return masks
 
     def _several(self, image: _Image, detail: str) -> None:

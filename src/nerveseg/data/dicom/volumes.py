@@ -3,20 +3,18 @@
 The axes are ITK's: x counts columns, y rows and z frames, whatever directions the file gives them in space.
 """
 
-import gzip
 import io
-import logging
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel
 import nrrd
 import numpy as np
 from numpy.typing import NDArray
 
 from nerveseg.arrays import Mask
+from nerveseg.data import nifti
 from nerveseg.data.archive import MAX_MEMBER_BYTES, Archive, UnfitImageError
 from nerveseg.data.dicom.files import damage_is_unfit
 
@@ -27,10 +25,7 @@ SUFFIXES = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES)
 _DETACHED = {"data file", "datafile"}
 _ENCODINGS = ("raw", "gzip", "gz")
 _MOST_VALUES = 256  # of a frame
-_NIFTI_1 = {(348).to_bytes(4, order) for order in ("little", "big")}  # how such a file begins
 _GZIP = zlib.MAX_WBITS | 16
-
-logging.getLogger("nibabel").setLevel(logging.CRITICAL + 1)  # it quotes headers
 
 
 @dataclass(frozen=True)
@@ -124,12 +119,7 @@ def _values(plane: NDArray[Any]) -> list[int]:
 
 
 def _nifti(content: bytes) -> Volume:
-    if content[:2] == b"\x1f\x8b":
-        with gzip.open(io.BytesIO(content)) as file:
-            content = file.read(MAX_MEMBER_BYTES + 1)
-    _refuse_large(len(content))
-    kind = nibabel.Nifti1Image if content[:4] in _NIFTI_1 else nibabel.Nifti2Image
-    image = kind.from_bytes(content)
+    image = nifti.parse(content, MAX_MEMBER_BYTES)
     shape = [*image.shape]
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
@@ -151,7 +141,8 @@ def _nrrd(content: bytes) -> Volume:
     data = file.read()
     if header["encoding"] != "raw":
         data = zlib.decompressobj(_GZIP).decompress(data, MAX_MEMBER_BYTES + 1)
-    _refuse_large(len(data))
+    if len(data) > MAX_MEMBER_BYTES:
+        raise UnfitImageError("too large", f"unpacks to more than {MAX_MEMBER_BYTES} bytes")
     header["encoding"] = "raw"
     pixels = nrrd.read_data(header, io.BytesIO(data))
     segments = _segments(header)
@@ -180,8 +171,3 @@ def _three(shape: Any) -> tuple[int, int, int]:
         raise UnfitImageError("size mismatch", f"has {len(shape)} axes; the columns, rows and frames are three")
     columns, rows, *frames = (int(each) for each in shape)
     return columns, rows, frames[0] if frames else 1
-
-
-def _refuse_large(size: int) -> None:
-    if size > MAX_MEMBER_BYTES:
-        raise UnfitImageError("too large", f"unpacks to more than {MAX_MEMBER_BYTES} bytes")

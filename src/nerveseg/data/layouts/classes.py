@@ -22,7 +22,7 @@ def chosen(
 
     Args:
         source: the file that has the classes.
-        key: what they are called there, such as "class_id".
+        key: what says in it of which class a mask is, such as "class_id".
         classes: `data.classes`.
         masks: the number of masks of each class, also of those without any; None: of masks without a class.
 
@@ -37,11 +37,11 @@ def chosen(
     if classes is not None:
         wanted = set(map(str, classes))
         if unknown := sorted(wanted - set(masks)):
-            has = f"it has {listed}" if labels else "it has none: set data.classes: null"
-            raise NervesegError(f"data.classes has {', '.join(unknown)}, which no {key} of {source} is; {has}.")
+            has = f"by {key}, it has {listed}" if labels else "it has none: set data.classes: null"
+            raise NervesegError(f"data.classes has {', '.join(unknown)}, which is no class of {source}; {has}.")
         found = {*wanted}
     elif len(found - {None}) > 1:
-        detail = f"has masks of several classes, by their {key}: {listed}. Set data.classes to those that are nerve"
+        detail = f"has masks of several classes by {key}: {listed}. Set data.classes to those that are nerve"
         dataset.error("several classes", source, f"{detail}, such as data.classes: [{labels[0]}]")
     if len(masks) > 1 and masks[None]:
         dataset.error("missing class", source, f"{masks[None]} masks have no {key}; others have one")

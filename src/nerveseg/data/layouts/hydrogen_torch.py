@@ -122,6 +122,9 @@ def _record(
     fold = _fold(dataset, image, [row.fold for row in rows])
     if len(listed := dict.fromkeys(row.table for row in rows)) > 1:
         dataset.error("duplicate name", image, f"is listed in {' and in '.join(listed)}; keep it in one of them")
+    if len(paths := dict.fromkeys("/".join(parts_of(row.path)) for row in rows)) > 1:
+        dataset.error("duplicate name", image, f"is listed as {shown(paths)}; give each frame its own name")
+        return None
     if not found:
         dataset.error("missing frame", image, f"is listed in {rows[0].table}, but is not in the zip")
         return None

@@ -3,8 +3,6 @@
 Source: https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md
 """
 
-import gzip
-import io
 import json
 import re
 from collections import defaultdict
@@ -106,7 +104,7 @@ def read(archive: Archive, choices: Choices) -> Dataset:
         frame: FrameSource = (VolumeFrame if ending in _VOLUMES else ImageFile)(images[case])
         mask = LabelFile(masks[case], numbers, known) if case in masks else None
         dataset.records.append(Record(name, "", frame, mask))
-    said, found = described.get("numTraining"), len(images.keys() & masks.keys())
+    said, found = described.get("numTraining"), len(images.keys() | masks.keys())
     if isinstance(said, int) and said != found:
         dataset.error("missing frame", _DESCRIPTION, f"says numTraining: {said}, but there are {found} cases")
     if unlabelled := [name for name in archive.names if PurePosixPath(name).parent == root / _TEST_IMAGES]:
@@ -174,6 +172,7 @@ def _chosen(dataset: Dataset, labels: _Labels, classes: Sequence[int | str] | No
     nerve = {name: numbers for name, numbers in labels.items() if name != _IGNORE and any(numbers)}
     shown = ", ".join(f"{name} ({', '.join(map(str, numbers))})" for name, numbers in nerve.items()) or "no labels"
     every = frozenset[int]().union(*nerve.values())
+    dataset.classes.update(dict.fromkeys(nerve))
     if classes is None:
         if len(nerve) > 1:
             detail = f"has several labels: {shown}. Set data.classes to those that are nerve"
@@ -235,29 +234,23 @@ def _slice(archive: Archive, member: str) -> Frame:
     with naming(member):
         found = content(archive, member)
         try:
-            return _eight_bits(_volume(found, is_compressed=member.endswith(".gz")).T)
+            return _eight_bits(_volume(found).T)
         except UnfitImageError:
             raise
         except Exception as error:  # decoders raise many kinds of errors on bad bytes; each becomes a finding
             raise UnfitImageError("unreadable", f"is damaged: {error or type(error).__name__}") from None
 
 
-def _volume(found: bytes, *, is_compressed: bool) -> npt.NDArray[Any]:
+def _volume(found: bytes) -> npt.NDArray[Any]:
     """The values of a NIfTI file of one slice, (columns, rows)."""
-    import nibabel  # half a second, which only these files need
+    from nerveseg.data import nifti  # nibabel: half a second, which only these files need
 
-    if is_compressed:
-        with gzip.GzipFile(fileobj=io.BytesIO(found)) as file:
-            found = file.read(MAX_IMAGE_BYTES + 1)
-    volume = nibabel.Nifti1Image.from_bytes(found)
+    volume = nifti.parse(found, MAX_IMAGE_BYTES)
     columns, rows, *others = volume.shape
     if set(others) - {1}:
         raise UnfitImageError("several pages", f"has the shape {volume.shape}, but not columns, rows and one slice")
-    if columns * rows > MAX_PIXELS or len(found) > MAX_IMAGE_BYTES:
+    if columns * rows > MAX_PIXELS:
         raise UnfitImageError("too large", f"has {columns}x{rows} pixels; the limit is {MAX_PIXELS} pixels")
-    size = volume.get_data_dtype().itemsize  # type: ignore[no-untyped-call]
-    if columns * rows * size > len(found):  # before nibabel allocates what the header says
-        raise ValueError("the file ends before its last pixel")
     return np.asanyarray(volume.dataobj).reshape(columns, rows)
 
 

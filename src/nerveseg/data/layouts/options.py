@@ -16,7 +16,7 @@ def read(subject: str | None, classes: str | None) -> tuple[str, Choices]:
         classes: values for `data.classes`, with commas between them, or "null"; None: those of params.yaml here.
 
     Raises:
-        NervesegError: `subject` or params.yaml is invalid.
+        NervesegError: `subject`, `classes` or params.yaml is invalid.
     """
     rule, choices = FIRST_PART, Choices(mask_suffixes=MASK_SUFFIXES)
     if paths.PARAMS.exists():
@@ -29,6 +29,8 @@ def read(subject: str | None, classes: str | None) -> tuple[str, Choices]:
             raise NervesegError(f"--subject: {error}.") from None
     if classes is not None:
         names = [name.strip() for name in classes.split(",")]
+        if "" in names:
+            raise NervesegError('--classes: a name is empty; write such as "nerve" or "1,2", or "null".')
         chosen = None if names == ["null"] else [int(name) if name.isdecimal() else name for name in names]
         choices = replace(choices, classes=chosen)
     return rule, choices

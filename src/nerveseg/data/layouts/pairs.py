@@ -8,13 +8,13 @@ a class. Without any masks, Kaggle's table `train_masks.csv` has them.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from nerveseg.data import tables
 from nerveseg.data.archive import Archive
 from nerveseg.data.decoding import ImageFile, MaskFile, MaskSource, RunLengths, UnitedFiles
-from nerveseg.data.layouts import mask_files
+from nerveseg.data.layouts import classes, mask_files
 from nerveseg.data.layouts.dataset import IMAGE_SUFFIXES, Choices, Dataset, Record, has_suffix
 from nerveseg.data.layouts.mask_files import Listing, MaskName
 from nerveseg.data.names import natural_key
@@ -28,7 +28,6 @@ EXPECTED = (
 
 _SAME_TYPES = {".tiff": ".tif", ".jpeg": ".jpg"}
 _TABLE = ("subject", "img", "pixels")  # the columns of train_masks.csv
-_CLASSES_SHOWN = 20
 
 
 def evidence(archive: Archive, choices: Choices) -> str:
@@ -44,32 +43,49 @@ def read(archive: Archive, choices: Choices) -> Dataset:
     listing = mask_files.listed(archive.names, choices.mask_suffixes)
     if not listing.masks:
         return _read_table(archive, choices)
-    labels = Counter(mask.label for masks in listing.masks.values() for mask in masks)
-    classes = choices.classes
-    wanted = None if classes is None else {str(label).casefold() for label in classes}
+    labels: Counter[str | None] = Counter(mask.label for masks in listing.masks.values() for mask in masks)
+    wanted = None if choices.classes is None else {str(label).casefold() for label in choices.classes}
     by_name = wanted is not None and (len(labels) > 1 or wanted <= set(labels))
-    values = None if by_name or classes is None else tuple(classes)
+    values = None if by_name or choices.classes is None else tuple(choices.classes)
     dataset = Dataset(NAME, mask_values=values)
-    chosen = _chosen(archive, dataset, labels, wanted if by_name else None)
+    chosen: Collection[str | None] = labels
+    if by_name or len(labels) > 1:
+        names = None if wanted is None else sorted(wanted)
+        chosen = classes.chosen(dataset, archive.path.name, "file name", names, labels)
     example = next(iter(listing.masks.values()))[0].member
-    without = []
-    for stem, members, masks in _labelled(dataset, listing):
+    without, numbered = [], []
+    for members, masks in _labelled(dataset, listing):
         image, own = PurePosixPath(members[0]).name, [mask.member for mask in masks if mask.label in chosen]
         if len(members) > 1 or len({(mask.label, mask.number) for mask in masks}) < len(masks):
-            names = sorted([*members, *(mask.member for mask in masks)])
-            dataset.error("duplicate name", stem, f"is in the zip as {', '.join(names)}; give each frame its own name")
+            dataset.error("duplicate name", PurePosixPath(image).stem, _twice(members, masks))
             continue
         if not masks:
             dataset.error("missing mask", image, f"{members[0]} has no mask; others have one, such as {example}")
         elif not own:
             without.append(image)
+        numbered += [mask.member for mask in masks if mask.number and mask.label in chosen]
         dataset.records.append(Record(image, "", ImageFile(members[0]), _mask(own, values) if masks else None))
     if without:
         detail = f"{len(without)} frames have masks of other classes only; they were read as frames without a nerve"
         dataset.warn("no mask of the class", without[0], detail)
+    if numbered:
+        detail = (
+            f"{len(numbered)} masks with a number, such as {numbered[0]}, are united with the one without; if they are "
+            "of another class, put its name instead, such as x_mask_artery"
+        )
+        dataset.warn("joined masks", PurePosixPath(numbered[0]).name, detail)
     for member in listing.strays:
         dataset.error("missing frame", PurePosixPath(member).name, f"{member} is a mask without a frame of its name")
     return dataset
+
+
+def _twice(members: Sequence[str], masks: Sequence[MaskName]) -> str:
+    listed = ", ".join(sorted([*members, *(mask.member for mask in masks)]))
+    paths = [member.split("/") for member in members[:2]]
+    name = PurePosixPath(members[0]).name
+    folder = next((first for first, *others in zip(*paths, strict=False) if first not in others), name)
+    example = f", such as {folder}_{name}" if folder != name and len(members) > 1 else ""
+    return f"is in the zip as {listed}; give each frame its own name{example}"
 
 
 def _mask(members: Sequence[str], values: tuple[int | str, ...] | None) -> MaskSource:
@@ -79,53 +95,31 @@ def _mask(members: Sequence[str], values: tuple[int | str, ...] | None) -> MaskS
     return files[0] if len(files) == 1 else UnitedFiles(files)
 
 
-def _labelled(dataset: Dataset, listing: Listing) -> Iterator[tuple[str, list[str], list[MaskName]]]:
-    """Each name of a frame in the folders with masks, sorted, with its files and masks; warns of frames elsewhere."""
+def _labelled(dataset: Dataset, listing: Listing) -> Iterator[tuple[list[str], list[MaskName]]]:
+    """The files and masks of each name of a frame in the folders with masks; warns of frames elsewhere."""
     labelled = {folder for folder, _ in listing.masks}
     elsewhere = [name for (folder, _), names in listing.frames.items() if folder not in labelled for name in names]
     if elsewhere:
         dataset.warn_of_unlabelled(elsewhere, "no frame in their folder has a mask")
     types = {_type(names[0]) for key, names in listing.frames.items() if key in listing.masks and len(names) == 1}
-    same = defaultdict(list)  # by name
+    same = defaultdict(list)  # by name, in lower case, as masks are found
     for key, names in listing.frames.items():
         if key[0] not in labelled:
             continue
         for name in names:
             if not types or _type(name) in types:
-                same[PurePosixPath(name).stem].append((key, name))
+                same[PurePosixPath(name).stem.casefold()].append((key, name))
             else:
                 detail = f"{name} is not a {' or '.join(sorted(types))}, but the frames with masks are"
                 dataset.warn("ignored file", PurePosixPath(name).name, detail)
-    for stem in sorted(same, key=natural_key):
-        masks = [mask for key in dict.fromkeys(key for key, _ in same[stem]) for mask in listing.masks.get(key, [])]
-        yield stem, [name for _, name in same[stem]], masks
+    for files in sorted(same.values(), key=lambda files: natural_key(PurePosixPath(files[0][1]).stem)):
+        masks = [mask for key in dict.fromkeys(key for key, _ in files) for mask in listing.masks.get(key, [])]
+        yield [name for _, name in files], masks
 
 
 def _type(name: str) -> str:
     suffix = PurePosixPath(name).suffix.lower()
     return _SAME_TYPES.get(suffix, suffix)
-
-
-def _chosen(archive: Archive, dataset: Dataset, labels: Counter[str], wanted: set[str] | None) -> set[str]:
-    """The classes, by the names of the masks, that are nerve.
-
-    Raises:
-        NervesegError: `wanted` has one that is in no name.
-    """
-    shown = [f"{label} ({number} masks)" for label, number in labels.most_common(_CLASSES_SHOWN)]
-    listed = ", ".join(shown) + (", ..." if len(labels) > _CLASSES_SHOWN else "")
-    if wanted is None:
-        if len(labels) > 1:
-            example = labels.most_common(1)[0][0]
-            detail = f"the masks are of several classes by their names: {listed}. Set data.classes to those that are"
-            dataset.error("several classes", archive.path.name, f"{detail} nerve, such as data.classes: [{example}]")
-        return set(labels)
-    if unknown := sorted(wanted - set(labels)):
-        raise NervesegError(
-            f"data.classes has {', '.join(unknown)}, but the masks in {archive.path} are by their names of the classes "
-            f"{listed}."
-        )
-    return wanted
 
 
 def _read_table(archive: Archive, choices: Choices) -> Dataset:
