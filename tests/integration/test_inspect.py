@@ -154,7 +154,38 @@ def test_several_classes_are_listed_and_none_is_chosen(tmp_path: Path) -> None:
     assert "the split stage would refuse it" in result.stderr
     chosen = inspect("a.zip", "--classes", "nerve")
     assert chosen.exit_code == 0
+    assert "artery (6 masks). Read as nerve: nerve" in said(chosen)
     assert "classes: [nerve]" in chosen.stdout
+
+
+def test_labels_of_nnunet_are_listed(tmp_path: Path) -> None:
+    members = foreign_zips.nnunet()
+    described = "Dataset070_Nerves/dataset.json"
+    members[described] = members[described].replace(b'"nerve": 1', b'"vein": 3, "nerve": 1')
+    write_zip(tmp_path / "a.zip", members)
+    shown = said(inspect("a.zip"))
+    assert "Classes: vein, nerve, artery. Nothing says which of them are nerve" in shown
+    assert "such as `classes: [nerve]`" in shown
+    assert "such as data.classes: [nerve]" in shown
+    assert "Classes: vein, nerve, artery. Read as nerve: 1" in said(inspect("a.zip", "--classes", "1"))
+
+
+def test_classes_in_the_names_of_masks_are_listed(tmp_path: Path) -> None:
+    members = {f"{n}_1.png": image(frame(n), "png") for n in (1, 2, 3)}
+    members |= {f"{n}_1_mask_{label}.png": image(mask(n), "png") for n in (1, 2, 3) for label in ("artery", "nerve")}
+    del members["3_1_mask_nerve.png"]
+    write_zip(tmp_path / "a.zip", members)
+    shown = said(inspect("a.zip"))
+    assert "Classes: artery (3 masks), nerve (2 masks). Nothing says which of them are nerve" in shown
+    assert "such as `classes: [nerve]`" in shown
+    assert "such as data.classes: [nerve]" in shown
+
+
+def test_masks_of_which_none_can_be_read(tmp_path: Path) -> None:
+    write_zip(tmp_path / "a.zip", foreign_zips.label_maps())
+    shown = said(inspect("a.zip"))
+    assert "Sizes: unknown" in shown
+    assert "inspect.html has no frames: none can be read" in shown
 
 
 def test_a_folder_is_read_in_place(tmp_path: Path) -> None:

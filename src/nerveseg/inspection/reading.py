@@ -35,7 +35,7 @@ def facts(dataset: Dataset, classes: Sequence[int | str] | None) -> dict[str, st
 
 def is_ambiguous(dataset: Dataset, classes: Sequence[int | str] | None) -> bool:
     """Whether several classes have masks, and nothing says which of them are nerve."""
-    return classes is None and sum(number > 0 for number in dataset.classes.values()) > 1
+    return classes is None and sum(number != 0 for number in dataset.classes.values()) > 1
 
 
 def sections(uri: str, dataset: Dataset, subject: str, choices: Choices) -> dict[str, dict[str, Any]]:
@@ -97,13 +97,17 @@ def _sites(dataset: Dataset) -> str:
 
 def _classes(dataset: Dataset, classes: Sequence[int | str] | None) -> str:
     if not dataset.classes:
-        return "the masks have no names of classes"
-    most = sorted(dataset.classes.items(), key=lambda each: -each[1])
-    listed = ", ".join(f"{name[:40]} ({number} masks)" for name, number in most[:_CLASSES_SHOWN])
-    listed += ", ..." if len(most) > _CLASSES_SHOWN else ""
+        return _with_choice("the masks have no names of classes", classes)
+    most = sorted(dataset.classes.items(), key=lambda each: -(each[1] or 0))
+    shown = [name[:40] + ("" if number is None else f" ({number} masks)") for name, number in most[:_CLASSES_SHOWN]]
+    listed = ", ".join(shown) + (", ..." if len(most) > _CLASSES_SHOWN else "")
     if is_ambiguous(dataset, classes):
         return f"{listed}. Nothing says which of them are nerve"
-    return listed if classes is None else f"{listed}. Nerve is {', '.join(map(str, classes))}"
+    return _with_choice(listed, classes)
+
+
+def _with_choice(listed: str, classes: Sequence[int | str] | None) -> str:
+    return listed if classes is None else f"{listed}. Read as nerve: {', '.join(map(str, classes))}"
 
 
 def _folds(records: Sequence[Record]) -> str:
@@ -157,7 +161,8 @@ def _read_from(first: dict[str, str]) -> str:
 
 
 def sizes(found: Iterable[tuple[int, int]]) -> str:
-    """The sizes of frames (height, width), the most frequent first."""
+    """The sizes of frames (height, width), the most frequent first; empty: "unknown"."""
     counts = Counter(found).most_common()
     shown = [f"{width}x{height} ({number})" for (height, width), number in counts[:_EXAMPLES]]
-    return ", ".join(shown) + (f" and {len(counts) - _EXAMPLES} more" if len(counts) > _EXAMPLES else "")
+    more = f" and {len(counts) - _EXAMPLES} more" if len(counts) > _EXAMPLES else ""
+    return ", ".join(shown) + more or "unknown"

@@ -13,6 +13,7 @@ from nerveseg.console import console
 from nerveseg.data import findings, folders, subjects
 from nerveseg.data.archive import Archive, Folder
 from nerveseg.data.layouts import detect, options
+from nerveseg.data.layouts.classes import example
 from nerveseg.data.layouts.dataset import Choices, Dataset, Layout, inventory
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.inspection import nearest, reading
@@ -77,12 +78,13 @@ def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], l
         _say("Findings", "none")
     shown = contact_sheet.choose(dataset.records, kept.areas, found)
     contact_sheet.write(out, archive, f"{_TITLE} of {archive.path.name}", lead, {**facts, **checked}, found, shown)
-    _say(_TITLE, f"{out} has {len(shown)} of the frames, with the outlines of their masks.")
+    drawn = f"{len(shown)} of the frames, with the outlines of their masks" if shown else "no frames: none can be read"
+    _say(_TITLE, f"{out} has {drawn}.")
     return findings.counted(found, "error") if report["errors"] else ""
 
 
 def _choose_classes(dataset: Dataset) -> str:
-    first = max(dataset.classes, key=lambda name: dataset.classes[name])
+    first = example(name for name, number in dataset.classes.items() if number != 0)
     return (
         f"say which are nerve, such as `classes: [{first}]` in params.yaml, or --classes {first} here. Until then, the "
         "masks of all classes are taken together."

@@ -208,14 +208,15 @@ class _Listing:
         Raises:
             NervesegError: a class that no segment and no label has.
         """
+        masks = Counter(
+            label
+            for image in self.images.values()
+            for segments in image.segments.values()
+            for segment in segments
+            for label in segment.labels
+        )
+        self._dataset.classes.update(masks)
         if classes is None:
-            masks = Counter(
-                label
-                for image in self.images.values()
-                for segments in image.segments.values()
-                for segment in segments
-                for label in segment.labels
-            )
             if len(masks) > 1:
                 listed = ", ".join(f"{label} ({number} masks)" for label, number in masks.most_common(_CLASSES_SHOWN))
                 detail = f"the DICOM SEG have several segments: {listed}. Set data.classes to those that are nerve"

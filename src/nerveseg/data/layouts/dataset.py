@@ -65,7 +65,8 @@ class Dataset:
         layout: the name of the layout.
         records: sorted naturally by name.
         table: the name of the table in the zip, and its columns; empty: there is none.
-        classes: the number of masks of each class, by its value in `data.classes`; empty: the masks have no class.
+        classes: the number of masks of each class, by its value in `data.classes`, None where only the masks' pixels
+            say it; empty: the masks have no class.
         subject_from: what in the dataset names the person scanned, such as "the column subject of train.pq"; empty:
             nothing does, so that `data.subject` reads the names of the frames.
         site_from: as subject_from, for the site.
@@ -78,7 +79,7 @@ class Dataset:
     findings: list[Finding] = field(default_factory=list)
     table: str = ""
     columns: tuple[str, ...] = ()
-    classes: dict[str, int] = field(default_factory=dict)
+    classes: dict[str, int | None] = field(default_factory=dict)
     subject_from: str = ""
     site_from: str = ""
     mask_values: Sequence[int | str] | None = None

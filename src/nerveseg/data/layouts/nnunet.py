@@ -19,6 +19,7 @@ import numpy.typing as npt
 from nerveseg.arrays import Frame
 from nerveseg.data.archive import MAX_IMAGE_BYTES, MAX_PIXELS, Archive, UnfitImageError
 from nerveseg.data.decoding import DecodedFrame, DecodedMask, FrameSource, ImageFile, content, naming, opened
+from nerveseg.data.layouts.classes import example
 from nerveseg.data.layouts.dataset import TIF_SUFFIXES, Choices, Dataset, Record, inventory
 from nerveseg.data.names import natural_key
 from nerveseg.errors import NervesegError
@@ -174,10 +175,11 @@ def _chosen(dataset: Dataset, labels: _Labels, classes: Sequence[int | str] | No
     nerve = {name: numbers for name, numbers in labels.items() if name != _IGNORE and any(numbers)}
     shown = ", ".join(f"{name} ({', '.join(map(str, numbers))})" for name, numbers in nerve.items()) or "no labels"
     every = frozenset[int]().union(*nerve.values())
+    dataset.classes.update(dict.fromkeys(nerve))
     if classes is None:
         if len(nerve) > 1:
             detail = f"has several labels: {shown}. Set data.classes to those that are nerve"
-            dataset.error("several classes", _DESCRIPTION, f"{detail}, such as data.classes: [{next(iter(nerve))}]")
+            dataset.error("several classes", _DESCRIPTION, f"{detail}, such as data.classes: [{example(nerve)}]")
         return every
     by_class = {str(number): (number,) for number in every} | nerve
     if unknown := [str(label) for label in classes if str(label) not in by_class]:

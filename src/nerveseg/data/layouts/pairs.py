@@ -15,6 +15,7 @@ from nerveseg.data import tables
 from nerveseg.data.archive import Archive
 from nerveseg.data.decoding import ImageFile, MaskFile, MaskSource, RunLengths, UnitedFiles
 from nerveseg.data.layouts import mask_files
+from nerveseg.data.layouts.classes import example
 from nerveseg.data.layouts.dataset import IMAGE_SUFFIXES, Choices, Dataset, Record, has_suffix
 from nerveseg.data.layouts.mask_files import Listing, MaskName
 from nerveseg.data.names import natural_key
@@ -51,7 +52,7 @@ def read(archive: Archive, choices: Choices) -> Dataset:
     values = None if by_name or classes is None else tuple(classes)
     dataset = Dataset(NAME, mask_values=values)
     chosen = _chosen(archive, dataset, labels, wanted if by_name else None)
-    example = next(iter(listing.masks.values()))[0].member
+    first = next(iter(listing.masks.values()))[0].member
     without = []
     for stem, members, masks in _labelled(dataset, listing):
         image, own = PurePosixPath(members[0]).name, [mask.member for mask in masks if mask.label in chosen]
@@ -60,7 +61,7 @@ def read(archive: Archive, choices: Choices) -> Dataset:
             dataset.error("duplicate name", stem, f"is in the zip as {', '.join(names)}; give each frame its own name")
             continue
         if not masks:
-            dataset.error("missing mask", image, f"{members[0]} has no mask; others have one, such as {example}")
+            dataset.error("missing mask", image, f"{members[0]} has no mask; others have one, such as {first}")
         elif not own:
             without.append(image)
         dataset.records.append(Record(image, "", ImageFile(members[0]), _mask(own, values) if masks else None))
@@ -112,13 +113,15 @@ def _chosen(archive: Archive, dataset: Dataset, labels: Counter[str], wanted: se
     Raises:
         NervesegError: `wanted` has one that is in no name.
     """
+    named = {label: number for label, number in labels.most_common() if label}
+    dataset.classes.update(named)
     shown = [f"{label} ({number} masks)" for label, number in labels.most_common(_CLASSES_SHOWN)]
     listed = ", ".join(shown) + (", ..." if len(labels) > _CLASSES_SHOWN else "")
     if wanted is None:
         if len(labels) > 1:
-            example = labels.most_common(1)[0][0]
             detail = f"the masks are of several classes by their names: {listed}. Set data.classes to those that are"
-            dataset.error("several classes", archive.path.name, f"{detail} nerve, such as data.classes: [{example}]")
+            advice = f"nerve, such as data.classes: [{example(named)}]"
+            dataset.error("several classes", archive.path.name, f"{detail} {advice}")
         return set(labels)
     if unknown := sorted(wanted - set(labels)):
         raise NervesegError(
