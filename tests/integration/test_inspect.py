@@ -9,14 +9,17 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 import foreign_zips
 from dataset_zips import frame, image, kaggle, mask, parquet, write_zip
+from dicom_files import regions, segmented, ultrasound
 from nerveseg import params, profiles
 from nerveseg.cli import app
 from nerveseg.data import rle
+from nerveseg.settings import settings
 
 REPOSITORY = Path(__file__).parents[2]
 PNG = image(frame(1), "png")
@@ -77,6 +80,7 @@ def test_it_says_how_a_dataset_is_read_and_writes_the_sections_that_use_it(tmp_p
     assert "Classes: nerve (8 masks)" in shown
     assert "Folds: 4; fold 0 has 4 frames, such as 4_1.png, 4_2.png, 8_1.png; fold 1" in shown
     assert "Masks: 8 of 16 frames have a nerve" in shown
+    assert "Pixel spacing: unknown" in shown
     assert "Sizes: 50x40 (16)" in shown
     assert "subject at several sites" in shown, "the findings"
 
@@ -179,6 +183,21 @@ def test_classes_in_the_names_of_masks_are_listed(tmp_path: Path) -> None:
     assert "Classes: artery (3 masks), nerve (2 masks). Nothing says which of them are nerve" in shown
     assert "such as `classes: [nerve]`" in shown
     assert "such as data.classes: [nerve]" in shown
+
+
+def test_segments_and_pixel_spacing_of_dicom_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NERVESEG_IDENTITY_KEY", "a key of the tests")
+    settings.cache_clear()
+    members = {}
+    for number in (1, 2, 3):
+        spaced = {"SequenceOfUltrasoundRegions": regions({})} if number < 3 else {}
+        members[f"{number}"] = source = ultrasound(frame(number), number, **spaced)
+        members[f"{number} seg"] = segmented(source, np.dstack([mask(30), mask(40)]), ("artery", "nerve"))
+    write_zip(tmp_path / "a.zip", members)
+    shown = said(inspect("a.zip", "--classes", "nerve"))
+    assert "Classes: artery (3 masks), nerve (3 masks). Read as nerve: nerve" in shown
+    assert "Pixel spacing: 0.2 mm between rows and 0.1 mm between columns (2), unknown (1)" in shown
+    settings.cache_clear()
 
 
 def test_masks_of_which_none_can_be_read(tmp_path: Path) -> None:

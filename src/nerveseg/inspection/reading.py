@@ -18,7 +18,7 @@ _FOLDS_SHOWN = 10
 
 
 def facts(dataset: Dataset, classes: Sequence[int | str] | None) -> dict[str, str]:
-    """How frames, subjects, sites, classes and folds are read, by these names, each with examples.
+    """How frames, subjects, sites, classes, folds and pixel spacing are read, by these names, each with examples.
 
     Args:
         dataset: with its subjects assigned.
@@ -30,6 +30,7 @@ def facts(dataset: Dataset, classes: Sequence[int | str] | None) -> dict[str, st
         "sites": _sites(dataset),
         "classes": _classes(dataset, classes),
         "folds": _folds(dataset.records),
+        "pixel spacing": _spacings(dataset.records),
     }
 
 
@@ -162,7 +163,21 @@ def _read_from(first: dict[str, str]) -> str:
 
 def sizes(found: Iterable[tuple[int, int]]) -> str:
     """The sizes of frames (height, width), the most frequent first; empty: "unknown"."""
-    counts = Counter(found).most_common()
-    shown = [f"{width}x{height} ({number})" for (height, width), number in counts[:_EXAMPLES]]
-    more = f" and {len(counts) - _EXAMPLES} more" if len(counts) > _EXAMPLES else ""
-    return ", ".join(shown) + more or "unknown"
+    return _most_frequent(f"{width}x{height}" for height, width in found) or "unknown"
+
+
+def _spacings(records: Sequence[Record]) -> str:
+    if all(record.spacing_mm is None for record in records):
+        return "unknown"
+    return _most_frequent(
+        f"{record.spacing_mm[0]:.3g} mm between rows and {record.spacing_mm[1]:.3g} mm between columns"
+        if record.spacing_mm
+        else "unknown"
+        for record in records
+    )
+
+
+def _most_frequent(texts: Iterable[str]) -> str:
+    counts = Counter(texts).most_common()
+    shown = [f"{text} ({number})" for text, number in counts[:_EXAMPLES]]
+    return ", ".join(shown) + (f" and {len(counts) - _EXAMPLES} more" if len(counts) > _EXAMPLES else "")
