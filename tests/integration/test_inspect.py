@@ -216,6 +216,7 @@ def test_a_folder_is_read_in_place(tmp_path: Path) -> None:
     result = inspect("mine/")
     assert result.exit_code == 0, result.stderr
     assert "Dataset: mine/, 24 files: 24 .tif in train/" in said(result)
+    assert "Classes: the masks have no names of classes" in said(result)
     assert "uri: mine/" in result.stdout
     (tmp_path / "mine/2_1.tif").symlink_to("/etc/hostname")
     refused = inspect("mine/")

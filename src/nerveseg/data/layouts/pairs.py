@@ -113,14 +113,14 @@ def _chosen(archive: Archive, dataset: Dataset, labels: Counter[str], wanted: se
     Raises:
         NervesegError: `wanted` has one that is in no name.
     """
-    named = {label: number for label, number in labels.most_common() if label}
-    dataset.classes.update(named)
+    if len(labels) > 1:
+        dataset.classes.update(labels)
     shown = [f"{label} ({number} masks)" for label, number in labels.most_common(_CLASSES_SHOWN)]
     listed = ", ".join(shown) + (", ..." if len(labels) > _CLASSES_SHOWN else "")
     if wanted is None:
         if len(labels) > 1:
             detail = f"the masks are of several classes by their names: {listed}. Set data.classes to those that are"
-            advice = f"nerve, such as data.classes: [{example(named)}]"
+            advice = f"nerve, such as data.classes: [{example(label for label, _ in labels.most_common())}]"
             dataset.error("several classes", archive.path.name, f"{detail} {advice}")
         return set(labels)
     if unknown := sorted(wanted - set(labels)):
