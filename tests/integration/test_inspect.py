@@ -142,7 +142,7 @@ def test_parameters_of_the_folder_hold_unless_options_say_otherwise(tmp_path: Pa
     profiles.override({"data.subject": "[^_]+_(?P<subject>[^_]+)_.+"}, Path("params.yaml"))
     write_zip(tmp_path / "a.zip", foreign_zips.studies())
     assert "Subjects: 5, such as 01 from A_01_1.png" in said(inspect("a.zip"))
-    assert "Subjects are unknown" in said(inspect("a.zip", "--subject", "none"))
+    assert "Subjects: none. Subjects are unknown" in said(inspect("a.zip", "--subject", "none"))
     refused = inspect("a.zip", "--subject", "(?P<person>.+)")
     assert refused.exit_code == 1
     assert "--subject: a pattern has one group (?P<subject>...)" in refused.stderr
@@ -200,11 +200,13 @@ def test_segments_and_pixel_spacing_of_dicom_are_listed(tmp_path: Path, monkeypa
     settings.cache_clear()
 
 
-def test_masks_of_which_none_can_be_read(tmp_path: Path) -> None:
+def test_masks_of_several_values_can_be_read_once_one_is_chosen(tmp_path: Path) -> None:
     write_zip(tmp_path / "a.zip", foreign_zips.label_maps())
     shown = said(inspect("a.zip"))
     assert "Sizes: unknown" in shown
     assert "inspect.html has no frames: none can be read" in shown
+    chosen = said(inspect("a.zip", "--classes", "1"))
+    assert "in data.classes are background: #020202 in 6 masks, such as that of 1_1.jpeg" in chosen, "and no #010101"
 
 
 def test_a_folder_is_read_in_place(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def _in_one_line(values: Sequence[int | str]) -> CommentedSeq:
 def _subjects(dataset: Dataset) -> str:
     first = _first((record.subject, record.image) for record in dataset.records)
     read = subjects.described(dataset)
-    return f"{_read_from(first)}. {read}" if first else read
+    return f"{_read_from(first) if first else 'none'}. {read}"
 
 
 def _sites(dataset: Dataset) -> str:
