@@ -126,6 +126,13 @@ def test_the_sheet_shows_each_subject_empty_masks_and_frames_with_findings(tmp_p
     assert [path.name for path in Path("sheets").iterdir()] == ["a.html"]
 
 
+def test_it_says_where_quarantine_helps(tmp_path: Path) -> None:
+    write_zip(tmp_path / "a.zip", kaggle() | {"train/1_2.tif": b"no image"})
+    result = inspect("a.zip")
+    assert result.exit_code == 1
+    assert "would refuse it, unless data.quarantine: true sets 1 of 12 frames aside" in said(result)
+
+
 def test_a_sheet_is_replaced_but_nothing_else(tmp_path: Path) -> None:
     write_zip(tmp_path / "a.zip", kaggle())
     Path("inspect.html").write_text("<title>My page</title>")
@@ -155,7 +162,7 @@ def test_several_classes_are_listed_and_none_is_chosen(tmp_path: Path) -> None:
     assert "Classes: nerve (6 masks), artery (6 masks). Nothing says which of them are nerve" in said(result)
     assert "such as `classes: [nerve]`" in said(result)
     assert "classes: null" in result.stdout
-    assert "the split stage would refuse it" in result.stderr
+    assert "the split stage would refuse it. Change" in said(result)
     chosen = inspect("a.zip", "--classes", "nerve")
     assert chosen.exit_code == 0
     assert "artery (6 masks). Read as nerve: nerve" in said(chosen)

@@ -10,8 +10,9 @@ from rich.text import Text
 
 from nerveseg.arrays import Frame, Mask
 from nerveseg.console import console
-from nerveseg.data import findings, folders, subjects
+from nerveseg.data import findings, folders, quarantine, subjects
 from nerveseg.data.archive import Archive, Folder
+from nerveseg.data.findings import Finding
 from nerveseg.data.layouts import detect, options
 from nerveseg.data.layouts.classes import example
 from nerveseg.data.layouts.dataset import Choices, Dataset, Layout, inventory
@@ -48,26 +49,27 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
         dataset = subjects.assign(found.read(archive, choices), rule, required=True)
         facts = reading.facts(dataset, choices.classes)
         _say_all(facts)
-        errors = _check_and_draw(archive, dataset, facts, f"{address} has the layout {because}.", out)
+        problems = _check_and_draw(archive, dataset, facts, f"{address} has the layout {because}.", out)
     if reading.is_ambiguous(dataset, choices.classes):
         _say("Classes", _choose_classes(dataset))
     sys.stdout.write(reading.as_yaml(reading.sections(address, dataset, rule, choices)))
     sys.stdout.flush()
-    if errors:
+    if findings.errors(problems):
         raise NervesegError(
-            f"{address} has {errors}: the split stage would refuse it. Change what a finding names, or mend the "
-            "dataset, and inspect it again."
+            f"{address} has {findings.counted(problems, 'error')}: the split stage would refuse it"
+            f"{_unless_set_aside(problems, dataset)}. Change what a finding names, or mend the dataset, and inspect it "
+            "again."
         )
 
 
-def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], lead: str, out: Path) -> str:
-    """Prints what the checks find and draws the contact sheet; returns the number of errors, such as "1 error"."""
+def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], lead: str, out: Path) -> list[Finding]:
+    """Prints what the checks find and draws the contact sheet; returns the findings."""
     from nerveseg.data import checks  # the first answer does not wait for pandas and matplotlib
     from nerveseg.report import contact_sheet
 
     kept = _Kept()
     report = checks.pack(archive, dataset, kept, keep_empty=True, set_aside=False)
-    found = report["findings"]
+    found: list[Finding] = report["findings"]
     checked = {
         "masks": f"{report['frames_with_mask']} of {report['frames']} frames have a nerve",
         "sizes": reading.sizes(kept.sizes.values()),
@@ -80,7 +82,16 @@ def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], l
     contact_sheet.write(out, archive, f"{_TITLE} of {archive.path.name}", lead, {**facts, **checked}, found, shown)
     drawn = f"{len(shown)} of the frames, with the outlines of their masks" if shown else "no frames: none can be read"
     _say(_TITLE, f"{out} has {drawn}.")
-    return findings.counted(found, "error") if report["errors"] else ""
+    return found
+
+
+def _unless_set_aside(found: Sequence[Finding], dataset: Dataset) -> str:
+    """Which frames data.quarantine would set aside, as a part of a sentence; empty: that does not help."""
+    aside = quarantine.of_frames(found, dataset.records)
+    if sum(map(len, aside.values())) < len(findings.errors(found)):
+        return ""
+    number = f"{len(aside)} of {len(dataset.records)} frames"
+    return f", unless data.quarantine: true sets {number} aside, as far as data.quarantine_cap allows"
 
 
 def _choose_classes(dataset: Dataset) -> str:
