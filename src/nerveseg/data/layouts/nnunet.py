@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from posixpath import dirname
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ def read(archive: Archive, choices: Choices) -> Dataset:
 
 def _roots(archive: Archive) -> list[PurePosixPath]:
     """The folders with imagesTr/ and labelsTr/."""
-    folders = {PurePosixPath(name).parent for name in archive.names}
+    folders = {*map(PurePosixPath, {dirname(name) for name in archive.names})}  # a path of each file takes long
     return sorted(folder.parent for folder in folders if folder.name == _IMAGES and folder.parent / _LABELS in folders)
 
 
