@@ -108,3 +108,4 @@ def test_brush_masks_of_label_studio() -> None:
     require_exact(run(uploaded))
     doubt = read_json(paths.PACKED / "findings.json")["findings"][0]
     assert doubt["kind"] == "doubtful subjects", "the prefix is read as a part of the subject"
+    assert "set data.subject to [0-9a-f]{8}-(?P<subject>[^_]+)_.+, which skips a prefix such as" in doubt["detail"]

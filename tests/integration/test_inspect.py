@@ -9,14 +9,17 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 import foreign_zips
 from dataset_zips import frame, image, kaggle, mask, parquet, write_zip
+from dicom_files import regions, segmented, ultrasound
 from nerveseg import params, profiles
 from nerveseg.cli import app
 from nerveseg.data import rle
+from nerveseg.settings import settings
 
 REPOSITORY = Path(__file__).parents[2]
 PNG = image(frame(1), "png")
@@ -77,6 +80,7 @@ def test_it_says_how_a_dataset_is_read_and_writes_the_sections_that_use_it(tmp_p
     assert "Classes: nerve (8 masks)" in shown
     assert "Folds: 4; fold 0 has 4 frames, such as 4_1.png, 4_2.png, 8_1.png; fold 1" in shown
     assert "Masks: 8 of 16 frames have a nerve" in shown
+    assert "Pixel spacing: unknown" in shown
     assert "Sizes: 50x40 (16)" in shown
     assert "subject at several sites" in shown, "the findings"
 
@@ -122,6 +126,13 @@ def test_the_sheet_shows_each_subject_empty_masks_and_frames_with_findings(tmp_p
     assert [path.name for path in Path("sheets").iterdir()] == ["a.html"]
 
 
+def test_it_says_where_quarantine_helps(tmp_path: Path) -> None:
+    write_zip(tmp_path / "a.zip", kaggle() | {"train/1_2.tif": b"no image"})
+    result = inspect("a.zip")
+    assert result.exit_code == 1
+    assert "would refuse it, unless data.quarantine: true sets 1 of 12 frames aside" in said(result)
+
+
 def test_a_sheet_is_replaced_but_nothing_else(tmp_path: Path) -> None:
     write_zip(tmp_path / "a.zip", kaggle())
     Path("inspect.html").write_text("<title>My page</title>")
@@ -138,7 +149,7 @@ def test_parameters_of_the_folder_hold_unless_options_say_otherwise(tmp_path: Pa
     profiles.override({"data.subject": "[^_]+_(?P<subject>[^_]+)_.+"}, Path("params.yaml"))
     write_zip(tmp_path / "a.zip", foreign_zips.studies())
     assert "Subjects: 5, such as 01 from A_01_1.png" in said(inspect("a.zip"))
-    assert "Subjects are unknown" in said(inspect("a.zip", "--subject", "none"))
+    assert "Subjects: none. Subjects are unknown" in said(inspect("a.zip", "--subject", "none"))
     refused = inspect("a.zip", "--subject", "(?P<person>.+)")
     assert refused.exit_code == 1
     assert "--subject: a pattern has one group (?P<subject>...)" in refused.stderr
@@ -151,10 +162,58 @@ def test_several_classes_are_listed_and_none_is_chosen(tmp_path: Path) -> None:
     assert "Classes: nerve (6 masks), artery (6 masks). Nothing says which of them are nerve" in said(result)
     assert "such as `classes: [nerve]`" in said(result)
     assert "classes: null" in result.stdout
-    assert "the split stage would refuse it" in result.stderr
+    assert "the split stage would refuse it. Change" in said(result)
     chosen = inspect("a.zip", "--classes", "nerve")
     assert chosen.exit_code == 0
+    assert "artery (6 masks). Read as nerve: nerve" in said(chosen)
     assert "classes: [nerve]" in chosen.stdout
+
+
+def test_labels_of_nnunet_are_listed(tmp_path: Path) -> None:
+    members = foreign_zips.nnunet()
+    described = "Dataset070_Nerves/dataset.json"
+    members[described] = members[described].replace(b'"nerve": 1', b'"vein": 3, "nerve": 1')
+    write_zip(tmp_path / "a.zip", members)
+    shown = said(inspect("a.zip"))
+    assert "Classes: vein, nerve, artery. Nothing says which of them are nerve" in shown
+    assert "such as `classes: [nerve]`" in shown
+    assert "such as data.classes: [nerve]" in shown
+    assert "Classes: vein, nerve, artery. Read as nerve: 1" in said(inspect("a.zip", "--classes", "1"))
+
+
+def test_classes_in_the_names_of_masks_are_listed(tmp_path: Path) -> None:
+    members = {f"{n}_1.png": image(frame(n), "png") for n in (1, 2, 3)}
+    members |= {f"{n}_1_mask_{label}.png": image(mask(n), "png") for n in (1, 2, 3) for label in ("artery", "nerve")}
+    del members["3_1_mask_nerve.png"]
+    write_zip(tmp_path / "a.zip", members)
+    shown = said(inspect("a.zip"))
+    assert "Classes: artery (3 masks), nerve (2 masks). Nothing says which of them are nerve" in shown
+    assert "such as `classes: [nerve]`" in shown
+    assert "such as data.classes: [nerve]" in shown
+
+
+def test_segments_and_pixel_spacing_of_dicom_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NERVESEG_IDENTITY_KEY", "a key of the tests")
+    settings.cache_clear()
+    members = {}
+    for number in (1, 2, 3):
+        spaced = {"SequenceOfUltrasoundRegions": regions({})} if number < 3 else {}
+        members[f"{number}"] = source = ultrasound(frame(number), number, **spaced)
+        members[f"{number} seg"] = segmented(source, np.dstack([mask(30), mask(40)]), ("artery", "nerve"))
+    write_zip(tmp_path / "a.zip", members)
+    shown = said(inspect("a.zip", "--classes", "nerve"))
+    assert "Classes: artery (3 masks), nerve (3 masks). Read as nerve: nerve" in shown
+    assert "Pixel spacing: 0.2 mm between rows and 0.1 mm between columns (2), unknown (1)" in shown
+    settings.cache_clear()
+
+
+def test_masks_of_several_values_can_be_read_once_one_is_chosen(tmp_path: Path) -> None:
+    write_zip(tmp_path / "a.zip", foreign_zips.label_maps())
+    shown = said(inspect("a.zip"))
+    assert "Sizes: unknown" in shown
+    assert "inspect.html has no frames: none can be read" in shown
+    chosen = said(inspect("a.zip", "--classes", "1"))
+    assert "in data.classes are background: #020202 in 6 masks, such as that of 1_1.jpeg" in chosen, "and no #010101"
 
 
 def test_a_folder_is_read_in_place(tmp_path: Path) -> None:
@@ -166,6 +225,7 @@ def test_a_folder_is_read_in_place(tmp_path: Path) -> None:
     result = inspect("mine/")
     assert result.exit_code == 0, result.stderr
     assert "Dataset: mine/, 24 files: 24 .tif in train/" in said(result)
+    assert "Classes: the masks have no names of classes" in said(result)
     assert "uri: mine/" in result.stdout
     (tmp_path / "mine/2_1.tif").symlink_to("/etc/hostname")
     refused = inspect("mine/")

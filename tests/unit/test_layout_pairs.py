@@ -172,7 +172,7 @@ def test_files_of_several_classes_need_a_choice(tmp_path: Path, masks: str, chan
     dataset = find(tmp_path, members, **changes)
     assert kinds(dataset) == [("error", "several classes", "a.zip")]
     assert "artery (3 masks), nerve (2 masks)" in dataset.findings[0].detail
-    assert "data.classes: [artery]" in dataset.findings[0].detail
+    assert "data.classes: [nerve]" in dataset.findings[0].detail
     assert "data.classes has vein, which is no class of a.zip; by file name, it has artery" in refusal(
         tmp_path, members, classes=["vein"], **changes
     )

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -238,32 +238,33 @@ class _MaskValues:
         """An error if not all masks write the nerve in the same way: an artery in another colour would become nerve."""
         if len(self._accepted) < 2 and self._refused < 2:  # a single one that is refused has a finding of its own
             return []
-        common, other, *_ = self._ranked()
+        common, other, *_ = self._ranked(self._images)
         detail = (
-            f"the nerve has {len(self._images)} values in the masks: {self._counted()}. If they are classes, choose "
-            f"those that are nerve, such as data.classes: [{masks.choice(common)}]; otherwise save all masks with one "
-            "value"
+            f"the nerve has {len(self._images)} values in the masks: {self._counted(self._images)}. If they are "
+            f"classes, choose those that are nerve, such as data.classes: [{masks.choice(common)}]; otherwise save all "
+            "masks with one value"
         )
         return [Finding("error", "several mask values", self._images[other][0], detail)]
 
     def _unknown(self, chosen: Sequence[int | str]) -> list[Finding]:
         unknown = [str(value) for value in chosen if not masks.spellings(value) & set(self._images)]
-        have = self._counted() or "only a background"
+        have = self._counted(self._images) or "only a background"
         detail = f"data.classes has {', '.join(unknown)}, which no mask has as a value; they have {have}"
         return [Finding("error", "unknown class", self._first, detail)] if unknown else []
 
     def _left_out(self, chosen: Sequence[int | str]) -> list[Finding]:
-        others = set(self._images) - set().union(*map(masks.spellings, chosen))
-        detail = f"not all values of the masks are in data.classes, and others are background: {self._counted()}"
+        taken = set().union(*map(masks.spellings, chosen))
+        others = [value for value in self._images if value not in taken]
+        detail = f"values of the masks that are not in data.classes are background: {self._counted(others)}"
         return [Finding("warning", "other classes", self._first, detail)] if others else []
 
-    def _ranked(self) -> list[str]:
-        return sorted(self._images, key=lambda value: -len(self._images[value]))
+    def _ranked(self, values: Iterable[str]) -> list[str]:
+        return sorted(values, key=lambda value: -len(self._images[value]))
 
-    def _counted(self) -> str:
+    def _counted(self, values: Iterable[str]) -> str:
         shown = [
             f"{value} in {len(self._images[value])} masks, such as that of {self._images[value][0]}"
-            for value in self._ranked()
+            for value in self._ranked(values)
         ]
         return "; ".join(shown[:_VALUES_SHOWN]) + ("; ..." if len(shown) > _VALUES_SHOWN else "")
 

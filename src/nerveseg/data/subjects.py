@@ -20,6 +20,7 @@ _SHOWN = 3  # names in a warning
 _FEW = range(2, 6)  # so many subjects without a digit look like classes
 _MANY = 0.8  # subjects per frame from which a subject looks like a frame
 _SEPARATORS = re.compile(r"[_\-. ]+")
+_UPLOADED = "[0-9a-f]{8}-"  # what Label Studio puts before the names of uploaded files, another for each
 
 
 def assign(dataset: Dataset, rule: str, *, required: bool) -> Dataset:
@@ -124,9 +125,12 @@ def _doubt(why: str, concerned: Sequence[Record]) -> Finding:
     first = {record.subject: record for record in reversed(concerned)}
     examples = sorted(concerned, key=lambda record: first[record.subject] is not record)[:_SHOWN]  # different subjects
     read = ", ".join(f"{record.subject} from {record.image}" for record in examples)
+    way = "a pattern that fits these names"
+    if all(re.match(_UPLOADED, record.image) for record in concerned):
+        way = f"{_UPLOADED}{FIRST_PART}, which skips a prefix such as Label Studio's"
     detail = (
-        f"{why}. Read as subject: {read}. If that is not the person scanned, one person may end up on two sides of "
-        "the split, and scores would be too good: set data.subject to a pattern that fits these names, to column, or "
+        f"{why}. Read as subject: {read}. If that is not the person scanned, one person may end up on two sides of the "
+        f"split, and scores would be too good: set data.subject to {way}, to column, or "
         "to none. If it is, write a pattern for these names to end this warning"
     )
     return Finding("warning", "doubtful subjects", concerned[0].image, detail)

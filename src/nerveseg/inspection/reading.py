@@ -18,7 +18,7 @@ _FOLDS_SHOWN = 10
 
 
 def facts(dataset: Dataset, classes: Sequence[int | str] | None) -> dict[str, str]:
-    """How frames, subjects, sites, classes and folds are read, by these names, each with examples.
+    """How frames, subjects, sites, classes, folds and pixel spacing are read, by these names, each with examples.
 
     Args:
         dataset: with its subjects assigned.
@@ -30,6 +30,7 @@ def facts(dataset: Dataset, classes: Sequence[int | str] | None) -> dict[str, st
         "sites": _sites(dataset),
         "classes": _classes(dataset, classes),
         "folds": _folds(dataset.records),
+        "pixel spacing": _spacings(dataset.records),
     }
 
 
@@ -85,7 +86,7 @@ def _in_one_line(values: Sequence[int | str]) -> CommentedSeq:
 def _subjects(dataset: Dataset) -> str:
     first = _first((record.subject, record.image) for record in dataset.records)
     read = subjects.described(dataset)
-    return f"{_read_from(first)}. {read}" if first else read
+    return f"{_read_from(first) if first else 'none'}. {read}"
 
 
 def _sites(dataset: Dataset) -> str:
@@ -97,13 +98,16 @@ def _sites(dataset: Dataset) -> str:
 
 def _classes(dataset: Dataset, classes: Sequence[int | str] | None) -> str:
     if not dataset.classes:
-        return "the masks have no names of classes"
+        return _with_choice("the masks have no names of classes", classes)
     most = sorted(dataset.classes.items(), key=lambda each: -(each[1] or 0))
-    shown = [(name[:40], "" if number is None else f" ({number} masks)") for name, number in most[:_CLASSES_SHOWN]]
-    listed = ", ".join(map("".join, shown))
-    listed += ", ..." if len(most) > _CLASSES_SHOWN else ""
+    shown = [name[:40] + ("" if number is None else f" ({number} masks)") for name, number in most[:_CLASSES_SHOWN]]
+    listed = ", ".join(shown) + (", ..." if len(most) > _CLASSES_SHOWN else "")
     if is_ambiguous(dataset, classes):
         return f"{listed}. Nothing says which of them are nerve"
+    return _with_choice(listed, classes)
+
+
+def _with_choice(listed: str, classes: Sequence[int | str] | None) -> str:
     return listed if classes is None else f"{listed}. Read as nerve: {', '.join(map(str, classes))}"
 
 
@@ -158,7 +162,22 @@ def _read_from(first: dict[str, str]) -> str:
 
 
 def sizes(found: Iterable[tuple[int, int]]) -> str:
-    """The sizes of frames (height, width), the most frequent first."""
-    counts = Counter(found).most_common()
-    shown = [f"{width}x{height} ({number})" for (height, width), number in counts[:_EXAMPLES]]
+    """The sizes of frames (height, width), the most frequent first; empty: "unknown"."""
+    return _most_frequent(f"{width}x{height}" for height, width in found) or "unknown"
+
+
+def _spacings(records: Sequence[Record]) -> str:
+    if all(record.spacing_mm is None for record in records):
+        return "unknown"
+    return _most_frequent(
+        f"{record.spacing_mm[0]:.3g} mm between rows and {record.spacing_mm[1]:.3g} mm between columns"
+        if record.spacing_mm
+        else "unknown"
+        for record in records
+    )
+
+
+def _most_frequent(texts: Iterable[str]) -> str:
+    counts = Counter(texts).most_common()
+    shown = [f"{text} ({number})" for text, number in counts[:_EXAMPLES]]
     return ", ".join(shown) + (f" and {len(counts) - _EXAMPLES} more" if len(counts) > _EXAMPLES else "")

@@ -10,9 +10,11 @@ from rich.text import Text
 
 from nerveseg.arrays import Frame, Mask
 from nerveseg.console import console
-from nerveseg.data import findings, folders, subjects
+from nerveseg.data import findings, folders, quarantine, subjects
 from nerveseg.data.archive import Archive, Folder
+from nerveseg.data.findings import Finding
 from nerveseg.data.layouts import detect, options
+from nerveseg.data.layouts.classes import example
 from nerveseg.data.layouts.dataset import Choices, Dataset, Layout, inventory
 from nerveseg.errors import NervesegError, TransientError
 from nerveseg.inspection import nearest, reading
@@ -51,26 +53,29 @@ def inspect(uri: str, layout: str, subject: str | None, classes: str | None, out
         # On the page, no folder of DICOM files is named: it is often called as its patient.
         at, name = ("The dataset", "DICOM files") if archive.hides_names else (address, archive.path.name)
         title, lead = f"{_TITLE} of {name}", f"{at} has the layout {because}."
-        errors = _check_and_draw(archive, dataset, facts, title, lead, out)
+        problems = _check_and_draw(archive, dataset, facts, title, lead, out)
     if reading.is_ambiguous(dataset, choices.classes):
         _say("Classes", _choose_classes(dataset))
     sys.stdout.write(reading.as_yaml(reading.sections(address, dataset, rule, choices)))
     sys.stdout.flush()
-    if errors:
+    if findings.errors(problems):
         raise NervesegError(
-            f"{address} has {errors}: the split stage would refuse it. Change what a finding names, or mend the "
-            "dataset, and inspect it again."
+            f"{address} has {findings.counted(problems, 'error')}: the split stage would refuse it"
+            f"{_unless_set_aside(problems, dataset)}. Change what a finding names, or mend the dataset, and inspect it "
+            "again."
         )
 
 
-def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], title: str, lead: str, out: Path) -> str:
-    """Prints what the checks find and draws the contact sheet; returns the number of errors, such as "1 error"."""
+def _check_and_draw(
+    archive: Archive, dataset: Dataset, facts: dict[str, str], title: str, lead: str, out: Path
+) -> list[Finding]:
+    """Prints what the checks find and draws the contact sheet; returns the findings."""
     from nerveseg.data import checks  # the first answer does not wait for pandas and matplotlib
     from nerveseg.report import contact_sheet
 
     kept = _Kept()
     report = checks.pack(archive, dataset, kept, keep_empty=True, set_aside=False)
-    found = report["findings"]
+    found: list[Finding] = report["findings"]
     checked = {
         "masks": f"{report['frames_with_mask']} of {report['frames']} frames have a nerve",
         "sizes": reading.sizes(kept.sizes.values()),
@@ -81,12 +86,22 @@ def _check_and_draw(archive: Archive, dataset: Dataset, facts: dict[str, str], t
         _say("Findings", "none")
     shown = contact_sheet.choose(dataset.records, kept.areas, found)
     contact_sheet.write(out, archive, title, lead, {**facts, **checked}, found, shown)
-    _say(_TITLE, f"{out} has {len(shown)} of the frames, with the outlines of their masks.")
-    return findings.counted(found, "error") if report["errors"] else ""
+    drawn = f"{len(shown)} of the frames, with the outlines of their masks" if shown else "no frames: none can be read"
+    _say(_TITLE, f"{out} has {drawn}.")
+    return found
+
+
+def _unless_set_aside(found: Sequence[Finding], dataset: Dataset) -> str:
+    """Which frames data.quarantine would set aside, as a part of a sentence; empty: that does not help."""
+    aside = quarantine.of_frames(found, dataset.records)
+    if sum(map(len, aside.values())) < len(findings.errors(found)):
+        return ""
+    number = f"{len(aside)} of {len(dataset.records)} frames"
+    return f", unless data.quarantine: true sets {number} aside, as far as data.quarantine_cap allows"
 
 
 def _choose_classes(dataset: Dataset) -> str:
-    first = max(dataset.classes, key=lambda name: dataset.classes[name] or 0)
+    first = example(name for name, number in dataset.classes.items() if number != 0)
     return (
         f"say which are nerve, such as `classes: [{first}]` in params.yaml, or --classes {first} here. Until then, the "
         "masks of all classes are taken together."

@@ -1,12 +1,17 @@
 """Which classes of a dataset are nerve."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from nerveseg.data.layouts.dataset import Dataset
 from nerveseg.errors import NervesegError
 
 _SHOWN = 20
+
+
+def example(labels: Iterable[str]) -> str:
+    """The class to name in advice: the first that is called nerve, otherwise the first."""
+    return min(labels, key=lambda label: "nerve" not in label.casefold())
 
 
 def chosen(
@@ -42,7 +47,7 @@ def chosen(
         found = {*wanted}
     elif len(found - {None}) > 1:
         detail = f"has masks of several classes by {key}: {listed}. Set data.classes to those that are nerve"
-        dataset.error("several classes", source, f"{detail}, such as data.classes: [{labels[0]}]")
+        dataset.error("several classes", source, f"{detail}, such as data.classes: [{example(labels)}]")
     if len(masks) > 1 and masks[None]:
         dataset.error("missing class", source, f"{masks[None]} masks have no {key}; others have one")
     return found

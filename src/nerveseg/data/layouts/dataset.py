@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from posixpath import dirname, splitext
 from typing import Protocol
 
 from nerveseg.data.archive import Archive
@@ -148,9 +149,8 @@ def inventory(archive: Archive) -> str:
     """What files there are: `12 .png in images/; 1 .csv in ./`."""
     if archive.hides_names:
         return f"{len(archive.names)} files, whose names are not shown, because those of DICOM files may be people's"
-    paths = map(PurePosixPath, archive.names)
-    counts = Counter((f"{path.parent}/", path.suffix or "(no suffix)") for path in paths)
-    files = [f"{number} {suffix} in {folder}" for (folder, suffix), number in counts.most_common(10)]
+    counts = Counter((dirname(name) or ".", splitext(name)[1] or "(no suffix)") for name in archive.names)
+    files = [f"{number} {suffix} in {folder}/" for (folder, suffix), number in counts.most_common(10)]
     if len(counts) > len(files):
         files.append(f"{len(counts) - len(files)} more folders and suffixes")
     return "; ".join(files)

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from posixpath import dirname
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from nerveseg.arrays import Frame
 from nerveseg.data.archive import MAX_IMAGE_BYTES, MAX_PIXELS, Archive, UnfitImageError
 from nerveseg.data.decoding import DecodedFrame, DecodedMask, FrameSource, ImageFile, content, naming, opened
+from nerveseg.data.layouts.classes import example
 from nerveseg.data.layouts.dataset import TIF_SUFFIXES, Choices, Dataset, Record, inventory
 from nerveseg.data.names import natural_key
 from nerveseg.errors import NervesegError
@@ -118,7 +120,7 @@ def read(archive: Archive, choices: Choices) -> Dataset:
 
 def _roots(archive: Archive) -> list[PurePosixPath]:
     """The folders with imagesTr/ and labelsTr/."""
-    folders = {PurePosixPath(name).parent for name in archive.names}
+    folders = {*map(PurePosixPath, {dirname(name) for name in archive.names})}  # a path of each file takes long
     return sorted(folder.parent for folder in folders if folder.name == _IMAGES and folder.parent / _LABELS in folders)
 
 
@@ -176,7 +178,7 @@ def _chosen(dataset: Dataset, labels: _Labels, classes: Sequence[int | str] | No
     if classes is None:
         if len(nerve) > 1:
             detail = f"has several labels: {shown}. Set data.classes to those that are nerve"
-            dataset.error("several classes", _DESCRIPTION, f"{detail}, such as data.classes: [{next(iter(nerve))}]")
+            dataset.error("several classes", _DESCRIPTION, f"{detail}, such as data.classes: [{example(nerve)}]")
         return every
     by_class = {str(number): (number,) for number in every} | nerve
     if unknown := [str(label) for label in classes if str(label) not in by_class]:

@@ -52,7 +52,7 @@ def read(archive: Archive, choices: Choices) -> Dataset:
     if by_name or len(labels) > 1:
         names = None if wanted is None else sorted(wanted)
         chosen = classes.chosen(dataset, archive.path.name, "file name", names, labels)
-    example = next(iter(listing.masks.values()))[0].member
+    first = next(iter(listing.masks.values()))[0].member
     without, numbered = [], []
     for members, masks in _labelled(dataset, listing):
         image, own = PurePosixPath(members[0]).name, [mask.member for mask in masks if mask.label in chosen]
@@ -60,7 +60,7 @@ def read(archive: Archive, choices: Choices) -> Dataset:
             dataset.error("duplicate name", PurePosixPath(image).stem, _twice(members, masks))
             continue
         if not masks:
-            dataset.error("missing mask", image, f"{members[0]} has no mask; others have one, such as {example}")
+            dataset.error("missing mask", image, f"{members[0]} has no mask; others have one, such as {first}")
         elif not own:
             without.append(image)
         numbered += [mask.member for mask in masks if mask.number and mask.label in chosen]
