@@ -6,7 +6,8 @@ A side is the split stage on a zip: it reads, decodes, checks, hashes and stores
 subjects. The peer only reads and decodes the same image files, frames and mask files, with Pillow in as many threads as
 there are CPUs, and keeps nothing. Both take turns in every round, so that a busy machine slows both; the ratio is the
 median of those of the rounds, and the first round, which warms the caches, is not counted. TIF are pairs of frame and
-mask; PNG and JPEG have their masks as run lengths in a table.
+mask; PNG and JPEG have their masks as run lengths in a table; DICOM files, a JPEG each, have PNG masks beside them, and
+the peer decodes them with pydicom.
 
 Peak memory is that of a process of its own. What it takes for a frame does not depend on the frame's size, so the
 defaults measure both parts: 400 frames of full size, and 50,000 of 32x32.
@@ -31,7 +32,9 @@ import cv2
 import joblib
 import numpy as np
 import pandas as pd
+import pydicom
 from PIL import Image
+from pydicom.encaps import encapsulate
 
 from benchmarks.command_line import parser_of
 from nerveseg import params, paths
@@ -53,6 +56,7 @@ PARAMS = Path(__file__).parents[1] / "params.yaml"
 
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
+    os.environ.setdefault("NERVESEG_IDENTITY_KEY", "key of a benchmark")  # hashes the patients of DICOM files
     used = parameters()
     console.quiet = True
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
@@ -63,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
             return
         if not options.memory_only:
             print(f"{options.frames} frames of {options.size[0]}x{options.size[1]}, {joblib.cpu_count()} CPUs")
-            for suffix in ("tif", "png", "jpg"):
+            for suffix in ("tif", "png", "jpg", "dcm"):
                 write(suffix, options.frames, options.size)
                 report(suffix, used, options.rounds)
         sizes = [(options.frames, options.size)] + [(MANY, TINY)] * (not options.memory_only)
@@ -116,12 +120,15 @@ def timed(run: object) -> float:
 def decode() -> None:
     """The peer: every image file of the zip."""
     with Archive(paths.DATASET_ZIP) as archive, ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        names = [name for name in archive.names if has_suffix(name, IMAGE_SUFFIXES)]
+        names = [name for name in archive.names if has_suffix(name, (*IMAGE_SUFFIXES, ".dcm"))]
         for _ in pool.map(lambda name: pixels(archive.read(name)), names):
             pass
 
 
 def pixels(content: bytes) -> Frame:
+    if content[128:132] == b"DICM":
+        frame: Frame = pydicom.dcmread(io.BytesIO(content)).pixel_array
+        return frame
     with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image)
 
@@ -131,9 +138,9 @@ def write(suffix: str, frames: int, size: tuple[int, int]) -> None:
     rows = []
     with zipfile.ZipFile(paths.DATASET_ZIP, "w") as archive:
         for name, frame, mask in drawn(frames, size):
-            archive.writestr(f"{name}.{suffix}", encoded(frame, suffix))
-            if suffix == "tif":
-                archive.writestr(f"{name}_mask.tif", encoded(mask * 255, suffix))
+            archive.writestr(f"{name}.{suffix}", dicom(frame, name) if suffix == "dcm" else encoded(frame, suffix))
+            if beside := {"tif": "tif", "dcm": "png"}.get(suffix):
+                archive.writestr(f"{name}_mask.{beside}", encoded(mask * 255, beside))
             else:
                 rows.append((f"{name}.{suffix}", rle.encode(mask)))
         if rows:
@@ -158,6 +165,24 @@ def drawn(frames: int, size: tuple[int, int]) -> Iterator[tuple[str, Frame, Mask
 
 def encoded(image: Frame, suffix: str) -> bytes:
     return cv2.imencode(f".{suffix}", image)[1].tobytes()
+
+
+def dicom(image: Frame, name: str) -> bytes:
+    """An ultrasound file of one frame, compressed as JPEG."""
+    height, width = image.shape
+    file = pydicom.Dataset()
+    file.file_meta = pydicom.dataset.FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = pydicom.uid.UltrasoundImageStorage
+    file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[name])
+    file.PatientID = name.partition("_")[0]
+    file.Rows, file.Columns = height, width
+    file.SamplesPerPixel, file.PhotometricInterpretation, file.PixelRepresentation = 1, "MONOCHROME2", 0
+    file.BitsAllocated, file.BitsStored, file.HighBit = 8, 8, 7
+    file.PixelData = encapsulate([encoded(image, "jpg")])
+    content = io.BytesIO()
+    pydicom.dcmwrite(content, file, enforce_file_format=True)
+    return content.getvalue()
 
 
 def peak_megabytes() -> float:
