@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from nerveseg import params, profiles
 from nerveseg.cli import app
+from nerveseg.data.layouts import options
+from nerveseg.data.layouts.dataset import Choices
 from nerveseg.errors import NervesegError
 from nerveseg.training import recipes
 
@@ -56,6 +58,14 @@ def test_the_quickstart_has_the_model_cards_network_and_epochs() -> None:
     shipped = params.load(ROOT / "params.yaml")
     assert (shipped.model.architecture, shipped.model.encoder, shipped.model.threshold) == ("Unet", "resnet34", 0.5)
     assert (shipped.train.batch_size, shipped.train.epochs) == (16, 5)
+
+
+def test_datasets_are_read_outside_the_pipeline_as_the_shipped_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # without a params.yaml
+    shipped = params.load(ROOT / "params.yaml").data
+    assert options.read(None, None) == (shipped.subject, Choices(shipped.classes, tuple(shipped.mask_suffixes)))
 
 
 def test_the_shipped_file_leaves_every_setting_of_a_recipe_to_it() -> None:
