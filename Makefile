@@ -47,7 +47,7 @@ run: install  ## run the pipeline, on the built-in phantom unless params.yaml sa
 	@echo "Next      source $(VENV)/bin/activate; then 'dvc repro' runs what is stale, 'dvc metrics show' prints metrics"
 
 test: install  ## run the tests, and print the branch coverage
-	OMP_NUM_THREADS=1 pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore tests/stack --cov --cov-report=term
+	OMP_NUM_THREADS=1 pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore tests/stack --branch-coverage --in-memory
 
 test-fast: install  ## run the tests that start no processes of the project: a minute
 	OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal tests/unit tests/contract/test_pipeline.py

@@ -1,9 +1,10 @@
 """Fixtures that several tests share: a trained workspace, and an S3 server that speaks HTTP."""
 
 import os
+import tempfile
 import uuid
 from collections.abc import Callable
-from contextlib import ExitStack, chdir
+from contextlib import ExitStack, chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from preload import VARIABLE, preloaded
+from preload import VARIABLE, measured, preloaded
 from workspace import EMPTY_STORE, Workspace, prefect_server, s3_server
 
 # Where the tests of a file are run by one process, two processes end together if these come first.
@@ -19,20 +20,60 @@ SLOWEST = (
     *("test_flows", "test_crossval", "test_delivery", "test_reproduce", "test_s3_to_registry", "test_table_and_search"),
     *("test_training", "test_prediction", "test_several_processes"),
 )
+MEMORY, ROOM = "/dev/shm", 10 * 2**30  # bytes; the suite writes 6 GB
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--branch-coverage", action="store_true", help="print the branch coverage; needs -n")
+    parser.addoption("--in-memory", action="store_true", help=f"keep temporary files in {MEMORY}, if it has room")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """The process that starts the others keeps the preloaded one, which costs nothing until a test needs it."""
     if VARIABLE not in os.environ:
         stack = ExitStack()
+        if config.option.in_memory:
+            _in_memory(stack)
+        if config.option.branch_coverage:
+            if not config.option.numprocesses:
+                raise pytest.UsageError("--branch-coverage needs -n: only forks of the preloaded process are measured")
+            os.environ[measured.VARIABLE] = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="nerveseg-coverage-")
+            )
         os.environ[VARIABLE] = str(stack.enter_context(preloaded()))
         config.add_cleanup(stack.close)
+
+
+def _in_memory(stack: ExitStack) -> None:
+    """Temporary files lie in memory where that has room: the tests create and delete files all the time."""
+    with suppress(OSError):
+        state = os.statvfs(MEMORY)
+        if state.f_bavail * state.f_frsize > ROOM and not state.f_flag & os.ST_NOEXEC:
+            folder = tempfile.TemporaryDirectory(prefix="nerveseg-tests-", dir=MEMORY, ignore_cleanup_errors=True)
+            os.environ["TMPDIR"] = tempfile.tempdir = stack.enter_context(folder)
 
 
 def pytest_xdist_setupnodes(specs: list[Any]) -> None:
     """The test processes are forks of the preloaded one, too."""
     for spec in specs:
         spec.python = f"{os.environ[VARIABLE]}/python"
+
+
+def is_worker() -> bool:
+    """Whether this is one of several processes that run tests."""
+    return "PYTEST_XDIST_WORKER" in os.environ
+
+
+def pytest_sessionfinish() -> None:
+    """A test process saves what it ran before the one that started it adds all up."""
+    if measured.VARIABLE in os.environ and is_worker():
+        measured.save()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.option.branch_coverage and not is_worker():
+        terminalreporter.section("branch coverage")
+        measured.report(Path(os.environ[measured.VARIABLE]))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,7 +92,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all test processes."""
     root = tmp_path_factory.getbasetemp()
-    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    return root.parent if is_worker() else root
 
 
 def of_all(tmp_path_factory: pytest.TempPathFactory, name: str, start: Callable[[Path], str]) -> str:

@@ -91,8 +91,6 @@ class Workspace:
         path = f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.env = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
         self.env.pop("MLFLOW_TRACKING_URI", None)
-        if plain:  # all that it runs is measured elsewhere, and measuring takes time
-            self.env.pop("COVERAGE_PROCESS_CONFIG", None)
         self.env |= {"NERVESEG_WORKERS": "0", "NERVESEG_DEVICE": "cpu", **(variables or {})}
 
     @property

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,13 @@ LEFT_OUT |= {
 }
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def imports(file: Path) -> set[str]:
-    nodes = ast.walk(ast.parse(file.read_text()))
+    nodes = ast.walk(parsed(file))
     return {name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for name in imports_of(node)}
 
 
@@ -60,7 +66,7 @@ def libraries_at_start(module: str) -> set[str]:
         if name in seen or file is None:
             continue
         seen.add(name)
-        wanted = set(imports_at_start(ast.parse(file.read_text()).body))
+        wanted = set(imports_at_start(parsed(file).body))
         found |= {each.split(".")[0] for each in wanted}
         waiting += [*wanted, name.rpartition(".")[0]]
     return found

@@ -283,7 +283,7 @@ def test_a_revision_is_run_as_it_was(workspace: Workspace, prefect: Prefect) -> 
 def test_a_training_that_is_cancelled_killed_and_killed_again_is_trained_once(
     workspace: Workspace, prefect: Prefect, client: mlflow.MlflowClient
 ) -> None:
-    epochs = 14
+    epochs = 11
     # Slow enough to be met in its midst.
     overrides = {"model.architecture": "Unet", "model.height": 128, "model.width": 128, "train.epochs": epochs}
 

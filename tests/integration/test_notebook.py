@@ -27,8 +27,8 @@ class Preloaded(AsyncKernelManager):
 
 
 def checkout() -> dict[Path, int]:
-    """What lies in the repository's folder, and since when, but for what measures coverage."""
-    return {path: path.stat().st_mtime_ns for path in ROOT.glob("*") if not path.name.startswith(".coverage")}
+    """What lies in the repository's folder, and since when."""
+    return {path: path.stat().st_mtime_ns for path in ROOT.glob("*")}
 
 
 def test_the_tour_goes_from_parameters_to_an_overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,12 +31,13 @@ def preloaded() -> Iterator[Path]:
         for command in ("python", "dvc", "nerveseg"):
             (folder / command).write_text(f"#!{base} -IS\n{(HERE / 'launcher.py').read_text()}")
             (folder / command).chmod(0o755)
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("COV", "PYTHONPATH"))}
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         with (root / "server.log").open("w") as log, socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(folder / "socket"))
             listener.listen(64)
             server = subprocess.Popen(
-                (sys.executable, str(HERE / "server.py"), str(listener.fileno())),
+                (sys.executable, "-m", "preload.server", str(listener.fileno())),
+                cwd=HERE.parent,
                 pass_fds=(listener.fileno(),),
                 stdin=subprocess.PIPE,
                 stdout=log,

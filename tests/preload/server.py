@@ -24,8 +24,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from preload import measured
+
 LIBRARIES = (
-    *("albumentations", "alembic.config", "apprise", "boto3", "boto3.s3.inject", "configobj", "coverage"),
+    *("albumentations", "alembic.config", "apprise", "boto3", "boto3.s3.inject", "configobj"),
     *("cryptography.hazmat.primitives.serialization", "cv2", "dulwich.porcelain", "dulwich.worktree", "dvc.cachemgr"),
     *("dvc.cli", "dvc.cli.parser", "dvc.commands.checkout", "dvc.commands.config", "dvc.commands.repro"),
     *("dvc.commands.status", "dvc.compare", "dvc.data_cloud", "dvc.dirs", "dvc.lock", "dvc.output", "dvc.repo"),
@@ -116,16 +118,20 @@ def serve(listener: socket.socket) -> tuple | None:
 
 
 def load() -> None:
+    gc.disable()  # nothing here is garbage
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as nerveseg/__init__.py
     for library in LIBRARIES:
         importlib.import_module(library)
     sys.modules["mlflow.utils.requirements_utils"]._init_packages_to_modules_map()  # it reads all installed packages
+    if measured.VARIABLE in os.environ:
+        measured.prepare()
     own = [name for name in sys.modules if name.partition(".")[0] in ("nerveseg", "flows", "stack")]
     assert not own, f"the code under test is loaded: {own}"
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads: a fork has only one of them"
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(50_000)  # collecting at each 700 objects takes time, and the commands are short
 
 
@@ -160,6 +166,10 @@ def run(
     sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     importlib.invalidate_caches()
     sys.modules["prefect.context"].refresh_global_settings_context()  # it read the environment when it was imported
+    if measured.VARIABLE in environment:
+        atexit.register(measured.save)
+    else:
+        measured.codes.clear()
     if arguments[0] == "-u":
         Path("/proc/self/comm").write_text("pytest")
         exec(arguments[-1], {"__name__": "__main__"})
@@ -167,10 +177,6 @@ def run(
     sys.executable = executable
     module = arguments[1]
     Path("/proc/self/comm").write_text(module.removeprefix("nerveseg."))  # what `ps` and `top` show
-    measured = module.startswith(("nerveseg", "flows")) or module == "prefect.engine"
-    # Measuring costs 40 % more time; what DVC runs is measured where tests run the stages themselves.
-    if "COVERAGE_PROCESS_CONFIG" in environment and measured and "DVC_STAGE" not in environment:
-        sys.modules["coverage"].process_startup()
     if not module.startswith(("flows", "prefect")):
         logging.root.handlers.clear()  # Prefect's, which would show DVC's and others' tracebacks
     if module == "nerveseg":  # the console script
