@@ -16,7 +16,7 @@ QUIET = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "NO_ALBUMEN
 
 @contextmanager
 def preloaded() -> Iterator[Path]:
-    """Starts the server; yields a folder for PATH. Its `python` is that of this virtual environment."""
+    """Starts the servers; yields a folder for PATH. Its `python` is that of this virtual environment."""
     with tempfile.TemporaryDirectory(prefix="nerveseg-") as name:
         root = Path(name)
         packages = root / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
@@ -31,23 +31,29 @@ def preloaded() -> Iterator[Path]:
         for command in ("python", "dvc", "nerveseg"):
             (folder / command).write_text(f"#!{base} -IS\n{(HERE / 'launcher.py').read_text()}")
             (folder / command).chmod(0o755)
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        with (root / "server.log").open("w") as log, socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(folder / "socket"))
-            listener.listen(64)
-            server = subprocess.Popen(
-                (sys.executable, "-m", "preload.server", str(listener.fileno())),
-                cwd=HERE.parent,
-                pass_fds=(listener.fileno(),),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=environment | QUIET | {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"},
-                start_new_session=True,
-            )
+        servers = [start(folder, name) for name in ("python", "dvc")]
         try:
             yield folder
         finally:
-            assert server.stdin is not None
-            server.stdin.close()
-            server.wait()
+            for server in servers:
+                assert server.stdin is not None
+                server.stdin.close()
+                server.wait()
+
+
+def start(folder: Path, name: str) -> subprocess.Popen[bytes]:
+    """Starts the server that listens at `name`.socket in `folder`."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    with (folder / f"{name}.log").open("w") as log, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / f"{name}.socket"))
+        listener.listen(64)
+        return subprocess.Popen(
+            (sys.executable, "-m", "preload.server", name, str(listener.fileno())),
+            cwd=HERE.parent,
+            pass_fds=(listener.fileno(),),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment | QUIET | {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"},
+            start_new_session=True,
+        )

@@ -1,4 +1,4 @@
-"""Stands for `python`, `dvc` and `nerveseg` in a test: asks the preloaded process, or becomes the real python.
+"""Stands for `python`, `dvc` and `nerveseg` in a test: asks a preloaded process, or becomes the real python.
 
 Its first line, which names the interpreter, is written when a test session starts. It imports little, so that it starts
 within hundredths of a second.
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     if not ours and arguments != TESTS:
         os.execv(f"{FOLDER}/real/python", [f"{FOLDER}/python", *arguments])
     server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    server.connect(f"{FOLDER}/socket")
+    server.connect(f"{FOLDER}/{'dvc' if arguments[1] == 'dvc' else 'python'}.socket")
     signals = {_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM, _signal.SIGUSR1, _signal.SIGUSR2}
     for number in signals:
         _signal.signal(number, lambda number, _: server.send(bytes([number])))

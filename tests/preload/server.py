@@ -1,6 +1,7 @@
-"""Imports the third-party libraries once and runs each command in a fork of itself.
+"""Imports third-party libraries once and runs each command in a fork of itself.
 
 Importing torch, Lightning, MLflow and the like takes ten seconds of a core, and the tests start a hundred processes.
+A fork costs the more the more its parent holds in memory, so DVC has a process of its own, without torch and the like.
 The project's own code is not imported here: each fork imports that of its workspace, as a fresh interpreter does.
 The process ends when its standard input does, which the test session holds open, and all forks with it.
 """
@@ -26,32 +27,39 @@ from pathlib import Path
 
 from preload import measured
 
-LIBRARIES = (
-    *("albumentations", "alembic.config", "anyio._backends._asyncio", "apprise", "boto3", "boto3.s3.inject"),
-    *("configobj", "cryptography.hazmat.primitives.serialization", "cv2", "dulwich.porcelain", "dulwich.worktree"),
-    *("dvc._debug", "dvc.cachemgr", "dvc.cli", "dvc.cli.parser", "dvc.commands.checkout", "dvc.commands.config"),
-    *("dvc.commands.repro", "dvc.commands.status", "dvc.compare", "dvc.data_cloud", "dvc.dirs", "dvc.lock"),
-    *("dvc.output", "dvc.repo", "dvc.repo.artifacts", "dvc.repo.datasets", "dvc.repo.graph", "dvc.repo.index"),
-    *("dvc.repo.metrics", "dvc.repo.open_repo", "dvc.repo.params", "dvc.repo.plots", "dvc.repo.stage", "dvc.repo.trie"),
-    *("dvc.rwlock", "dvc.scm", "dvc.stage", "dvc.types", "dvc.utils.strictyaml", "dvc_data.hashfile.db.local"),
-    *("dvc_data.hashfile.status", "dvc_data.index.checkout", "dvc_data.index.fetch", "dvc_s3", "filelock"),
-    *("fsspec.implementations.memory", "git", "graphviz", "IPython", "jinja2", "lightning.pytorch"),
-    *("matplotlib.backends.backend_agg", "matplotlib.pyplot", "mlflow", "mlflow.cli", "mlflow.pyfunc"),
-    *("mlflow.store.model_registry.sqlalchemy_workspace_store", "mlflow.store.tracking.sqlalchemy_store"),
-    *("mlflow.store.tracking.sqlalchemy_workspace_store", "mlflow.system_metrics.system_metrics_monitor"),
-    *("mlflow.tracing.processor.base_mlflow", "mlflow.tracing.processor.otel"),
-    *("mlflow.tracking.request_header.registry", "moto.s3.responses", "moto.server", "networkx.algorithms"),
-    *("omegaconf", "onnx", "openvino", "optuna.storages", "pandas", "pandas.core.arrays.arrow.extension_types"),
-    *("pandas.core.methods.to_dict", "pandas.io.formats.csvs", "PIL.Image", "PIL.JpegImagePlugin"),
-    *("PIL.TiffImagePlugin", "PIL.WebPImagePlugin", "prefect", "prefect.artifacts", "prefect.cli.server"),
-    *("prefect.cli.worker", "prefect.flow_engine", "prefect.runner", "prefect.task_runners"),
-    *("prefect.utilities.visualization", "prefect.workers.process", "prefect_dask", "psutil", "pyarrow.dataset"),
-    *("pyarrow.parquet", "pydantic.v1", "pydantic_settings", "requests", "rich._emoji_codes", "rich.progress"),
-    *("rich.table", "rich.traceback", "ruamel.yaml", "ruamel.yaml.mergevalue", "s3fs", "safetensors.torch"),
-    *("scipy.ndimage", "scipy.optimize", "scipy.spatial", "scipy.stats", "segmentation_models_pytorch"),
-    *("sklearn.isotonic", "sklearn.metrics", "sklearn.model_selection", "sqlalchemy.dialects.sqlite", "torch"),
-    *("torch.utils.data", "torchvision", "typer", "vl_convert"),
-)
+LIBRARIES = {
+    "dvc": (
+        *("configobj", "dulwich.porcelain", "dulwich.worktree", "dvc._debug", "dvc.cachemgr", "dvc.cli"),
+        *("dvc.cli.parser", "dvc.commands.checkout", "dvc.commands.config", "dvc.commands.repro"),
+        *("dvc.commands.status", "dvc.compare", "dvc.data_cloud", "dvc.dirs", "dvc.lock", "dvc.output", "dvc.repo"),
+        *("dvc.repo.artifacts", "dvc.repo.datasets", "dvc.repo.graph", "dvc.repo.index", "dvc.repo.metrics"),
+        *("dvc.repo.open_repo", "dvc.repo.params", "dvc.repo.plots", "dvc.repo.stage", "dvc.repo.trie", "dvc.rwlock"),
+        *("dvc.scm", "dvc.stage", "dvc.types", "dvc.utils.strictyaml", "dvc_data.hashfile.db.local"),
+        *("dvc_data.hashfile.status", "dvc_data.index.checkout", "dvc_data.index.fetch", "dvc_s3", "filelock"),
+        *("fsspec.implementations.memory", "git", "networkx.algorithms", "omegaconf", "psutil", "rich._emoji_codes"),
+        *("rich.progress", "rich.table", "ruamel.yaml", "ruamel.yaml.mergevalue", "s3fs"),
+    ),
+    "python": (
+        *("albumentations", "alembic.config", "anyio._backends._asyncio", "apprise", "boto3", "boto3.s3.inject"),
+        *("configobj", "cryptography.hazmat.primitives.serialization", "cv2", "filelock", "git", "graphviz"),
+        *("IPython", "jinja2"),
+        *("lightning.pytorch", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "mlflow", "mlflow.cli"),
+        *("mlflow.pyfunc", "mlflow.store.model_registry.sqlalchemy_workspace_store"),
+        *("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.tracking.sqlalchemy_workspace_store"),
+        *("mlflow.system_metrics.system_metrics_monitor", "mlflow.tracing.processor.base_mlflow"),
+        *("mlflow.tracing.processor.otel", "mlflow.tracking.request_header.registry", "moto.s3.responses"),
+        *("moto.server", "onnx", "openvino", "optuna.storages", "pandas", "pandas.core.arrays.arrow.extension_types"),
+        *("pandas.core.methods.to_dict", "pandas.io.formats.csvs", "PIL.Image", "PIL.JpegImagePlugin"),
+        *("PIL.TiffImagePlugin", "PIL.WebPImagePlugin", "prefect", "prefect.artifacts", "prefect.cli.server"),
+        *("prefect.cli.worker", "prefect.flow_engine", "prefect.runner", "prefect.task_runners"),
+        *("prefect.utilities.visualization", "prefect.workers.process", "prefect_dask", "psutil", "pyarrow.dataset"),
+        *("pyarrow.parquet", "pydantic.v1", "pydantic_settings", "requests", "rich._emoji_codes", "rich.progress"),
+        *("rich.table", "rich.traceback", "ruamel.yaml", "ruamel.yaml.mergevalue", "safetensors.torch"),
+        *("scipy.ndimage", "scipy.optimize", "scipy.spatial", "scipy.stats", "segmentation_models_pytorch"),
+        *("sklearn.isotonic", "sklearn.metrics", "sklearn.model_selection", "sqlalchemy.dialects.sqlite", "torch"),
+        *("torch.utils.data", "torchvision", "typer", "vl_convert"),
+    ),
+}
 
 
 class Fork:
@@ -66,7 +74,7 @@ class Fork:
             os.killpg(self.pid, number)  # as a plain process shares the group of what it starts with its own starter
 
 
-def serve(listener: socket.socket) -> tuple | None:
+def serve(listener: socket.socket, name: str) -> tuple | None:
     """Answers requests until standard input ends; returns a request in the fork that is to run it."""
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
@@ -77,7 +85,7 @@ def serve(listener: socket.socket) -> tuple | None:
         for key, _ in selector.select():
             if key.fileobj is listener:
                 if not loaded:  # not before a test needs it
-                    load()
+                    load(name)
                     loaded = True
                 launcher, _ = listener.accept()
                 request, streams = receive(launcher)
@@ -123,14 +131,17 @@ def serve(listener: socket.socket) -> tuple | None:
                     del forks[fork.pid]
 
 
-def load() -> None:
+def load(name: str) -> None:
     gc.disable()  # nothing here is garbage
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as nerveseg/__init__.py
-    for library in LIBRARIES:
+    for library in LIBRARIES[name]:
         importlib.import_module(library)
-    sys.modules["mlflow.utils.requirements_utils"]._init_packages_to_modules_map()  # it reads all installed packages
-    if measured.VARIABLE in os.environ:
-        measured.prepare()
+    if name == "python":
+        sys.modules[
+            "mlflow.utils.requirements_utils"
+        ]._init_packages_to_modules_map()  # it reads all installed packages
+        if measured.VARIABLE in os.environ:
+            measured.prepare()
     own = [name for name in sys.modules if name.partition(".")[0] in ("nerveseg", "flows", "stack")]
     assert not own, f"the code under test is loaded: {own}"
     threads = len(list(Path("/proc/self/task").iterdir()))
@@ -156,7 +167,8 @@ def become(streams: list[int]) -> None:
         os.dup2(stream, number)
         os.close(stream)
     random.seed()
-    sys.modules["numpy"].random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
 
 
 def run(
@@ -171,7 +183,8 @@ def run(
     os.environ.update(environment)
     sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     importlib.invalidate_caches()
-    sys.modules["prefect.context"].refresh_global_settings_context()  # it read the environment when it was imported
+    if "prefect" in sys.modules:  # it read the environment when it was imported
+        sys.modules["prefect.context"].refresh_global_settings_context()
     if measured.VARIABLE in environment:
         atexit.register(measured.save)
     else:
@@ -216,6 +229,6 @@ def end(command: Callable[[], None]) -> None:
 
 if __name__ == "__main__":
     del sys.path[0]
-    request = serve(socket.socket(fileno=int(sys.argv[1])))
+    request = serve(socket.socket(fileno=int(sys.argv[2])), sys.argv[1])
     if request:
         end(lambda: run(*request))
