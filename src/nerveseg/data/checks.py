@@ -26,6 +26,7 @@ MIN_SIDE = 32  # pixels; anything smaller is a thumbnail or not an ultrasound fr
 MAX_AREA = 0.5  # share of a frame; a brachial plexus covers at most 7 %, an inverted mask usually 95 %
 MANY_PIECES = 20  # of a mask; a nerve is one piece, a plexus or the fascicles of a nerve are a few
 
+_DIGEST_BYTES = 16
 _VALUES_SHOWN = 20  # of masks, in a finding
 _AHEAD = 2  # frames for each thread that are decoded ahead of writing, up to 32 MB each with their mask
 
@@ -56,7 +57,7 @@ class _Checked:
     record: Record
     pair: Pair | None = None  # None: the frame or its mask could not be decoded
     mask_values: tuple[str, ...] = ()  # in the mask's files, besides the background
-    mask_digest: bytes = b""
+    mask_digest: bytes = b""  # differs between masks of one size
     findings: list[Finding] = field(default_factory=list)
 
     def error(self, kind: str, detail: str) -> None:
@@ -146,7 +147,6 @@ def _decode(archive: Archive, record: Record) -> _Checked:
         _check_frame(checked, frame.pixels)
         if record.mask is not None:
             mask = record.mask.read(archive, frame.pixels)
-            checked.mask_values = mask.values
             _check_both(checked, frame, mask)
     return checked
 
@@ -169,15 +169,21 @@ def _check_frame(checked: _Checked, frame: Frame) -> None:
 
 
 def _check_both(checked: _Checked, frame: DecodedFrame, mask: DecodedMask) -> None:
-    if frame.turned != (mask.turned or 1) and mask.pixels.any():
+    where = masks.box(mask.pixels)
+    nerve = mask.pixels[where]  # looking at the rest again and again would cost most of the time
+    area = int(np.count_nonzero(nerve))
+    if area and frame.turned != (mask.turned or 1):
         checked.warn("orientation", _turned(checked.record, frame.turned, mask.turned))
     if frame.pixels.shape != mask.pixels.shape:
         sizes = f"the frame is {_size(frame.pixels)}, its mask {_size(mask.pixels)} (width x height)"
         raise UnfitImageError("size mismatch", sizes)
-    area = int(np.count_nonzero(mask.pixels))
-    _check_mask(checked, mask.pixels, area)
+    checked.mask_values = mask.values
+    if area:
+        _check_mask(checked, nerve, area / mask.pixels.size)
     checked.pair = Pair(checked.record, frame.pixels, mask.pixels, area, hashes(frame.pixels))
-    checked.mask_digest = _digest(mask.pixels)
+    checked.mask_digest = hashlib.blake2b(
+        f"{where}".encode() + np.packbits(nerve).tobytes(), digest_size=_DIGEST_BYTES
+    ).digest()
 
 
 def _turned(record: Record, turned: int, mask_turned: int | None) -> str:
@@ -192,15 +198,14 @@ def _turned(record: Record, turned: int, mask_turned: int | None) -> str:
     )
 
 
-def _check_mask(checked: _Checked, mask: Mask, area: int) -> None:
-    share = area / mask.size
+def _check_mask(checked: _Checked, nerve: Mask, share: float) -> None:
     if share > MAX_AREA:
         checked.error(
             "mask over half the frame",
             f"the nerve covers {share:.0%} of the frame; if the mask is inverted, swap its values, otherwise correct "
             "it or leave the frame out",
         )
-    number = masks.pieces(mask)
+    number = masks.pieces(nerve)
     if number > MANY_PIECES:
         checked.warn("many pieces", f"the mask consists of {number} pieces; check that it is not noise")
 
@@ -281,12 +286,6 @@ class _Duplicates:
             detail = f"has the same pixels as {image} of {f'subject {subject}' if subject else 'an unknown subject'}"
         earlier.setdefault(record.subject, (record.image, mask_digest))
         return [Finding("warning", kind, record.image, detail)] if kind and detail else []
-
-
-def _digest(mask: Mask) -> bytes:
-    """16 bytes that differ between masks of one size."""
-    where = masks.box(mask)
-    return hashlib.blake2b(f"{where}".encode() + np.packbits(mask[where]).tobytes(), digest_size=16).digest()
 
 
 def _size(pixels: Frame) -> str:

@@ -64,6 +64,7 @@ def _store(writer: store.Writer, pair: checks.Pair) -> None:
         pair.mask,
         record.site,
         record.spacing_mm,
+        area=pair.area,
         hashed=pair.hashes,
     )
 
