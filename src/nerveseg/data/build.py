@@ -7,14 +7,12 @@ table, so that nobody writes them by hand.
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from zipfile import ZipFile, is_zipfile
 
 import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nerveseg.arrays import Frame, Mask
 from nerveseg.console import console
 from nerveseg.data import checks, findings, rle, subjects, zips
 from nerveseg.data.archive import Folder
@@ -42,7 +40,7 @@ def build(folder: Path, out: Path, layout: str, subject: str | None, classes: st
     with Folder(folder) as archive, replacing(out) as beside, ZipFile(beside, "w") as zipped:
         dataset = subjects.assign(detect.find(archive, layout, choices), rule, required=True)
         frames = _Frames(zipped, dataset.records)
-        report = checks.pack(archive, dataset, frames, keep_empty=True, set_aside=False)
+        report = checks.check(archive, dataset, frames.add, keep_empty=True, set_aside=False)
         findings.show(report["findings"], None)
         if report["errors"]:
             raise NervesegError(
@@ -68,16 +66,13 @@ class _Frames:
     def __init__(self, zipped: ZipFile, records: Sequence[Record]) -> None:
         self._zip = zipped
         self._names = _names(records)
-        self._subjects = {record.image: record.subject or None for record in records}
         self._rows: list[tuple[str, str, int | None, str | None, str | None]] = []
 
-    def append(
-        self, image: str, subject: str, fold: int | None, frame: Frame, mask: Mask, site: str = "", *_: Any, **__: Any
-    ) -> None:
-        """As that of `frame_store.Writer`; what else that takes is not written."""
-        name = self._names[image]
-        zips.store(self._zip, f"images/{name}", cv2.imencode(".png", frame)[1].tobytes())
-        self._rows.append((name, rle.encode(mask), fold, self._subjects[image], site or None))
+    def add(self, pair: checks.Pair) -> None:
+        record = pair.record
+        name = self._names[record.image]
+        zips.store(self._zip, f"images/{name}", cv2.imencode(".png", pair.frame)[1].tobytes())
+        self._rows.append((name, rle.encode(pair.mask), record.fold, record.subject or None, record.site or None))
 
     def write_table(self) -> None:
         """Writes the table; a column of which nothing is known is left out."""

@@ -1,13 +1,13 @@
-"""Checks every frame with its mask and stores it; each file is decoded once."""
+"""Checks every frame with its mask; each file is decoded once."""
 
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import joblib
 import numpy as np
@@ -16,6 +16,7 @@ from nerveseg.arrays import Frame, Mask
 from nerveseg.console import progress
 from nerveseg.data import masks, quarantine, subjects
 from nerveseg.data.archive import Archive, UnfitImageError
+from nerveseg.data.decoding import DecodedFrame, DecodedMask
 from nerveseg.data.findings import Finding, count, errors
 from nerveseg.data.frame_store import hashes
 from nerveseg.data.layouts.dataset import Dataset, Record
@@ -25,21 +26,38 @@ MIN_SIDE = 32  # pixels; anything smaller is a thumbnail or not an ultrasound fr
 MAX_AREA = 0.5  # share of a frame; a brachial plexus covers at most 7 %, an inverted mask usually 95 %
 MANY_PIECES = 20  # of a mask; a nerve is one piece, a plexus or the fascicles of a nerve are a few
 
+_DIGEST_BYTES = 16
 _VALUES_SHOWN = 20  # of masks, in a finding
 _AHEAD = 2  # frames for each thread that are decoded ahead of writing, up to 32 MB each with their mask
 
 
-@dataclass
-class _Pair:
-    """A decoded frame and its mask, None where it could not be decoded, and what is computed of both."""
+@dataclass(frozen=True)
+class Pair:
+    """A frame that could be decoded, and its mask.
+
+    Attributes:
+        record: what the layout says of both.
+        frame: uint8 (height, width).
+        mask: uint8 0/1 (height, width).
+        area: of the mask in pixels.
+        hashes: of the frame, as `frame_store.hashes`.
+    """
 
     record: Record
-    frame: Frame | None = None
-    mask: Mask | None = None
+    frame: Frame
+    mask: Mask
+    area: int
+    hashes: tuple[str, str]
+
+
+@dataclass
+class _Checked:
+    """What the checks found of one frame."""
+
+    record: Record
+    pair: Pair | None = None  # None: the frame or its mask could not be decoded
     mask_values: tuple[str, ...] = ()  # in the mask's files, besides the background
-    hashes: tuple[str, str] = ("", "")  # of the frame
-    mask_digest: bytes = b""
-    area: int = 0  # of the mask in pixels
+    mask_digest: bytes = b""  # differs between masks of one size
     findings: list[Finding] = field(default_factory=list)
 
     def error(self, kind: str, detail: str) -> None:
@@ -49,32 +67,16 @@ class _Pair:
         self.findings.append(Finding("warning", kind, self.record.image, detail))
 
 
-class Store(Protocol):
-    """What the frames go into: `frame_store.Writer`, or one that keeps less of them."""
-
-    def append(
-        self,
-        image: str,
-        subject: str,
-        fold: int | None,
-        frame: Frame,
-        mask: Mask,
-        site: str = "",
-        spacing_mm: tuple[float, float] | None = None,
-        *,
-        hashed: tuple[str, str],
-    ) -> None:
-        """As that of `frame_store.Writer`."""
-
-
-def pack(archive: Archive, dataset: Dataset, writer: Store, *, keep_empty: bool, set_aside: bool) -> dict[str, Any]:
-    """Checks all frames of a dataset and appends the valid ones, in the order of the records.
+def check(
+    archive: Archive, dataset: Dataset, keep: Callable[[Pair], None], *, keep_empty: bool, set_aside: bool
+) -> dict[str, Any]:
+    """Checks all frames of a dataset and hands the valid ones to `keep`, in the order of the records.
 
     Args:
         archive: the zip.
         dataset: its frames, and the findings from listing them.
-        writer: the store to fill; unusable if there are errors, unless `quarantine.refusal` accepts them.
-        keep_empty: whether to append frames whose mask is empty.
+        keep: takes each; what it kept is unusable if there are errors, unless `quarantine.refusal` accepts them.
+        keep_empty: whether to hand over frames whose mask is empty.
         set_aside: whether frames with errors are left out of all but the findings.
 
     Returns:
@@ -90,29 +92,19 @@ def pack(archive: Archive, dataset: Dataset, writer: Store, *, keep_empty: bool,
     faulty = quarantine.of_frames(dataset.findings, dataset.records) if set_aside else {}
     kept: list[Record] = []
     with_mask = used = 0
-    for pair in _decoded(archive, dataset.records):
-        findings += pair.findings
-        if set_aside and (pair.record.image in faulty or errors(pair.findings)):
+    for checked in _decoded(archive, dataset.records):
+        findings += checked.findings
+        if set_aside and (checked.record.image in faulty or errors(checked.findings)):
             continue
-        kept.append(pair.record)
-        values.add(pair)
-        if pair.frame is None or pair.mask is None:
+        kept.append(checked.record)
+        values.add(checked)
+        if checked.pair is None:
             continue
-        findings += duplicates.compare(pair)
-        has_mask = pair.area > 0
+        findings += duplicates.compare(checked.pair, checked.mask_digest)
+        has_mask = checked.pair.area > 0
         with_mask += has_mask
         if has_mask or keep_empty:
-            record = pair.record
-            writer.append(
-                record.image,
-                record.group,
-                record.fold,
-                pair.frame,
-                pair.mask,
-                record.site,
-                record.spacing_mm,
-                hashed=pair.hashes,
-            )
+            keep(checked.pair)
             used += 1
     findings += values.findings(dataset.mask_values)
     return {
@@ -131,12 +123,12 @@ def pack(archive: Archive, dataset: Dataset, writer: Store, *, keep_empty: bool,
     }
 
 
-def _decoded(archive: Archive, records: Sequence[Record]) -> Iterator[_Pair]:
+def _decoded(archive: Archive, records: Sequence[Record]) -> Iterator[_Checked]:
     # Whatever takes time is done in the threads, each of which takes up to 0.4 GB for a frame of the largest size.
     threads = joblib.cpu_count()
     with progress("frames") as bar, ThreadPoolExecutor(threads) as pool:
         task = bar.add_task("Checking", total=len(records))
-        ahead: deque[Future[_Pair]] = deque()
+        ahead: deque[Future[_Checked]] = deque()
         left = iter(records)
         while True:
             ahead += [pool.submit(_decode, archive, record) for record in islice(left, _AHEAD * threads - len(ahead))]
@@ -146,46 +138,52 @@ def _decoded(archive: Archive, records: Sequence[Record]) -> Iterator[_Pair]:
             bar.advance(task)
 
 
-def _decode(archive: Archive, record: Record) -> _Pair:
-    pair = _Pair(record)
-    turned = 1
-    with _unfit_is_an_error(pair):
+def _decode(archive: Archive, record: Record) -> _Checked:
+    checked = _Checked(record)
+    with _unfit_is_an_error(checked):
         frame = record.frame.read(archive)
-        pair.frame, turned = frame.pixels, frame.turned
         for kind, detail in frame.doubts:
-            pair.warn(kind, detail)
-        _check_frame(pair, frame.pixels)
-    if pair.frame is None or record.mask is None:
-        return pair
-    with _unfit_is_an_error(pair):
-        mask = record.mask.read(archive, pair.frame)
-        if turned != (mask.turned or 1) and mask.pixels.any():
-            pair.warn("orientation", _turned(record, turned, mask.turned))
-        if pair.frame.shape != mask.pixels.shape:
-            sizes = f"the frame is {_size(pair.frame)}, its mask {_size(mask.pixels)} (width x height)"
-            raise UnfitImageError("size mismatch", sizes)
-        pair.mask, pair.mask_values = mask.pixels, mask.values
-        pair.area = int(np.count_nonzero(mask.pixels))
-        _check_mask(pair, mask.pixels)
-        pair.hashes, pair.mask_digest = hashes(pair.frame), _digest(mask.pixels)
-    return pair
+            checked.warn(kind, detail)
+        _check_frame(checked, frame.pixels)
+        if record.mask is not None:
+            mask = record.mask.read(archive, frame.pixels)
+            _check_both(checked, frame, mask)
+    return checked
 
 
 @contextmanager
-def _unfit_is_an_error(pair: _Pair) -> Iterator[None]:
+def _unfit_is_an_error(checked: _Checked) -> Iterator[None]:
     try:
         yield
     except UnfitImageError as error:
-        pair.error(error.kind, str(error))
+        checked.error(error.kind, str(error))
         if isinstance(error, masks.MaskValuesError):
-            pair.mask_values = error.values
+            checked.mask_values = error.values
 
 
-def _check_frame(pair: _Pair, frame: Frame) -> None:
+def _check_frame(checked: _Checked, frame: Frame) -> None:
     if min(frame.shape) < MIN_SIDE:
-        pair.error("frame too small", f"is {_size(frame)}; the minimum is {MIN_SIDE} pixels per side")
+        checked.error("frame too small", f"is {_size(frame)}; the minimum is {MIN_SIDE} pixels per side")
     if frame.min() == frame.max():
-        pair.warn("blank frame", f"all pixels are {frame.min()}")
+        checked.warn("blank frame", f"all pixels are {frame.min()}")
+
+
+def _check_both(checked: _Checked, frame: DecodedFrame, mask: DecodedMask) -> None:
+    where = masks.box(mask.pixels)
+    nerve = mask.pixels[where]  # looking at the rest again and again would cost most of the time
+    area = int(np.count_nonzero(nerve))
+    if area and frame.turned != (mask.turned or 1):
+        checked.warn("orientation", _turned(checked.record, frame.turned, mask.turned))
+    if frame.pixels.shape != mask.pixels.shape:
+        sizes = f"the frame is {_size(frame.pixels)}, its mask {_size(mask.pixels)} (width x height)"
+        raise UnfitImageError("size mismatch", sizes)
+    checked.mask_values = mask.values
+    if area:
+        _check_mask(checked, nerve, area / mask.pixels.size)
+    checked.pair = Pair(checked.record, frame.pixels, mask.pixels, area, hashes(frame.pixels))
+    checked.mask_digest = hashlib.blake2b(
+        f"{where}".encode() + np.packbits(nerve).tobytes(), digest_size=_DIGEST_BYTES
+    ).digest()
 
 
 def _turned(record: Record, turned: int, mask_turned: int | None) -> str:
@@ -200,17 +198,16 @@ def _turned(record: Record, turned: int, mask_turned: int | None) -> str:
     )
 
 
-def _check_mask(pair: _Pair, mask: Mask) -> None:
-    share = pair.area / mask.size
+def _check_mask(checked: _Checked, nerve: Mask, share: float) -> None:
     if share > MAX_AREA:
-        pair.error(
+        checked.error(
             "mask over half the frame",
             f"the nerve covers {share:.0%} of the frame; if the mask is inverted, swap its values, otherwise correct "
             "it or leave the frame out",
         )
-    number = masks.pieces(mask)
+    number = masks.pieces(nerve)
     if number > MANY_PIECES:
-        pair.warn("many pieces", f"the mask consists of {number} pieces; check that it is not noise")
+        checked.warn("many pieces", f"the mask consists of {number} pieces; check that it is not noise")
 
 
 class _MaskValues:
@@ -222,13 +219,13 @@ class _MaskValues:
         self._accepted: set[str] = set()  # values of the masks that are fit
         self._refused = 0  # masks, for several values
 
-    def add(self, pair: _Pair) -> None:
-        self._first = self._first or pair.record.image
-        for value in pair.mask_values:
-            self._images[value].append(pair.record.image)
-        if pair.mask is not None:
-            self._accepted |= {*pair.mask_values}
-        elif pair.mask_values:
+    def add(self, checked: _Checked) -> None:
+        self._first = self._first or checked.record.image
+        for value in checked.mask_values:
+            self._images[value].append(checked.record.image)
+        if checked.pair is not None:
+            self._accepted |= {*checked.mask_values}
+        elif checked.mask_values:
             self._refused += 1
 
     def findings(self, chosen: Sequence[int | str] | None) -> list[Finding]:
@@ -275,8 +272,8 @@ class _Duplicates:
     def __init__(self) -> None:
         self._seen: dict[str, dict[str, tuple[str, bytes]]] = {}  # pixels -> subject -> first image, its mask
 
-    def compare(self, pair: _Pair) -> list[Finding]:
-        record, mask_digest = pair.record, pair.mask_digest
+    def compare(self, pair: Pair, mask_digest: bytes) -> list[Finding]:
+        record = pair.record
         earlier = self._seen.setdefault(pair.hashes[0], {})
         kind = detail = None
         if record.subject in earlier:
@@ -289,12 +286,6 @@ class _Duplicates:
             detail = f"has the same pixels as {image} of {f'subject {subject}' if subject else 'an unknown subject'}"
         earlier.setdefault(record.subject, (record.image, mask_digest))
         return [Finding("warning", kind, record.image, detail)] if kind and detail else []
-
-
-def _digest(mask: Mask) -> bytes:
-    """16 bytes that differ between masks of one size."""
-    where = masks.box(mask)
-    return hashlib.blake2b(f"{where}".encode() + np.packbits(mask[where]).tobytes(), digest_size=16).digest()
 
 
 def _size(pixels: Frame) -> str:

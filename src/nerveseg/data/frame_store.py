@@ -108,6 +108,7 @@ class Writer:
         self._files: list[BinaryIO] = []
         self._rows: list[dict[str, Any]] = []
         self._pixels = 0
+        self._start = 0  # of the pixels in both files, in bytes
 
     def __enter__(self) -> Self:
         self._files = [(self._folder / name).open("wb") for name in (_FRAMES, _MASKS)]
@@ -124,6 +125,7 @@ class Writer:
         site: str = "",
         spacing_mm: tuple[float, float] | None = None,
         *,
+        area: int | None = None,
         hashed: tuple[str, str] | None = None,
     ) -> None:
         """Adds one frame.
@@ -136,13 +138,20 @@ class Writer:
             mask: uint8 0/1 (height, width).
             site: where it was scanned; empty: unknown.
             spacing_mm: distance between rows and between columns, in mm; None: unknown.
-            hashed: its `hashes`, where a thread has computed them already.
+            area: of the mask in pixels, where a thread has counted them already.
+            hashed: the frame's `hashes`, where a thread has computed them already.
         """
-        for file, pixels in zip(self._files, (frame, mask), strict=True):
-            file.write(np.ascontiguousarray(pixels, dtype=np.uint8).data)
+        frames, masks = self._files
+        frames.write(np.ascontiguousarray(frame, dtype=np.uint8).data)
+        nerve = np.ascontiguousarray(mask, dtype=np.uint8)
         height, width = frame.shape
+        _, top, _, rows = cv2.boundingRect(nerve)
+        masks.seek(self._start + self._pixels + top * width)  # what is left out reads as zeros
+        masks.write(nerve[top : top + rows].data)
         spacing = spacing_mm or (None, None)
-        area, found = int(np.count_nonzero(mask)), hashed or hashes(frame)
+        if area is None:
+            area = int(np.count_nonzero(mask))
+        found = hashed or hashes(frame)
         row = (image, subject, site, fold, height, width, *spacing, area, self._pixels, *found)
         self._rows.append(dict(zip((name for name in _DTYPES if name not in _ASSIGNED), row, strict=True)))
         self._pixels += frame.size
@@ -170,6 +179,7 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._write_headers()
         for file in self._files:
+            file.truncate(self._start + self._pixels)
             file.close()
 
     def _write_headers(self) -> None:
@@ -178,6 +188,7 @@ class Writer:
         for file in self._files:
             file.seek(0)
             np.lib.format.write_array_header_1_0(file, header)
+            self._start = file.tell()
 
 
 class FrameStore:

@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 
 from rich.text import Text
 
-from nerveseg.arrays import Frame, Mask
 from nerveseg.console import console
 from nerveseg.data import findings, folders, quarantine, subjects
 from nerveseg.data.archive import Archive, Folder
@@ -73,18 +72,23 @@ def _check_and_draw(
     from nerveseg.data import checks  # the first answer does not wait for pandas and matplotlib
     from nerveseg.report import contact_sheet
 
-    kept = _Kept()
-    report = checks.pack(archive, dataset, kept, keep_empty=True, set_aside=False)
+    areas: dict[str, int] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def keep(pair: checks.Pair) -> None:
+        areas[pair.record.image], sizes[pair.record.image] = pair.area, pair.frame.shape
+
+    report = checks.check(archive, dataset, keep, keep_empty=True, set_aside=False)
     found: list[Finding] = report["findings"]
     checked = {
         "masks": f"{report['frames_with_mask']} of {report['frames']} frames have a nerve",
-        "sizes": reading.sizes(kept.sizes.values()),
+        "sizes": reading.sizes(sizes.values()),
     }
     _say_all(checked)
     findings.show(found, None)
     if not found:
         _say("Findings", "none")
-    shown = contact_sheet.choose(dataset.records, kept.areas, found)
+    shown = contact_sheet.choose(dataset.records, areas, found)
     contact_sheet.write(out, archive, title, lead, {**facts, **checked}, found, shown)
     drawn = f"{len(shown)} of the frames, with the outlines of their masks" if shown else "no frames: none can be read"
     _say(_TITLE, f"{out} has {drawn}.")
@@ -115,29 +119,6 @@ def _require_free(path: Path) -> None:
                 return
     if path.exists() or path.is_symlink():
         raise NervesegError(f"{path} would be replaced, and is no contact sheet: name another file by --out.")
-
-
-class _Kept:
-    """Keeps of each frame the area of its mask and its size in pixels, by its name."""
-
-    def __init__(self) -> None:
-        self.areas: dict[str, int] = {}
-        self.sizes: dict[str, tuple[int, int]] = {}
-
-    def append(
-        self,
-        image: str,
-        subject: str,
-        fold: int | None,
-        frame: Frame,
-        mask: Mask,
-        site: str = "",
-        spacing_mm: tuple[float, float] | None = None,
-        *,
-        hashed: tuple[str, str],
-    ) -> None:
-        self.areas[image] = int(mask.sum())
-        self.sizes[image] = frame.shape
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def run(params: Params) -> None:
         dataset = subjects.assign(listed, params.data.subject, required=params.split.by != "frame" or set_aside)
         with store.Writer(folder) as writer:
             keep_empty = params.data.frames == "all"
-            report = checks.pack(archive, dataset, writer, keep_empty=keep_empty, set_aside=set_aside)
+            report = checks.check(archive, dataset, partial(_store, writer), keep_empty=keep_empty, set_aside=set_aside)
         if report["errors"] and (why := _refusal(report, params.data.quarantine_cap)):
             _refuse(report, why)
         findings.show(report["findings"], paths.PACKED / store.FINDINGS)
@@ -51,6 +52,21 @@ def run(params: Params) -> None:
         number = f"{report['frames_set_aside']} of {report['frames']}"
         console.print(f"Frames set aside because of errors: {number}.{where}", soft_wrap=True)
     console.print(report["subjects_read"], soft_wrap=True)
+
+
+def _store(writer: store.Writer, pair: checks.Pair) -> None:
+    record = pair.record
+    writer.append(
+        record.image,
+        record.group,
+        record.fold,
+        pair.frame,
+        pair.mask,
+        record.site,
+        record.spacing_mm,
+        area=pair.area,
+        hashed=pair.hashes,
+    )
 
 
 def _refusal(report: dict[str, Any], cap: float) -> str:
