@@ -50,7 +50,7 @@ test: install  ## run the tests, and print the branch coverage
 	OMP_NUM_THREADS=1 pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore tests/stack --branch-coverage --in-memory
 
 test-fast: install  ## run the tests that start no processes of the project: a minute
-	OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal tests/unit tests/contract/test_pipeline.py
+	OMP_NUM_THREADS=1 pytest -n 2 --dist worksteal --in-memory tests/unit tests/contract/test_pipeline.py
 
 test-stack: install  ## run the team stack's tests; they need Debian's PostgreSQL, Chromium and dicom3tools
 	OMP_NUM_THREADS=1 pytest tests/stack
