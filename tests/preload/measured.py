@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.abc import MetaPathFinder
@@ -46,14 +45,11 @@ def save() -> None:
 
 def report(folder: Path) -> None:
     """Prints the coverage of all processes that wrote to `folder`."""
-    all_seen = defaultdict(set)
+    whole = Slipcover(branch=True)
+    dict(_with_probes(whole))  # it learns which lines and branches there are
     for path in folder.iterdir():
         for file, seen in json.loads(path.read_text()).items():
-            all_seen[file].update(tuple(each) if isinstance(each, list) else each for each in seen)
-    whole = Slipcover(branch=True)
-    for _ in _with_probes(whole):
-        pass
-    whole.all_seen.update(all_seen)
+            whole.all_seen[file].update(tuple(each) if isinstance(each, list) else each for each in seen)
     print_coverage(whole.get_coverage(), missing_width=60, skip_covered=True)
 
 

@@ -137,12 +137,11 @@ def load(name: str) -> None:
     for library in LIBRARIES[name]:
         importlib.import_module(library)
     if name == "python":
-        sys.modules[
-            "mlflow.utils.requirements_utils"
-        ]._init_packages_to_modules_map()  # it reads all installed packages
+        requirements = sys.modules["mlflow.utils.requirements_utils"]
+        requirements._init_packages_to_modules_map()  # it reads all installed packages
         if measured.VARIABLE in os.environ:
             measured.prepare()
-    own = [name for name in sys.modules if name.partition(".")[0] in ("nerveseg", "flows", "stack")]
+    own = [module for module in sys.modules if module.partition(".")[0] in ("nerveseg", "flows", "stack")]
     assert not own, f"the code under test is loaded: {own}"
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads: a fork has only one of them"
